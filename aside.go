@@ -1,0 +1,385 @@
+package aside
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// GetOrLoad returns the value of key: from the cache on a hit, else what load
+// reads from the database, which is stored for the next reader.
+//
+// Of all callers who ask for a cold key at once, in all processes that share the
+// backend, one calls its loader and the others take the result. A value that was
+// loaded before an [Update] or [Invalidate] of the key is never returned to a
+// caller who came after it. Trouble with the backend is not the caller's:
+// GetOrLoad then loads. A stored value that does not decode is replaced.
+//
+// load runs in another goroutine, with a context that has the values of ctx, but
+// ends only when every caller waiting for it has left, or after
+// Config.LoadTimeout. It reads the primary database, not a replica, and must not
+// ask for the same key again, which would wait for itself. An error of load is
+// returned as it is; return [ErrNotFound] when there is no such thing. When load
+// panics, GetOrLoad panics with a [*PanicError].
+//
+// GetOrLoad returns ctx's error as soon as ctx ends; others go on waiting. The
+// value is the caller's own, unless the keyspace has Share set.
+func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.Context) (T, error)) (T, error) {
+	var zero T
+	f, err := frontOf(c)
+	if err != nil {
+		return zero, err
+	}
+	if err := key.check(); err != nil {
+		return zero, err
+	}
+	if load == nil {
+		return zero, fmt.Errorf("aside: GetOrLoad of %.200q: the loader is nil", key.text)
+	}
+	if f.closed.Load() {
+		return zero, ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return zero, err
+	}
+	r := read{key: f.name(key.text), space: key.space, arrived: f.flights.seq.Load()}
+	if f.cfg.Observer == nil {
+		value, outcome, err := getOrLoad(ctx, f, &r, load)
+		f.record(ctx, &r, outcome)
+		return value, err
+	}
+	start := time.Now()
+	value, outcome, err := getOrLoad(ctx, f, &r, load)
+	f.record(ctx, &r, outcome)
+	f.cfg.Observer.Observe(ctx, Event{Keyspace: key.space.Name, Outcome: outcome, Duration: time.Since(start), Err: err})
+	return value, err
+}
+
+// read is one call of GetOrLoad.
+type read struct {
+	key      string // in full
+	space    Keyspace
+	arrived  uint64 // see flight.accepts
+	degraded bool   // goes without the backend from here on
+	bad      []byte // a stored value that did not decode
+}
+
+// maxRounds is how often a caller joins flights before it loads by itself. Two
+// are enough but where results can not be shared: callers who ask for one key as
+// values of different types, or a value that can not be encoded.
+const maxRounds = 4
+
+func getOrLoad[T any](ctx context.Context, f *front, r *read, load func(context.Context) (T, error)) (T, Outcome, error) {
+	var zero T
+	outcome := Miss
+	if f.off {
+		outcome = Off
+	}
+	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
+	for round := 0; round < maxRounds; round++ {
+		if value, ok := lookup[T](ctx, f, r); ok {
+			if round == 0 {
+				outcome = Hit
+			}
+			return value, outcome, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return zero, outcome, err
+		}
+		fl, leads := f.flights.join(ctx, f, r, boxed)
+		done, err := fl.wait(ctx, r)
+		if err != nil {
+			return zero, outcome, err
+		}
+		if !fl.accepts(r.arrived, done) {
+			continue
+		}
+		if value, ok, err := take[T](f, fl, r, leads); ok {
+			return value, outcome, err
+		}
+	}
+	f.count.loads.Add(1)
+	value, err := load(ctx)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		f.count.loadErrors.Add(1)
+	}
+	return value, outcome, err
+}
+
+// lookup is the hit path: one question to the backend.
+func lookup[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
+	if f.off || r.degraded {
+		return value, false
+	}
+	if f.queue.distrusts(r.key) {
+		r.degrade(f)
+		return value, false
+	}
+	data, ok, err := f.get(ctx, r.key, f.newBudget())
+	if err != nil {
+		if ctx.Err() == nil {
+			r.degrade(f)
+		}
+		return value, false
+	}
+	if !ok {
+		return value, false
+	}
+	value, err = decodeShared[T](f, &r.space, r.key, data)
+	if err != nil {
+		r.undecodable(ctx, f, data, err)
+		return value, false
+	}
+	return value, true
+}
+
+func (r *read) degrade(f *front) {
+	r.degraded = true
+	f.count.degraded.Add(1)
+}
+
+func (r *read) undecodable(ctx context.Context, f *front, data []byte, err error) {
+	r.bad = data
+	f.count.decodeErrors.Add(1)
+	f.log.InfoContext(ctx, "cache: stored value does not decode and is loaded again", "key", r.key, "err", err)
+}
+
+// wait waits for the flight's result, or for ctx to end. done says that the
+// fill, too, is over. A caller who has met trouble with the backend waits for
+// neither what comes before the load nor what comes after it.
+func (fl *flight) wait(ctx context.Context, r *read) (done bool, err error) {
+	defer fl.f.flights.leave(fl)
+	result := fl.done
+	if r.degraded {
+		fl.hurry()
+		result = fl.loaded
+	}
+	select {
+	case <-result:
+		return !r.degraded, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
+
+// take reads the flight's result for a caller who may have it. ok is false when
+// this caller can not: the value did not decode, or was never encoded.
+func take[T any](f *front, fl *flight, r *read, leads bool) (value T, ok bool, err error) {
+	if !leads {
+		f.count.coalesced.Add(1)
+	}
+	if p, ok := fl.err.(*PanicError); ok {
+		panic(p)
+	}
+	if fl.err != nil {
+		return value, true, fl.err
+	}
+	if fl.polled == 0 && (leads || fl.space.Share) {
+		if fl.value == nil { // a nil interface value
+			return value, true, nil
+		}
+		if value, ok = fl.value.(T); ok {
+			return value, true, nil
+		}
+	}
+	if fl.data == nil {
+		return value, false, nil
+	}
+	if value, err = decodeShared[T](f, fl.space, r.key, fl.data); err != nil {
+		r.undecodable(context.Background(), f, fl.data, err)
+		return value, false, nil
+	}
+	return value, true, nil
+}
+
+// record counts and logs a call by how it got its value.
+func (f *front) record(ctx context.Context, r *read, outcome Outcome) {
+	msg := "[CACHE MISS]"
+	switch outcome {
+	case Hit:
+		f.count.hits.Add(1)
+		msg = "[CACHE HIT]"
+	case Miss:
+		f.count.misses.Add(1)
+	case Off:
+		return
+	}
+	if f.log.Enabled(ctx, slog.LevelDebug) {
+		f.log.DebugContext(ctx, msg, "key", r.key)
+	}
+}
+
+const (
+	// blockTTL is how long a block lasts unless extended: how long reads of the
+	// keys are not cached after a writer died.
+	blockTTL = 10 * time.Second
+	// blockMargin is how long before its block would lapse a write is told to stop.
+	blockMargin = time.Second
+)
+
+// Update runs write, which changes the database, and invalidates keys around it:
+// it blocks the keys, so that nothing is stored under them, runs write, and
+// removes them once more. If the process dies in between, the block lapses by
+// itself after 10 seconds, and nothing stale is left. Readers of the keys are
+// served from the database meanwhile.
+//
+// write runs once, in the caller's goroutine, and has committed when it returns.
+// Its error is returned as it is; the keys are invalidated all the same, since
+// its outcome may be unknown. Its context ends with [ErrBlockLost] as its cause
+// when the block can not be renewed before it lapses.
+//
+// When the backend does not take the block, write runs nevertheless, unless
+// Config.RefuseWrites is set; the keys are then not served from the cache in this
+// process until their invalidation was delivered. [Pending] tells whether it was.
+func Update(ctx context.Context, c Cache, write func(context.Context) error, keys ...Key) error {
+	f, names, err := keysOf(c, keys)
+	if err != nil {
+		return err
+	}
+	if write == nil {
+		return fmt.Errorf("aside: Update of %.200q: the write is nil", keys[0].text)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	u := update{f: f, keys: names, token: rand.Text(), budget: f.newBudget()}
+	return u.run(ctx, write)
+}
+
+// Invalidate removes keys from the cache after their values have changed in the
+// database. No load that began before is stored. It does its work even when ctx
+// has ended, as the database is changed already. When the backend does not
+// answer, the invalidation is kept and delivered later, which is no error
+// ([Pending] tells), and this process reads the keys from the database until
+// then. If the process dies first, other processes stay stale until the value's
+// time to live is over: [Update] is safer.
+func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
+	f, names, err := keysOf(c, keys)
+	if err != nil {
+		return err
+	}
+	f.invalidate(ctx, names)
+	return nil
+}
+
+// Pending reports whether an invalidation of any of keys has not been applied in
+// the backend yet, because it did not answer or a write is still running. Keys
+// that are not valid are not pending.
+func Pending(c Cache, keys ...Key) bool {
+	f, names, err := keysOf(c, keys)
+	if err != nil {
+		return false
+	}
+	for _, name := range names {
+		if f.queue.distrusts(name) {
+			return true
+		}
+	}
+	return false
+}
+
+func keysOf(c Cache, keys []Key) (*front, []string, error) {
+	f, err := frontOf(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	names, err := texts(keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.closed.Load() {
+		return nil, nil, ErrClosed
+	}
+	return f, f.names(names), nil
+}
+
+// update is one call of Update.
+type update struct {
+	f      *front
+	keys   []string
+	token  string
+	budget *budget
+}
+
+func (u *update) run(ctx context.Context, write func(context.Context) error) error {
+	sent := time.Now()
+	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)
+	u.f.queue.hold(unblocked)
+	// Before the hold ends, what could not be invalidated is in the queue.
+	defer u.f.queue.release(unblocked)
+	defer u.f.unblock(ctx, u.budget, u.token, u.keys)
+	if len(unblocked) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if u.f.cfg.RefuseWrites {
+			return ErrWriteRefused
+		}
+		return write(ctx)
+	}
+	if !u.f.off {
+		var stop func()
+		ctx, stop = u.keepBlocked(ctx, sent)
+		defer stop()
+	}
+	return write(ctx)
+}
+
+// keepBlocked extends the blocks until stop is called, and returns a context that
+// ends before they would lapse. sent is when the blocks were asked for: they last
+// at least from then.
+func (u *update) keepBlocked(ctx context.Context, sent time.Time) (held context.Context, stop func()) {
+	held, lose := context.WithCancelCause(ctx)
+	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })
+	done := repeat(blockTTL/3, func(asking context.Context) (again bool) {
+		sent := time.Now()
+		alive, err := u.extendAll(asking)
+		if err == nil && !alive {
+			lose(ErrBlockLost)
+			return false
+		}
+		if err == nil {
+			lapse.Reset(time.Until(sent) + blockTTL - blockMargin)
+		}
+		return true
+	})
+	return held, func() {
+		done()
+		lapse.Stop()
+		lose(nil)
+	}
+}
+
+func (u *update) extendAll(ctx context.Context) (alive bool, err error) {
+	for _, key := range u.keys {
+		alive, err := u.f.extend(ctx, key, u.token, blockTTL)
+		if err != nil || !alive {
+			return alive, err
+		}
+	}
+	return true, nil
+}
+
+// repeat does work every d until it says not to or stop is called. Until d has
+// passed once there is no goroutine: most loads and writes are over by then.
+func repeat(d time.Duration, work func(context.Context) (again bool)) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	first := time.AfterFunc(d, func() {
+		tick := time.NewTicker(d)
+		defer tick.Stop()
+		for work(ctx) {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() {
+		first.Stop()
+		cancel()
+	}
+}

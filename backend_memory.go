@@ -1,0 +1,334 @@
+package aside
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"hash/maphash"
+	"math"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+)
+
+// memoryBackend keeps values in an otter cache bounded by their bytes. Reads go
+// to it directly; whatever changes a key holds the lock of the key's stripe, so
+// that value and lease change together. Leases are in a map of their own: they
+// are few, short, and must not be evicted.
+type memoryBackend struct {
+	values  *otter.Cache[string, memoryEntry]
+	seed    maphash.Seed
+	stripes [64]memoryStripe
+	closed  atomic.Bool
+}
+
+type memoryStripe struct {
+	mu      sync.Mutex
+	leases  map[string]*memoryLease
+	sweepAt int // the size at which what has expired is swept out
+}
+
+type memoryEntry struct {
+	value    []byte
+	notFound bool
+	ttl      time.Duration
+}
+
+// memoryLease is what stands beside a key: a reader's lease, the token of one
+// that was released without a value, and writers' blocks with their deadlines.
+type memoryLease struct {
+	token    string
+	until    time.Time
+	claim    bool
+	failed   string
+	failedAt time.Time
+	blocks   map[string]time.Time
+}
+
+// memoryEntryOverhead is about what otter and the map need beside key and value.
+const memoryEntryOverhead = 128
+
+func newMemoryBackend(maxBytes int64) *memoryBackend {
+	m := &memoryBackend{seed: maphash.MakeSeed()}
+	for i := range m.stripes {
+		m.stripes[i].leases = make(map[string]*memoryLease)
+	}
+	m.values = otter.Must(&otter.Options[string, memoryEntry]{
+		MaximumWeight: uint64(maxBytes),
+		Weigher: func(key string, e memoryEntry) uint32 {
+			return uint32(min(len(key)+len(e.value)+memoryEntryOverhead, math.MaxUint32))
+		},
+		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[string, memoryEntry]) time.Duration {
+			return e.Value.ttl
+		}),
+	})
+	return m
+}
+
+// lock locks the key's stripe and returns it with the key's live lease, or nil.
+func (m *memoryBackend) lock(key string) (*memoryStripe, *memoryLease) {
+	s := &m.stripes[maphash.String(m.seed, key)%uint64(len(m.stripes))]
+	s.mu.Lock()
+	l := s.leases[key]
+	if l != nil {
+		l.expire(time.Now())
+	}
+	return s, l
+}
+
+// unlock forgets a lease that holds nothing any more.
+func (s *memoryStripe) unlock(key string) {
+	if l := s.leases[key]; l != nil && l.empty() {
+		delete(s.leases, key)
+	}
+	s.mu.Unlock()
+}
+
+func (s *memoryStripe) lease(key string) *memoryLease {
+	l := s.leases[key]
+	if l == nil {
+		if len(s.leases) >= s.sweepAt {
+			s.sweep()
+		}
+		l = &memoryLease{}
+		s.leases[key] = l
+	}
+	return l
+}
+
+// sweep forgets the leases of keys that nobody asks for any more. The stripe
+// has to double before the next one, so a lease pays for it once.
+func (s *memoryStripe) sweep() {
+	now := time.Now()
+	for key, l := range s.leases {
+		if l.expire(now); l.empty() {
+			delete(s.leases, key)
+		}
+	}
+	s.sweepAt = max(64, 2*len(s.leases))
+}
+
+func (l *memoryLease) empty() bool { return l.token == "" && l.failed == "" && len(l.blocks) == 0 }
+
+func (l *memoryLease) expire(now time.Time) {
+	if !now.Before(l.until) {
+		l.token, l.claim = "", false
+	}
+	if now.Sub(l.failedAt) >= failedMark {
+		l.failed = ""
+	}
+	for token, until := range l.blocks {
+		if !now.Before(until) {
+			delete(l.blocks, token)
+		}
+	}
+}
+
+// failedMark is how long the token of a lease that was released without a value
+// is remembered: long enough for each who waits for it to come by.
+const failedMark = 2 * time.Second
+
+func (m *memoryBackend) Get(_ context.Context, key string) ([]byte, bool, error) {
+	e, ok := m.values.GetIfPresent(key)
+	return e.value, ok && !e.notFound, nil
+}
+
+func (m *memoryBackend) Set(_ context.Context, key string, value []byte, ttl time.Duration) error {
+	s, l := m.lock(key)
+	defer s.unlock(key)
+	l.endLoad()
+	m.values.Set(key, memoryEntry{value: value, ttl: ttl})
+	return nil
+}
+
+func (l *memoryLease) endLoad() {
+	if l != nil {
+		l.token, l.claim, l.failed = "", false, ""
+	}
+}
+
+func (m *memoryBackend) Delete(_ context.Context, keys ...string) error {
+	for _, key := range keys {
+		s, l := m.lock(key)
+		m.drop(key, l)
+		s.unlock(key)
+	}
+	return nil
+}
+
+func (m *memoryBackend) drop(key string, l *memoryLease) {
+	m.values.Invalidate(key)
+	l.endLoad()
+}
+
+func (m *memoryBackend) Lease(_ context.Context, key string, req LeaseRequest) (Lease, error) {
+	s, l := m.lock(key)
+	defer s.unlock(key)
+	e, ok := m.values.GetIfPresent(key)
+	if ok && req.Bad != nil && bytes.Equal(e.value, req.Bad) {
+		m.values.Invalidate(key)
+		ok = false
+	}
+	if !ok && req.Claim != nil {
+		l.endLoad() // a claim stands and falls with its value
+	}
+	switch {
+	case ok && e.notFound && req.Claim == nil:
+		return Lease{State: Absent}, nil
+	case ok && !e.notFound:
+		return Lease{State: Present, Value: e.value}, nil
+	case l != nil && len(l.blocks) > 0 && req.Claim == nil:
+		return Lease{State: Writing}, nil
+	case l != nil && l.token != "" && req.Waited != "" && l.failed == req.Waited:
+		return Lease{State: Unleased}, nil
+	case l != nil && l.token != "":
+		return Lease{State: Loading, Token: l.token}, nil
+	}
+	l = s.lease(key)
+	l.token, l.until, l.claim = rand.Text(), time.Now().Add(req.TTL), req.Claim != nil
+	if l.claim {
+		m.values.Set(key, memoryEntry{value: req.Claim, ttl: req.TTL})
+	}
+	return Lease{State: Granted, Token: l.token}, nil
+}
+
+func (m *memoryBackend) Extend(_ context.Context, key, token string, ttl time.Duration) (bool, error) {
+	s, l := m.lock(key)
+	defer s.unlock(key)
+	if l == nil {
+		return false, nil
+	}
+	until := time.Now().Add(ttl)
+	if _, ok := l.blocks[token]; ok {
+		l.blocks[token] = until
+		return true, nil
+	}
+	if l.token != token {
+		return false, nil
+	}
+	if l.claim {
+		e, ok := m.values.GetIfPresent(key)
+		if !ok {
+			return false, nil
+		}
+		e.ttl = ttl
+		m.values.Set(key, e)
+	}
+	l.until = until
+	return true, nil
+}
+
+func (m *memoryBackend) Fill(_ context.Context, key, token string, fill Fill) (bool, error) {
+	s, l := m.lock(key)
+	defer s.unlock(key)
+	if l == nil || l.token != token || token == "" {
+		return false, nil
+	}
+	l.endLoad()
+	m.values.Set(key, memoryEntry{value: fill.Value, notFound: fill.NotFound, ttl: fill.TTL})
+	return true, nil
+}
+
+func (m *memoryBackend) Release(_ context.Context, key, token string) error {
+	s, l := m.lock(key)
+	defer s.unlock(key)
+	if l == nil || l.token != token || token == "" {
+		return nil
+	}
+	if l.claim {
+		m.values.Invalidate(key)
+		l.endLoad()
+		return nil
+	}
+	l.token, l.failed, l.failedAt = "", token, time.Now()
+	return nil
+}
+
+func (m *memoryBackend) Block(_ context.Context, token string, ttl time.Duration, keys ...string) error {
+	for _, key := range keys {
+		s, l := m.lock(key)
+		m.drop(key, l)
+		l = s.lease(key)
+		if l.blocks == nil {
+			l.blocks = make(map[string]time.Time)
+		}
+		l.blocks[token] = time.Now().Add(ttl)
+		s.unlock(key)
+	}
+	return nil
+}
+
+func (m *memoryBackend) Unblock(_ context.Context, token string, keys ...string) error {
+	for _, key := range keys {
+		s, l := m.lock(key)
+		m.drop(key, l)
+		if l != nil {
+			delete(l.blocks, token)
+		}
+		s.unlock(key)
+	}
+	return nil
+}
+
+func (m *memoryBackend) Clear(ctx context.Context, prefixes ...string) error {
+	match := func(key string) bool {
+		for _, p := range prefixes {
+			if strings.HasPrefix(key, p) {
+				return true
+			}
+		}
+		return false
+	}
+	for i := range m.stripes {
+		s := &m.stripes[i]
+		s.mu.Lock()
+		for key, l := range s.leases {
+			if match(key) {
+				l.endLoad()
+			}
+		}
+		s.mu.Unlock()
+	}
+	for key := range m.values.Keys() {
+		if match(key) {
+			if err := m.Delete(ctx, key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m *memoryBackend) Status(context.Context) (Status, error) {
+	m.values.CleanUp()
+	return Status{
+		Backend:    TypeMemory,
+		Keys:       int64(m.values.EstimatedSize()),
+		UsedMemory: humanBytes(int64(m.values.WeightedSize())),
+	}, nil
+}
+
+func (m *memoryBackend) Close() error {
+	if m.closed.CompareAndSwap(false, true) {
+		m.values.InvalidateAll()
+		m.values.StopAllGoroutines()
+	}
+	return nil
+}
+
+// humanBytes writes n as Redis's used_memory_human does: 1.21M.
+func humanBytes(n int64) string {
+	units := "BKMGT"
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f, i = f/1024, i+1
+	}
+	if i == 0 {
+		return fmt.Sprintf("%dB", n)
+	}
+	return fmt.Sprintf("%.2f%c", f, units[i])
+}

@@ -1,0 +1,390 @@
+package aside
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// NewRedis returns a Cache on a Redis client that the service already has: one
+// node, Cluster, Sentinel. Closing the Cache does not close the client. cfg's
+// Type and Redis are not used.
+//
+// A client that does not obey the deadline of a context on the wire (go-redis
+// does only with ContextTimeoutEnabled) can not stretch the time budget: its
+// commands are then waited for from outside, at the cost of a goroutine each.
+// A client that reads from replicas is refused: what it reads may be older than
+// an invalidation.
+func NewRedis(client redis.UniversalClient, cfg Config) (Cache, error) {
+	cfg.Type = TypeRedis
+	cfg.Redis = Redis{} // not used, so not complained about
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if client == nil || reflect.ValueOf(client).Kind() == reflect.Pointer && reflect.ValueOf(client).IsNil() {
+		return nil, errors.New("aside: NewRedis: the client is nil; hand in a redis.UniversalClient")
+	}
+	if c, ok := client.(*redis.ClusterClient); ok {
+		if o := c.Options(); o.ReadOnly || o.RouteByLatency || o.RouteRandomly {
+			return nil, errors.New("aside: NewRedis: the cluster client reads from replicas, which may not have seen an invalidation yet: turn ReadOnly, RouteByLatency and RouteRandomly off")
+		}
+	}
+	if _, ok := client.(*redis.Ring); ok {
+		return nil, errors.New("aside: NewRedis: a redis.Ring moves keys between nodes that fail, so that an invalidation may miss them: hand in a Client, a ClusterClient or a failover client")
+	}
+	return newFront(newRedisBackend(client), cfg), nil
+}
+
+// redisBackend keeps values and leases in Redis. Its methods are a script each,
+// so that value and lease change together; a read is a plain GET.
+type redisBackend struct {
+	client  redis.UniversalClient
+	cluster *redis.ClusterClient // client, when it is one
+	obeys   bool                 // client obeys a context's deadline by itself
+	owned   bool                 // Close closes client
+	reached atomic.Bool          // a command has been answered
+	closed  atomic.Bool
+}
+
+func newRedisBackend(client redis.UniversalClient) *redisBackend {
+	b := &redisBackend{client: client}
+	b.cluster, _ = client.(*redis.ClusterClient)
+	// ClusterClient is not among the obedient: it looks up its nodes and
+	// commands with deadlines of its own.
+	if c, ok := client.(*redis.Client); ok {
+		b.obeys = c.Options().ContextTimeoutEnabled
+	}
+	return b
+}
+
+// within runs a command, and returns when ctx ends even if the client does not.
+// The command's results are then its goroutine's alone.
+func within[T any](ctx context.Context, b *redisBackend, command func(context.Context) (T, error)) (T, error) {
+	var zero T
+	if b.closed.Load() {
+		return zero, ErrClosed
+	}
+	if b.obeys {
+		v, err := command(ctx)
+		if err == nil || isReply(err) {
+			b.reached.Store(true)
+		}
+		return v, err
+	}
+	type result struct {
+		v   T
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		v, err := command(ctx)
+		done <- result{v, err}
+	}()
+	select {
+	case r := <-done:
+		if r.err == nil || isReply(r.err) {
+			b.reached.Store(true)
+		}
+		return r.v, r.err
+	case <-ctx.Done():
+		return zero, ctx.Err()
+	}
+}
+
+// isReply reports whether err is an answer of Redis, which shows that it lives.
+func isReply(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
+}
+
+func (b *redisBackend) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
+	return within(ctx, b, func(ctx context.Context) (any, error) {
+		return script.Run(ctx, b.client, keys, args...).Result()
+	})
+}
+
+func (b *redisBackend) runOn(ctx context.Context, script *redis.Script, key string, args ...any) (any, error) {
+	return b.run(ctx, script, []string{key, leaseKey(key)}, args...)
+}
+
+func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error) {
+	value, err := within(ctx, b, func(ctx context.Context) ([]byte, error) {
+		return b.client.Get(ctx, key).Bytes()
+	})
+	switch {
+	case err == nil:
+		return value, true, nil
+	case errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return nil, false, nil // Lease removes what is of another type
+	default:
+		return nil, false, err
+	}
+}
+
+func (b *redisBackend) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	_, err := b.runOn(ctx, setScript, key, ttl.Milliseconds(), value)
+	return err
+}
+
+func (b *redisBackend) Delete(ctx context.Context, keys ...string) error {
+	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
+		_, err := b.run(ctx, deleteScript, pairs)
+		return b.orPlainDelete(ctx, err, pairs)
+	})
+}
+
+// orPlainDelete invalidates where Redis does not allow scripts: nobody holds a
+// lease or a block there, so nothing but the values has to go.
+func (b *redisBackend) orPlainDelete(ctx context.Context, err error, pairs []string) error {
+	if !redis.HasErrorPrefix(err, "NOPERM") && !isUnknownCommand(err) {
+		return err
+	}
+	_, err = within(ctx, b, func(ctx context.Context) (int64, error) {
+		return b.client.Del(ctx, pairs...).Result()
+	})
+	return err
+}
+
+func isUnknownCommand(err error) bool {
+	return isReply(err) && strings.Contains(err.Error(), "unknown command")
+}
+
+func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
+	res, err := b.runOn(ctx, leaseScript, key, req.TTL.Milliseconds(), rand.Text(), req.Waited,
+		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim)
+	if err != nil {
+		return Lease{}, err
+	}
+	answer, ok := res.([]any)
+	if !ok || len(answer) != 2 {
+		return Lease{}, fmt.Errorf("aside: Redis answered a lease request with %T", res)
+	}
+	state, _ := answer[0].(string)
+	text, _ := answer[1].(string)
+	switch state {
+	case "granted":
+		return Lease{State: Granted, Token: text}, nil
+	case "loading":
+		return Lease{State: Loading, Token: text}, nil
+	case "writing":
+		return Lease{State: Writing}, nil
+	case "unleased":
+		return Lease{State: Unleased}, nil
+	case "absent":
+		return Lease{State: Absent}, nil
+	case "present":
+		return Lease{State: Present, Value: []byte(text)}, nil
+	}
+	return Lease{}, fmt.Errorf("aside: Redis answered a lease request with %.40q", state)
+}
+
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
+}
+
+func (b *redisBackend) Extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
+	res, err := b.runOn(ctx, extendScript, key, token, ttl.Milliseconds())
+	return res == int64(1), err
+}
+
+func (b *redisBackend) Fill(ctx context.Context, key, token string, fill Fill) (bool, error) {
+	res, err := b.runOn(ctx, fillScript, key, token, fill.TTL.Milliseconds(), flag(fill.NotFound), fill.Value)
+	return res == int64(1), err
+}
+
+func (b *redisBackend) Release(ctx context.Context, key, token string) error {
+	_, err := b.runOn(ctx, releaseScript, key, token, failedMark.Milliseconds())
+	return err
+}
+
+func (b *redisBackend) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
+	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
+		_, err := b.run(ctx, blockScript, pairs, token, ttl.Milliseconds())
+		return err
+	})
+}
+
+func (b *redisBackend) Unblock(ctx context.Context, token string, keys ...string) error {
+	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
+		_, err := b.run(ctx, unblockScript, pairs, token)
+		return b.orPlainDelete(ctx, err, pairs)
+	})
+}
+
+// eachSlot calls do with keys and their lease keys, together where one script
+// may touch them together: all at once on one node, slot by slot on Cluster.
+func (b *redisBackend) eachSlot(ctx context.Context, keys []string, do func(context.Context, []string) error) error {
+	groups := make(map[int][]string)
+	for _, key := range keys {
+		slot := 0
+		if b.cluster != nil {
+			slot = slotOf(key)
+		}
+		groups[slot] = append(groups[slot], key, leaseKey(key))
+	}
+	errs := make(chan error, len(groups))
+	for _, pairs := range groups {
+		if len(groups) == 1 {
+			return do(ctx, pairs)
+		}
+		go func() { errs <- do(ctx, pairs) }()
+	}
+	var all []error
+	for range groups {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
+}
+
+// shard names the node that key lives on, so that one node's trouble is not
+// another's. Before the Cluster has answered once, all keys are of one shard.
+func (b *redisBackend) shard(key string) string {
+	if b.cluster == nil || !b.reached.Load() {
+		return ""
+	}
+	node, err := b.cluster.MasterForKey(context.Background(), key)
+	if err != nil {
+		return ""
+	}
+	return node.Options().Addr
+}
+
+// eachMaster calls do with a client of every master, one call at a time.
+func (b *redisBackend) eachMaster(ctx context.Context, do func(context.Context, redis.UniversalClient) error) error {
+	if b.cluster == nil {
+		return do(ctx, b.client)
+	}
+	var mu sync.Mutex
+	return b.cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+		mu.Lock()
+		defer mu.Unlock()
+		return do(ctx, node)
+	})
+}
+
+// scanCount is how many keys Redis looks at for one SCAN: few enough not to be
+// noticed by others.
+const scanCount = 1000
+
+func (b *redisBackend) Clear(ctx context.Context, prefixes ...string) error {
+	_, err := within(ctx, b, func(ctx context.Context) (any, error) {
+		return nil, b.eachMaster(ctx, func(ctx context.Context, node redis.UniversalClient) error {
+			return clearNode(ctx, node, prefixes)
+		})
+	})
+	return err
+}
+
+// clearNode ends the leases before it removes values: a load that was running
+// can then not put its value behind the scan.
+func clearNode(ctx context.Context, node redis.UniversalClient, prefixes []string) error {
+	owned := func(lease string) bool {
+		key, ok := leasedKey(lease)
+		return ok && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(key, p) })
+	}
+	err := scan(ctx, node, "*lease*", func(batch []string) error {
+		_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, key := range slices.DeleteFunc(batch, func(k string) bool { return !owned(k) }) {
+				p.Eval(ctx, endLeaseSource, []string{key})
+			}
+			return nil
+		})
+		return err
+	})
+	for _, prefix := range prefixes {
+		if err != nil {
+			return err
+		}
+		err = scan(ctx, node, globEscape(prefix)+"*", func(batch []string) error {
+			// One command a key: a node of a Cluster has many slots.
+			_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
+				for _, key := range batch {
+					if _, isLease := leasedKey(key); !isLease {
+						p.Unlink(ctx, key)
+					}
+				}
+				return nil
+			})
+			return err
+		})
+	}
+	return err
+}
+
+func scan(ctx context.Context, node redis.UniversalClient, pattern string, do func(batch []string) error) error {
+	for cursor := uint64(0); ; {
+		batch, next, err := node.Scan(ctx, cursor, pattern, scanCount).Result()
+		if err != nil {
+			return err
+		}
+		if len(batch) > 0 {
+			if err := do(batch); err != nil {
+				return err
+			}
+		}
+		if cursor = next; cursor == 0 {
+			return nil
+		}
+	}
+}
+
+var globEscape = strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`, `^`, `\^`, `\`, `\\`).Replace
+
+func (b *redisBackend) Status(ctx context.Context) (Status, error) {
+	return within(ctx, b, func(ctx context.Context) (Status, error) {
+		s := Status{Backend: TypeRedis}
+		var used int64
+		err := b.eachMaster(ctx, func(ctx context.Context, node redis.UniversalClient) error {
+			keys, err := node.DBSize(ctx).Result()
+			if err != nil {
+				return err
+			}
+			s.Keys += keys
+			for _, section := range []string{"server", "memory"} {
+				text, err := node.Info(ctx, section).Result()
+				if err != nil && !isReply(err) {
+					return err // a reply: not every Redis tells everyone
+				}
+				s.Version = cmp.Or(s.Version, infoField(text, "redis_version"))
+				n, _ := strconv.ParseInt(infoField(text, "used_memory"), 10, 64)
+				used += n
+			}
+			return nil
+		})
+		if used > 0 {
+			s.UsedMemory = humanBytes(used)
+		}
+		return s, err
+	})
+}
+
+func infoField(info, name string) string {
+	for line := range strings.Lines(info) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
+}
+
+func (b *redisBackend) Close() error {
+	if !b.closed.CompareAndSwap(false, true) || !b.owned {
+		return nil
+	}
+	return b.client.Close()
+}

@@ -1,0 +1,66 @@
+package aside
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// breakerFailures in a row open a breaker.
+	breakerFailures = 3
+	// probeInterval is how long an open breaker waits between its probes.
+	probeInterval = 250 * time.Millisecond
+)
+
+// breaker keeps calls away from a node that does not answer. It opens after
+// breakerFailures failures in a row; then a goroutine of its own probes the node
+// until it answers, and closes it. No caller ever pays for a probe, which is why
+// this is not a breaker of the usual kind, with a half-open state that lets some
+// calls through.
+type breaker struct {
+	name     string
+	failures atomic.Int32
+	open     atomic.Bool
+	probe    func() error
+	onChange func()
+	log      *slog.Logger
+	stop     context.Context
+	running  *sync.WaitGroup
+}
+
+func (b *breaker) success() {
+	if b.failures.Load() != 0 {
+		b.failures.Store(0)
+	}
+}
+
+func (b *breaker) failure(err error) {
+	if b.failures.Add(1) < breakerFailures || b.stop.Err() != nil || !b.open.CompareAndSwap(false, true) {
+		return
+	}
+	b.log.Warn("cache backend does not answer: going on without it", "node", b.name, "err", err)
+	b.running.Go(b.untilAnswered)
+}
+
+// untilAnswered probes, one at a time, until the node answers.
+func (b *breaker) untilAnswered() {
+	tick := time.NewTicker(probeInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-b.stop.Done():
+			return
+		}
+		if b.probe() == nil {
+			b.failures.Store(0)
+			b.open.Store(false)
+			b.log.Warn("cache backend answers again", "node", b.name)
+			b.onChange()
+			return
+		}
+	}
+}

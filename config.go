@@ -1,0 +1,183 @@
+package aside
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+)
+
+// The backends that Config.Type names.
+const (
+	TypeRedis  = "redis"
+	TypeMemory = "memory"
+	TypeNone   = "none"
+)
+
+// Config configures a Cache. Its zero value is a Redis on localhost.
+type Config struct {
+	// Disabled switches the cache off: every read loads, nothing is stored.
+	Disabled bool
+
+	// Type is the backend: TypeRedis, TypeMemory or TypeNone. Defaults to
+	// TypeRedis.
+	Type string
+
+	// Redis says which Redis Open connects to.
+	Redis Redis
+
+	// KeyPrefix is put in front of every key. Defaults to none, so that keys are
+	// those that other programs use. It has no braces but a hash tag, "{tag}".
+	KeyPrefix string
+
+	// TTLs are times to live by keyspace name, and take precedence over those of
+	// the keyspaces themselves. Each is from 1 ms to a year.
+	TTLs map[string]time.Duration
+
+	// Jitter is the largest share of a value's time to live that is taken off at
+	// random, so that values stored together do not expire together: 0.1 is up to
+	// a tenth. Generation and cancel keys have none. Defaults to 0; at most 0.9.
+	Jitter float64
+
+	// Timeout is what one call may spend on backend commands that fail or time
+	// out, altogether. Defaults to 250 ms.
+	Timeout time.Duration
+
+	// LoadTimeout ends a loader's context. Defaults to 5 minutes; negative means
+	// never.
+	LoadTimeout time.Duration
+
+	// MemoryMaxBytes bounds the memory backend, keys and about 128 bytes an entry
+	// included, and separately the decoded values that keyspaces with Share keep.
+	// Defaults to 64 MiB.
+	MemoryMaxBytes int64
+
+	// MaxValueBytes is the size of the largest value that is stored; larger ones
+	// are loaded each time. Defaults to 16 MiB.
+	MaxValueBytes int64
+
+	// QueueSize is how many undelivered invalidations are kept, some 200 bytes
+	// each. When it is full, nothing cached is trusted until all keyspaces
+	// concerned have been cleared. Defaults to 65536.
+	QueueSize int
+
+	// RefuseWrites makes Update return ErrWriteRefused, without writing, when the
+	// backend does not take the block. By default it writes: other processes may
+	// then serve the old value until it expires if this one dies before it could
+	// deliver the invalidation.
+	RefuseWrites bool
+
+	// Keyspaces names keyspaces that Clear removes beside the guide's, those of
+	// TTLs, and all under KeyPrefix.
+	Keyspaces []Keyspace
+
+	// Logger gets [CACHE HIT] and [CACHE MISS] at debug level, and trouble at warn
+	// level, once a change. Defaults to slog.Default().
+	Logger *slog.Logger
+
+	// Observer, if any, is told of each read.
+	Observer Observer
+}
+
+// Redis says which Redis to connect to.
+type Redis struct {
+	// URL is redis://, rediss:// (TLS) or unix://, with user, password and
+	// database. When it is set, Hosts, Port and DB are not used, and Username and
+	// Password only where it has none.
+	URL string
+
+	// Hosts are names or addresses, each perhaps with a port. Several are a
+	// Cluster, or with SentinelMaster the Sentinels. Defaults to localhost.
+	Hosts []string
+
+	// Port is that of hosts that name none. Defaults to 6379, with SentinelMaster
+	// to 26379.
+	Port int
+
+	// DB is the database's number. A Cluster has only 0.
+	DB int
+
+	// Username and Password authenticate. They appear in no error and no log.
+	Username, Password string
+
+	// TLS connects with TLS. TLSConfig, when it is set, does too, and says how.
+	TLS       bool
+	TLSConfig *tls.Config
+
+	// Cluster says that a single host is a Cluster's.
+	Cluster bool
+
+	// SentinelMaster is the name of the master to ask the Sentinels for.
+	SentinelMaster string
+}
+
+// withDefaults returns cfg with its defaults filled in, or an error that names
+// everything that is wrong with it.
+func (c Config) withDefaults() (Config, error) {
+	if err := c.validate(); err != nil {
+		return c, err
+	}
+	setDefault(&c.Type, TypeRedis)
+	setDefault(&c.Timeout, 250*time.Millisecond)
+	setDefault(&c.LoadTimeout, 5*time.Minute)
+	setDefault(&c.MemoryMaxBytes, 64<<20)
+	setDefault(&c.MaxValueBytes, 16<<20)
+	setDefault(&c.QueueSize, 65536)
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if len(c.Redis.Hosts) == 0 {
+		c.Redis.Hosts = []string{"localhost"}
+	}
+	if c.Redis.SentinelMaster != "" {
+		setDefault(&c.Redis.Port, 26379)
+	}
+	setDefault(&c.Redis.Port, 6379)
+	return c, nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c Config) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("aside: "+format, args...)) }
+	switch c.Type {
+	case "", TypeRedis, TypeMemory, TypeNone:
+	default:
+		bad("Config.Type %q: %q, %q or %q is accepted", c.Type, TypeRedis, TypeMemory, TypeNone)
+	}
+	if p := c.KeyPrefix; strings.ContainsAny(p, "{}") && (strings.Count(p, "{") != 1 || strings.Count(p, "}") != 1 || hashTag(p) == p) {
+		bad("Config.KeyPrefix %q: braces are accepted only as one hash tag, {tag}", p)
+	}
+	if strings.HasPrefix(c.KeyPrefix, "lease:") || len(c.KeyPrefix) > 256 {
+		bad("Config.KeyPrefix %.80q: at most 256 bytes that do not start with \"lease:\" are accepted", c.KeyPrefix)
+	}
+	for name, ttl := range c.TTLs {
+		if err := errors.Join(checkName(name), checkTTL(ttl)); err != nil {
+			bad("Config.TTLs[%.80q]: %w", name, err)
+		}
+	}
+	for _, s := range c.Keyspaces {
+		if err := s.check(); err != nil {
+			bad("Config.Keyspaces: %w", err)
+		}
+	}
+	if !(c.Jitter >= 0 && c.Jitter <= 0.9) {
+		bad("Config.Jitter %v: from 0 to 0.9 is accepted", c.Jitter)
+	}
+	if c.Timeout < 0 || c.Timeout > 0 && c.Timeout < time.Millisecond {
+		bad("Config.Timeout %v: at least 1ms is accepted", c.Timeout)
+	}
+	if c.MemoryMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 {
+		bad("Config.MemoryMaxBytes %d, MaxValueBytes %d, QueueSize %d: they can not be negative", c.MemoryMaxBytes, c.MaxValueBytes, c.QueueSize)
+	}
+	errs = append(errs, c.Redis.validate()...)
+	return errors.Join(errs...)
+}

@@ -1,0 +1,218 @@
+package aside
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Environ returns the variables of the process's environment, for
+// [ConfigFromEnv].
+func Environ() map[string]string {
+	env := make(map[string]string)
+	for _, entry := range os.Environ() {
+		name, value, _ := strings.Cut(entry, "=")
+		env[name] = value
+	}
+	return env
+}
+
+// ConfigFromEnv reads a Config from environment variables, or from any other map
+// of them. A variable that is absent or empty leaves its default. The error
+// names every variable that is wrong and what would be accepted; it shows no
+// password.
+//
+//	CACHE_ENABLED           true or false (true)
+//	CACHE_TYPE              redis, memory or none (redis)
+//	CACHE_KEY_PREFIX        in front of every key ()
+//	CACHE_TTL_CHAT_MESSAGES time to live (1800)
+//	CACHE_TTL_USER_CHATS    time to live (600)
+//	CACHE_TTL_GENERATION    time to live (300)
+//	CACHE_TTL_CANCEL        time to live (60)
+//	CACHE_TTL_<NAME>        time to live of the keyspace <name>, in lower case
+//	CACHE_TTL_JITTER        share taken off at random, 0 to 0.9 (0)
+//	CACHE_TIMEOUT           what a call may spend on trouble (250ms)
+//	CACHE_LOAD_TIMEOUT      what a loader may take (5m)
+//	CACHE_MEMORY_MAX_BYTES  bound of the memory backend (67108864)
+//	CACHE_MAX_VALUE_BYTES   size of the largest value stored (16777216)
+//	CACHE_QUEUE_SIZE        undelivered invalidations kept (65536)
+//	CACHE_REFUSE_WRITES     true: no write without its block in the cache (false)
+//	REDIS_URL               redis://, rediss:// or unix://, in place of the next three
+//	REDIS_HOST              host, or several, separated by commas (localhost)
+//	REDIS_PORT              1 to 65535 (6379; 26379 for Sentinels)
+//	REDIS_DB                0 or more (0)
+//	REDIS_USERNAME, REDIS_PASSWORD
+//	REDIS_TLS               true or false (false)
+//	REDIS_CLUSTER           true: a single REDIS_HOST is a Cluster's (false)
+//	REDIS_SENTINEL_MASTER   the master's name; REDIS_HOST are then the Sentinels
+//
+// Times to live, and the time-outs, are seconds (1800) or Go durations (30m).
+func ConfigFromEnv(env map[string]string) (Config, error) {
+	e := envReader{env: env}
+	enabled := true
+	c := Config{TTLs: map[string]time.Duration{
+		chatMessages.Name: chatMessages.TTL,
+		userChats.Name:    userChats.TTL,
+		generation.Name:   generation.TTL,
+		cancelSignal.Name: cancelSignal.TTL,
+	}}
+	readVar(&e, "CACHE_ENABLED", "true or false", &enabled, parseBool)
+	readVar(&e, "CACHE_TYPE", "redis, memory or none", &c.Type, parseType)
+	readVar(&e, "CACHE_KEY_PREFIX", "at most 256 bytes with no braces but one hash tag, {tag},", &c.KeyPrefix, func(s string) (string, error) {
+		return s, Config{KeyPrefix: s}.validate()
+	})
+	readVar(&e, "CACHE_TTL_JITTER", "a number from 0 to 0.9", &c.Jitter, parseFloat(0, 0.9))
+	readVar(&e, "CACHE_TIMEOUT", "seconds or a duration like 250ms, from 1ms to 1h,", &c.Timeout, parseDuration(time.Millisecond, time.Hour))
+	readVar(&e, "CACHE_LOAD_TIMEOUT", "seconds or a duration like 5m, from 1ms to 24h,", &c.LoadTimeout, parseDuration(time.Millisecond, 24*time.Hour))
+	readVar(&e, "CACHE_MEMORY_MAX_BYTES", "a whole number from 1", &c.MemoryMaxBytes, parseInt(1, math.MaxInt64))
+	readVar(&e, "CACHE_MAX_VALUE_BYTES", "a whole number from 1 to 536870912 (512 MiB)", &c.MaxValueBytes, parseInt(1, 512<<20))
+	readVar(&e, "CACHE_QUEUE_SIZE", "a whole number from 1 to 100000000", &c.QueueSize, func(s string) (int, error) {
+		n, err := parseInt(1, 1e8)(s)
+		return int(n), err
+	})
+	readVar(&e, "CACHE_REFUSE_WRITES", "true or false", &c.RefuseWrites, parseBool)
+	c.Disabled = !enabled
+	e.ttls(c.TTLs)
+	e.redis(&c.Redis)
+	if len(e.errs) == 0 {
+		// What is wrong only together, such as a Cluster's database.
+		if err := c.validate(); err != nil {
+			e.errs = append(e.errs, err)
+		}
+	}
+	return c, errors.Join(e.errs...)
+}
+
+type envReader struct {
+	env  map[string]string
+	errs []error
+}
+
+// readVar parses a variable into field. What parse returns says only that the
+// text is wrong: the message shows the text, and what is accepted.
+func readVar[T any](e *envReader, name, accepted string, field *T, parse func(string) (T, error)) {
+	text := strings.TrimSpace(e.env[name])
+	if text == "" {
+		return
+	}
+	v, err := parse(text)
+	if err != nil {
+		e.errs = append(e.errs, fmt.Errorf("aside: %s=%.80q: %s is accepted", name, text, accepted))
+		return
+	}
+	*field = v
+}
+
+func (e *envReader) ttls(ttls map[string]time.Duration) {
+	var names []string
+	for name := range e.env {
+		if strings.HasPrefix(name, "CACHE_TTL_") && name != "CACHE_TTL_JITTER" {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		space := strings.ToLower(strings.TrimPrefix(name, "CACHE_TTL_"))
+		if err := checkName(space); err != nil {
+			e.errs = append(e.errs, fmt.Errorf("aside: %s: %w", name, err))
+			continue
+		}
+		var ttl time.Duration
+		readVar(e, name, "seconds (1800) or a duration (30m), from 1ms to one year,", &ttl, parseDuration(minTTL, maxTTL))
+		if ttl != 0 {
+			ttls[space] = ttl
+		}
+	}
+}
+
+func (e *envReader) redis(r *Redis) {
+	readVar(e, "REDIS_PORT", "a port from 1 to 65535", &r.Port, func(s string) (int, error) {
+		n, err := parseInt(1, 65535)(s)
+		return int(n), err
+	})
+	readVar(e, "REDIS_DB", "a whole number from 0", &r.DB, func(s string) (int, error) {
+		n, err := parseInt(0, math.MaxInt32)(s)
+		return int(n), err
+	})
+	readVar(e, "REDIS_TLS", "true or false", &r.TLS, parseBool)
+	readVar(e, "REDIS_CLUSTER", "true or false", &r.Cluster, parseBool)
+	r.Username, r.Password = e.env["REDIS_USERNAME"], e.env["REDIS_PASSWORD"]
+	r.SentinelMaster = e.env["REDIS_SENTINEL_MASTER"]
+	r.URL = strings.TrimSpace(e.env["REDIS_URL"])
+	if r.URL != "" {
+		if _, err := parseRedisURL(r.URL); err != nil {
+			e.errs = append(e.errs, fmt.Errorf("aside: REDIS_URL: %w", err))
+			r.URL = ""
+		}
+	}
+	if text := e.env["REDIS_HOST"]; strings.TrimSpace(text) != "" {
+		for host := range strings.SplitSeq(text, ",") {
+			host = strings.TrimSpace(host)
+			if _, err := r.addr(host); err != nil {
+				e.errs = append(e.errs, fmt.Errorf("aside: REDIS_HOST: %w", err))
+				continue
+			}
+			r.Hosts = append(r.Hosts, host)
+		}
+	}
+}
+
+var errRejected = errors.New("rejected")
+
+func parseBool(s string) (bool, error) {
+	switch strings.ToLower(s) {
+	case "true", "1", "yes", "on":
+		return true, nil
+	case "false", "0", "no", "off":
+		return false, nil
+	}
+	return false, errRejected
+}
+
+func parseType(s string) (string, error) {
+	s = strings.ToLower(s)
+	return s, Config{Type: s}.validate()
+}
+
+func parseInt(low, high int64) func(string) (int64, error) {
+	return func(s string) (int64, error) {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n < low || n > high {
+			return 0, errRejected
+		}
+		return n, nil
+	}
+}
+
+func parseFloat(low, high float64) func(string) (float64, error) {
+	return func(s string) (float64, error) {
+		v, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(v >= low && v <= high) {
+			return 0, errRejected
+		}
+		return v, nil
+	}
+}
+
+// parseDuration reads seconds, 1800 or 0.5, or a Go duration, 30m.
+func parseDuration(low, high time.Duration) func(string) (time.Duration, error) {
+	return func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			seconds, err := parseFloat(low.Seconds(), high.Seconds())(s)
+			if err != nil {
+				return 0, errRejected
+			}
+			d = time.Duration(seconds * float64(time.Second))
+		}
+		if d < low || d > high {
+			return 0, errRejected
+		}
+		return d, nil
+	}
+}

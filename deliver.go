@@ -1,0 +1,139 @@
+package aside
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// deliverInterval is how long the deliverer waits after it failed.
+	deliverInterval = 250 * time.Millisecond
+	// deliverBatch is how many invalidations it delivers at a time.
+	deliverBatch = 128
+)
+
+// invalidate detaches the running loads of keys, named in full, deletes the keys
+// in the backend, and queues those it could not. The caller's leaving does not
+// stop it: its write is done.
+func (f *front) invalidate(ctx context.Context, keys []string) {
+	f.flights.detach(keys)
+	failed, _ := f.eachShard(context.WithoutCancel(ctx), keys, f.newBudget(), func(ctx context.Context, keys []string) error {
+		return f.backend.Delete(ctx, keys...)
+	})
+	f.settled(keys, failed)
+}
+
+func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (failed []string, err error) {
+	f.flights.detach(keys)
+	return f.eachShard(ctx, keys, b, func(ctx context.Context, keys []string) error {
+		return f.backend.Block(ctx, token, ttl, keys...)
+	})
+}
+
+// unblock is the end of a write.
+func (f *front) unblock(ctx context.Context, b *budget, token string, keys []string) {
+	f.flights.detach(keys)
+	failed, _ := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
+		return f.backend.Unblock(ctx, token, keys...)
+	})
+	f.settled(keys, failed)
+}
+
+// settled counts invalidations, and queues those that failed.
+func (f *front) settled(keys, failed []string) {
+	f.count.invalidated.Add(int64(len(keys) - len(failed)))
+	if len(failed) == 0 {
+		return
+	}
+	f.count.queued.Add(int64(len(failed)))
+	if n, _ := f.queue.status(); n == 0 {
+		f.log.Warn("cache: invalidations are kept until the backend takes them")
+	}
+	f.queue.add(failed)
+	f.deliver()
+}
+
+// deliver starts delivering the queue, unless that is being done.
+func (f *front) deliver() {
+	if f.queue.size.Load() == 0 || f.closing.Err() != nil || !f.deliverer.CompareAndSwap(false, true) {
+		return
+	}
+	f.running.Go(func() {
+		for !f.deliverOnce(f.closing) && f.closing.Err() == nil {
+			select {
+			case <-time.After(deliverInterval):
+			case <-f.closing.Done():
+			}
+		}
+		f.deliverer.Store(false)
+		if n, over := f.queue.status(); (n > 0 || over) && f.closing.Err() == nil {
+			f.deliver() // came since
+		}
+	})
+}
+
+// deliverOnce delivers what it can, and reports whether nothing is left.
+func (f *front) deliverOnce(ctx context.Context) (empty bool) {
+	due := f.queue.due(func(key string) bool { return f.breakersOf(key).node.open.Load() })
+	for len(due) > 0 && ctx.Err() == nil {
+		batch := due[:min(deliverBatch, len(due))]
+		due = due[len(batch):]
+		f.deliverBatch(ctx, batch)
+	}
+	if prefixes, seq := f.queue.toClear(); len(prefixes) > 0 {
+		within, cancel := context.WithTimeout(ctx, clearTimeout)
+		if f.backend.Clear(within, prefixes...) == nil {
+			f.flights.detachAll()
+			f.queue.cleared(seq)
+		}
+		cancel()
+	}
+	n, overflowed := f.queue.status()
+	if n == 0 && !overflowed && ctx.Err() == nil {
+		f.log.Warn("cache: all invalidations that were kept are delivered")
+	}
+	return n == 0 && !overflowed
+}
+
+func (f *front) deliverBatch(ctx context.Context, batch []dueKey) {
+	keys := make([]string, len(batch))
+	for i, d := range batch {
+		keys[i] = d.key
+	}
+	failed, _ := f.eachShard(ctx, keys, f.newBudget(), func(ctx context.Context, keys []string) error {
+		return f.backend.Delete(ctx, keys...)
+	})
+	undelivered := make(map[string]bool, len(failed))
+	for _, key := range failed {
+		undelivered[key] = true
+	}
+	var done []dueKey
+	for _, d := range batch {
+		if !undelivered[d.key] {
+			done = append(done, d)
+		}
+	}
+	f.count.invalidated.Add(int64(len(done)))
+	f.queue.delivered(done)
+}
+
+// lastDelivery is Close's: one try within one budget, with the breaker ignored.
+func (f *front) lastDelivery() (left int) {
+	ctx, cancel := context.WithTimeout(context.Background(), f.cfg.Timeout)
+	defer cancel()
+	due := f.queue.due(func(string) bool { return false })
+	for len(due) > 0 {
+		batch := due[:min(deliverBatch, len(due))]
+		keys := make([]string, len(batch))
+		for i, d := range batch {
+			keys[i] = d.key
+		}
+		if f.backend.Delete(ctx, keys...) != nil {
+			break
+		}
+		f.queue.delivered(batch)
+		due = due[len(batch):]
+	}
+	left, _ = f.queue.status()
+	return left
+}

@@ -1,0 +1,61 @@
+package aside
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrNotFound is what a loader returns, perhaps wrapped, when the database
+	// has no such thing. GetOrLoad returns it to its callers, and keeps it for
+	// the keyspace's NotFoundTTL when that is set.
+	ErrNotFound = errors.New("aside: not found")
+
+	// ErrClosed is returned by every operation on a Cache after Close.
+	ErrClosed = errors.New("aside: the cache is closed")
+
+	// ErrUnavailable is returned by the methods of a Cache, never by GetOrLoad,
+	// while the circuit breaker is open or the backend does not answer in time.
+	ErrUnavailable = errors.New("aside: the cache backend is unavailable")
+
+	// ErrInvalidKey is wrapped by errors that say what is wrong with a key.
+	ErrInvalidKey = errors.New("aside: invalid key")
+
+	// ErrWriteRefused is returned by Update when Config.RefuseWrites is set and
+	// the keys could not be blocked. The write has not run.
+	ErrWriteRefused = errors.New("aside: write refused: its keys could not be blocked in the cache")
+
+	// ErrBlockLost is the cause with which the context of an Update's write ends
+	// when the block on its keys could not be renewed in time.
+	ErrBlockLost = errors.New("aside: the block on the keys could not be renewed")
+
+	// ErrGenerating is returned by Generations.Start when one is running.
+	ErrGenerating = errors.New("aside: a generation is already running")
+
+	// ErrNotGenerating is returned by Generations.Cancel when none is running.
+	ErrNotGenerating = errors.New("aside: no generation is running")
+
+	// ErrCancelled is the cause with which a generation's context ends when
+	// someone cancelled it.
+	ErrCancelled = errors.New("aside: the generation was cancelled")
+
+	errAbandoned = errors.New("aside: every caller of the load has left")
+	errGoexit    = errors.New("aside: the loader ended its goroutine with runtime.Goexit")
+)
+
+// PanicError is what GetOrLoad panics with, in each caller that waited for it,
+// when a loader panicked.
+type PanicError struct {
+	Value any    // what the loader panicked with
+	Stack []byte // the loader's stack
+}
+
+func (p *PanicError) Error() string {
+	return fmt.Sprintf("aside: the loader panicked: %v\n\n%s", p.Value, p.Stack)
+}
+
+// Unwrap returns Value when it is an error.
+func (p *PanicError) Unwrap() error {
+	err, _ := p.Value.(error)
+	return err
+}

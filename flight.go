@@ -1,0 +1,328 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// leaseTTL is how long a lease lasts unless extended: how long the others
+	// wait for a process that died while it loaded.
+	leaseTTL = 2 * time.Second
+	// A waiter asks after a sixteenth of the time it has waited already, within
+	// these bounds: late by little, and not a burden while a load takes long.
+	pollMin = time.Millisecond
+	pollMax = 10 * time.Millisecond
+)
+
+// flights coalesces the loads of each key inside the process. Events that decide
+// who may take which result are numbered by one sequence: see flight.accepts.
+type flights struct {
+	seq   atomic.Uint64
+	mu    sync.Mutex
+	byKey map[string]*flight
+}
+
+// flight is one trip to the backend and the loader on behalf of all callers who
+// ask for a key meanwhile. It runs in a goroutine and a context of its own, so
+// that no caller's leaving ends it but the last one's.
+type flight struct {
+	f     *front
+	key   string
+	space *Keyspace
+	load  func(context.Context) (any, error)
+	bad   []byte // a stored value that did not decode
+
+	ctx      context.Context // of the load: ends when the last waiter leaves
+	cancel   context.CancelCauseFunc
+	ask      context.Context // of what comes before the load: ends when a waiter is in a hurry
+	hurry    context.CancelFunc
+	budget   budget
+	degraded bool // goes without the backend
+
+	// Guarded by flights.mu.
+	waiters  int
+	joined   bool // a second caller came
+	detached bool // a write came: nobody may join, and nothing is stored
+
+	lost    atomic.Bool   // the lease ended before the load did
+	loaded  chan struct{} // closed when the fields below are set
+	started uint64        // when the load started, or 0
+	value   any           // what the loader returned
+	data    []byte        // the encoded value; nil when nobody needs it or it could not be encoded
+	err     error
+	polled  uint64 // when the question was sent that found the value in the backend, or 0
+
+	done   chan struct{} // closed when the fields below are set as well
+	filled uint64        // when the fill was sent that was confirmed, or 0
+}
+
+// join returns the key's flight for a caller, and whether the caller leads it:
+// it started with the caller's loader.
+func (fs *flights) join(ctx context.Context, f *front, r *read, load func(context.Context) (any, error)) (fl *flight, leads bool) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fl := fs.byKey[r.key]; fl != nil && !(r.degraded && fl.isLoaded()) {
+		fl.waiters++
+		fl.joined = true
+		return fl, false
+	}
+	space := r.space // a copy, so that a hit does not put r on the heap
+	fl = &flight{
+		f: f, key: r.key, space: &space, load: load, bad: r.bad, waiters: 1,
+		degraded: r.degraded, budget: budget{left: f.cfg.Timeout},
+		loaded: make(chan struct{}), done: make(chan struct{}),
+	}
+	fl.ctx, fl.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	fl.ask, fl.hurry = context.WithCancel(fl.ctx)
+	fs.byKey[r.key] = fl
+	go fl.run()
+	return fl, true
+}
+
+// leave takes one waiter off. The last one ends the load, and nobody joins a
+// load that has been ended.
+func (fs *flights) leave(fl *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fl.waiters--; fl.waiters == 0 {
+		fs.remove(fl)
+		fl.cancel(errAbandoned)
+	}
+}
+
+// detach keeps callers who come from now on from the results of loads that began
+// before, and those loads from being stored.
+func (fs *flights) detach(keys []string) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, key := range keys {
+		if fl := fs.byKey[key]; fl != nil {
+			fl.detached = true
+			delete(fs.byKey, key)
+		}
+	}
+}
+
+// detachAll detaches every flight.
+func (fs *flights) detachAll() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, fl := range fs.byKey {
+		fl.detached = true
+	}
+	clear(fs.byKey)
+}
+
+// remove needs fs.mu.
+func (fs *flights) remove(fl *flight) {
+	if fs.byKey[fl.key] == fl {
+		delete(fs.byKey, fl.key)
+	}
+}
+
+func (fl *flight) isLoaded() bool {
+	select {
+	case <-fl.loaded:
+		return true
+	default:
+		return false
+	}
+}
+
+func (fl *flight) isDetached() bool {
+	fl.f.flights.mu.Lock()
+	defer fl.f.flights.mu.Unlock()
+	return fl.detached
+}
+
+// accepts reports whether a caller who arrived at that time may take the
+// flight's result: only what was read from the database or from the backend
+// after it arrived, or what the backend confirmed to be current at a time after
+// it arrived, by accepting the fill. Anything else may be older than a write
+// that the caller knows of.
+func (fl *flight) accepts(arrived uint64, done bool) bool {
+	return fl.started > arrived || fl.polled > arrived || done && fl.filled > arrived
+}
+
+func (fl *flight) run() {
+	defer fl.cancel(nil)
+	lease := fl.acquire()
+	switch lease.State {
+	case Present:
+		fl.data = lease.Value
+		fl.finish()
+		return
+	case Absent:
+		fl.err = ErrNotFound
+		fl.finish()
+		return
+	}
+	fl.polled = 0
+	granted := lease.State == Granted
+	stop := func() {}
+	if granted {
+		stop = fl.keepLease(lease.Token)
+	}
+	fl.callLoader()
+	stop()
+	if !granted {
+		fl.finish()
+		return
+	}
+	fill, ok := fl.fill()
+	close(fl.loaded)
+	fl.store(lease.Token, fill, ok)
+	fl.f.flights.mu.Lock()
+	fl.f.flights.remove(fl)
+	fl.f.flights.mu.Unlock()
+	close(fl.done)
+}
+
+// finish hands out a result that is not to be stored.
+func (fl *flight) finish() {
+	fl.f.flights.mu.Lock()
+	fl.f.flights.remove(fl)
+	joined := fl.joined
+	fl.f.flights.mu.Unlock()
+	if joined && fl.err == nil && fl.data == nil && !fl.space.Share {
+		fl.encode()
+	}
+	close(fl.loaded)
+	close(fl.done)
+}
+
+// acquire asks for the lease, and waits while another process loads. Without a
+// state in its answer, the flight loads and stores nothing.
+func (fl *flight) acquire() Lease {
+	req := LeaseRequest{TTL: leaseTTL, Bad: fl.bad}
+	for start := time.Now(); ; {
+		if fl.degraded || fl.isDetached() || fl.f.queue.distrusts(fl.key) {
+			return Lease{}
+		}
+		fl.polled = fl.f.flights.seq.Add(1)
+		lease, err := fl.f.lease(fl.ask, fl.key, &fl.budget, req)
+		if err != nil {
+			return Lease{}
+		}
+		if lease.State != Loading {
+			return lease
+		}
+		if req.Waited == "" {
+			fl.f.count.waited.Add(1)
+		}
+		req.Waited = lease.Token
+		select {
+		case <-time.After(min(max(time.Since(start)/16, pollMin), pollMax)):
+		case <-fl.ask.Done():
+			return Lease{}
+		}
+	}
+}
+
+// keepLease extends the lease until stop is called. A lease that has ended is
+// not brought back: what is loaded under it is not stored.
+func (fl *flight) keepLease(token string) (stop func()) {
+	return repeat(leaseTTL/3, func(ctx context.Context) (again bool) {
+		held, err := fl.f.extend(ctx, fl.key, token, leaseTTL)
+		if err == nil && !held {
+			fl.lost.Store(true)
+			return false
+		}
+		return true
+	})
+}
+
+// callLoader runs the loader and keeps what it returns, or what it panics with.
+func (fl *flight) callLoader() {
+	ctx := fl.ctx
+	if t := fl.f.cfg.LoadTimeout; t > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, t)
+		defer cancel()
+	}
+	fl.f.count.loads.Add(1)
+	fl.started = fl.f.flights.seq.Add(1)
+	fl.protect(func() { fl.value, fl.err = fl.load(ctx) })
+	if fl.err != nil && !errors.Is(fl.err, ErrNotFound) {
+		fl.f.count.loadErrors.Add(1)
+	}
+}
+
+// protect runs a user's code in a goroutine of its own, which runtime.Goexit may
+// then end, and turns a panic of it into a *PanicError.
+func (fl *flight) protect(code func()) {
+	ended := make(chan struct{})
+	go func() {
+		fl.err = errGoexit
+		defer close(ended)
+		defer func() {
+			if p := recover(); p != nil {
+				fl.err = &PanicError{Value: p, Stack: debug.Stack()}
+			}
+		}()
+		code()
+	}()
+	<-ended
+}
+
+// encode sets data, or leaves it nil and says why.
+func (fl *flight) encode() {
+	fl.protect(func() { fl.data, fl.err = codecOf(fl.space).Encode(fl.value) })
+	if fl.err != nil {
+		fl.f.notStored(fl.space, fl.key, fl.err)
+		fl.data, fl.err = nil, nil
+	} else if fl.data == nil {
+		fl.data = []byte{}
+	}
+}
+
+// fill returns what is to be stored of the load's result, if anything.
+func (fl *flight) fill() (fill Fill, ok bool) {
+	ttl := fl.f.ttl
+	switch {
+	case fl.err == nil:
+		if fl.encode(); fl.data == nil {
+			return Fill{}, false
+		}
+		if err := fl.f.checkSize(fl.key, fl.data); err != nil {
+			fl.f.notStored(fl.space, fl.key, err)
+			return Fill{}, false
+		}
+		return Fill{Value: fl.data, TTL: ttl.value(fl.space)}, true
+	case errors.Is(fl.err, ErrNotFound) && fl.space.NotFoundTTL > 0:
+		return Fill{NotFound: true, TTL: ttl.jittered(fl.space.NotFoundTTL)}, true
+	}
+	return Fill{}, false
+}
+
+// store fills under the lease, or gives it back.
+func (fl *flight) store(token string, fill Fill, ok bool) {
+	f, ctx := fl.f, context.WithoutCancel(fl.ctx)
+	if fl.lost.Load() {
+		f.count.staleFills.Add(1)
+		return
+	}
+	if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {
+		f.count.staleFills.Add(1)
+		ok = false
+	}
+	if !ok {
+		_ = f.release(ctx, fl.key, &fl.budget, token) // it ends by itself, too
+		return
+	}
+	sent := f.flights.seq.Add(1)
+	stored, err := f.fill(ctx, fl.key, &fl.budget, token, fill)
+	switch {
+	case err != nil:
+		f.later(func() { _ = f.release(ctx, fl.key, &budget{left: f.cfg.Timeout}, token) })
+	case stored:
+		fl.filled = sent
+	default:
+		f.count.staleFills.Add(1)
+	}
+}

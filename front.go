@@ -1,0 +1,300 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// front is the Cache that Open, NewRedis and New return: what all backends have
+// in common, before a backend. It adds the key prefix, gives each call its time
+// budget, leaves a backend that does not answer alone, keeps the invalidations
+// that could not be delivered, and counts.
+type front struct {
+	backend Cache
+	cfg     Config
+	ttl     ttlPolicy
+	log     *slog.Logger
+	off     bool // the backend stores nothing
+	local   bool // the backend is in this process: it can neither fail nor be slow
+
+	flights flights
+	queue   *queue
+	count   counters
+	shared  *sharedValues
+	warned  sync.Map // keyspace name: a value that could not be stored was logged
+
+	breakers sync.Map // shard name: *breakers
+	shardOf  func(key string) string
+
+	closed    atomic.Bool
+	closing   context.Context // ends when the front closes
+	close     context.CancelFunc
+	deliverer atomic.Bool    // a goroutine delivers the queue
+	running   sync.WaitGroup // goroutines that Close waits for
+}
+
+// breakers are one node's: one for whether it answers, one for whether it
+// stores. A Redis that refuses to store (out of memory, a read-only replica, no
+// right to run scripts) still serves what it has and takes invalidations.
+type breakers struct{ node, store breaker }
+
+func newFront(backend Cache, cfg Config) *front {
+	f := &front{
+		backend: backend,
+		cfg:     cfg,
+		ttl:     ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
+		log:     cfg.Logger,
+		flights: flights{byKey: make(map[string]*flight)},
+		queue:   newQueue(cfg.QueueSize),
+		shared:  newSharedValues(cfg.MemoryMaxBytes),
+		shardOf: func(string) string { return "" },
+	}
+	f.closing, f.close = context.WithCancel(context.Background())
+	switch b := backend.(type) {
+	case noneBackend:
+		f.off, f.local = true, true
+	case *memoryBackend:
+		f.local = true
+	case *redisBackend:
+		f.shardOf = b.shard
+	}
+	return f
+}
+
+// fronts remembers the fronts made for Caches that did not come with one, so
+// that all calls with one Cache share it.
+var fronts struct {
+	sync.Mutex
+	made map[Cache]*front
+}
+
+// frontOf returns c's front. A Cache of the caller's own that New was not called
+// for gets one with the default Config, for the life of the process.
+func frontOf(c Cache) (*front, error) {
+	if f, ok := c.(*front); ok {
+		return f, nil
+	}
+	if c == nil {
+		return nil, errors.New("aside: the Cache is nil; Open, NewRedis or New make one")
+	}
+	if !reflect.TypeOf(c).Comparable() {
+		return nil, fmt.Errorf("aside: a Cache of type %T can not be told from others: hand it to New, or use a pointer", c)
+	}
+	fronts.Lock()
+	defer fronts.Unlock()
+	if f := fronts.made[c]; f != nil {
+		return f, nil
+	}
+	cache, err := New(c, Config{})
+	if err != nil {
+		return nil, err
+	}
+	if fronts.made == nil {
+		fronts.made = make(map[Cache]*front)
+	}
+	f := cache.(*front)
+	fronts.made[c] = f
+	return f, nil
+}
+
+// budget is what one call may still spend on commands that fail.
+type budget struct{ left time.Duration }
+
+// do runs a backend command on key within the budget. stores says that the
+// command is of no use on a backend that refuses to store.
+func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool, command func(context.Context) (T, error)) (T, error) {
+	var zero T
+	if f.closed.Load() {
+		return zero, ErrClosed
+	}
+	if f.local {
+		return command(ctx)
+	}
+	br := f.breakersOf(key)
+	if br.node.open.Load() || stores && br.store.open.Load() || b.left <= 0 {
+		return zero, ErrUnavailable
+	}
+	limit := b.left
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = min(limit, time.Until(deadline)/2) // the loader needs time, too
+	}
+	start := time.Now()
+	within, cancel := context.WithTimeout(ctx, limit)
+	v, err := command(within)
+	cancel()
+	if err == nil {
+		br.node.success()
+		if stores {
+			br.store.success()
+		}
+		return v, nil
+	}
+	b.left -= time.Since(start)
+	if ctx.Err() != nil {
+		return zero, context.Cause(ctx) // the caller's own end, no fault of the backend
+	}
+	if !answered(err) && (time.Since(start) < limit || limit >= f.cfg.Timeout/5) {
+		br.node.failure(err) // unless it had no time to answer
+	} else {
+		br.node.success()
+	}
+	if stores {
+		br.store.failure(err)
+	}
+	return zero, fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// answered reports whether err shows that the backend is up: it is a reply, and
+// not one of a Redis that can not serve yet or any more.
+func answered(err error) bool {
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return false
+	}
+	for _, prefix := range []string{"LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY"} {
+		if redis.HasErrorPrefix(err, prefix) {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *front) breakersOf(key string) *breakers {
+	shard := f.shardOf(key)
+	if br, ok := f.breakers.Load(shard); ok {
+		return br.(*breakers)
+	}
+	// Any key of the shard will do for its probes. This one is no value's.
+	probe := "aside-probe:{" + tagForSlot(slotOf(key)) + "}"
+	br := &breakers{
+		node: f.newBreaker(shard, func(ctx context.Context) error { _, _, err := f.backend.Get(ctx, probe); return err }),
+		store: f.newBreaker(shard+" (storing)", func(ctx context.Context) error {
+			_, err := f.backend.Lease(ctx, probe, LeaseRequest{TTL: minTTL})
+			return err
+		}),
+	}
+	actual, _ := f.breakers.LoadOrStore(shard, br)
+	return actual.(*breakers)
+}
+
+func (f *front) newBreaker(name string, probe func(context.Context) error) breaker {
+	return breaker{
+		name: strings.TrimSpace(name), log: f.log, stop: f.closing, running: &f.running, onChange: f.deliver,
+		probe: func() error {
+			ctx, cancel := context.WithTimeout(f.closing, f.cfg.Timeout)
+			defer cancel()
+			return probe(ctx)
+		},
+	}
+}
+
+// later runs work that nobody waits for but Close.
+func (f *front) later(work func()) {
+	if f.closing.Err() == nil {
+		f.running.Go(work)
+	}
+}
+
+func (f *front) checkSize(key string, value []byte) error {
+	if int64(len(value)) > f.cfg.MaxValueBytes {
+		return fmt.Errorf("aside: the value of %.200q has %d bytes; at most %d are stored", key, len(value), f.cfg.MaxValueBytes)
+	}
+	return nil
+}
+
+// notStored counts a value that can not be stored, and logs the first of its
+// keyspace.
+func (f *front) notStored(space *Keyspace, key string, err error) {
+	f.count.encodeErrors.Add(1)
+	if _, again := f.warned.LoadOrStore(space.Name, true); !again {
+		f.log.Warn("cache: loaded values are returned but not stored (logged once a keyspace)", "key", key, "err", err)
+	}
+}
+
+// The backend's commands, each within a budget.
+
+func (f *front) get(ctx context.Context, key string, b *budget) ([]byte, bool, error) {
+	if f.local && !f.closed.Load() {
+		return f.backend.Get(ctx, key)
+	}
+	type found struct {
+		value []byte
+		ok    bool
+	}
+	v, err := do(ctx, f, key, b, false, func(ctx context.Context) (found, error) {
+		value, ok, err := f.backend.Get(ctx, key)
+		return found{value, ok}, err
+	})
+	return v.value, v.ok, err
+}
+
+func (f *front) lease(ctx context.Context, key string, b *budget, req LeaseRequest) (Lease, error) {
+	return do(ctx, f, key, b, true, func(ctx context.Context) (Lease, error) {
+		return f.backend.Lease(ctx, key, req)
+	})
+}
+
+func (f *front) extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
+	return do(ctx, f, key, f.newBudget(), true, func(ctx context.Context) (bool, error) {
+		return f.backend.Extend(ctx, key, token, ttl)
+	})
+}
+
+func (f *front) fill(ctx context.Context, key string, b *budget, token string, fill Fill) (bool, error) {
+	return do(ctx, f, key, b, true, func(ctx context.Context) (bool, error) {
+		return f.backend.Fill(ctx, key, token, fill)
+	})
+}
+
+func (f *front) release(ctx context.Context, key string, b *budget, token string) error {
+	_, err := do(ctx, f, key, b, false, func(ctx context.Context) (any, error) {
+		return nil, f.backend.Release(ctx, key, token)
+	})
+	return err
+}
+
+func (f *front) newBudget() *budget { return &budget{left: f.cfg.Timeout} }
+
+// eachShard runs a command on the keys of each shard, and returns the keys it
+// failed for, with the errors.
+func (f *front) eachShard(ctx context.Context, keys []string, b *budget, command func(context.Context, []string) error) (failed []string, err error) {
+	groups := make(map[string][]string)
+	for _, key := range keys {
+		shard := f.shardOf(key)
+		groups[shard] = append(groups[shard], key)
+	}
+	if len(groups) == 1 {
+		_, err := do(ctx, f, keys[0], b, false, func(ctx context.Context) (any, error) { return nil, command(ctx, keys) })
+		if err != nil {
+			return keys, err
+		}
+		return nil, nil
+	}
+	// All at once: sick shards then cost one budget together.
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	left := b.left
+	for _, group := range groups {
+		wg.Go(func() {
+			own := budget{left}
+			_, e := do(ctx, f, group[0], &own, false, func(ctx context.Context) (any, error) { return nil, command(ctx, group) })
+			mu.Lock()
+			defer mu.Unlock()
+			if e != nil {
+				failed, err = append(failed, group...), errors.Join(err, e)
+				b.left = min(b.left, own.left)
+			}
+		})
+	}
+	wg.Wait()
+	return failed, err
+}

@@ -1,0 +1,185 @@
+package aside
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// The methods of front that make it a Cache.
+
+func (f *front) name(key string) string { return f.cfg.KeyPrefix + key }
+
+func (f *front) names(keys []string) []string {
+	if f.cfg.KeyPrefix == "" {
+		return keys
+	}
+	out := make([]string, len(keys))
+	for i, key := range keys {
+		out[i] = f.name(key)
+	}
+	return out
+}
+
+// Get misses while the key is distrusted.
+func (f *front) Get(ctx context.Context, key string) ([]byte, bool, error) {
+	if key = f.name(key); f.queue.distrusts(key) {
+		return nil, false, nil
+	}
+	return f.get(ctx, key, f.newBudget())
+}
+
+func (f *front) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	if err := checkTTL(ttl); err != nil {
+		return fmt.Errorf("aside: Set of %.200q: %w", key, err)
+	}
+	key = f.name(key)
+	if err := f.checkSize(key, value); err != nil {
+		return err
+	}
+	_, err := do(ctx, f, key, f.newBudget(), true, func(ctx context.Context) (any, error) {
+		return nil, f.backend.Set(ctx, key, value, ttl)
+	})
+	return err
+}
+
+// Delete queues what it can not deliver, and then returns no error: it is
+// Invalidate.
+func (f *front) Delete(ctx context.Context, keys ...string) error {
+	if f.closed.Load() {
+		return ErrClosed
+	}
+	if len(keys) > 0 {
+		f.invalidate(ctx, f.names(keys))
+	}
+	return nil
+}
+
+func (f *front) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
+	if key = f.name(key); f.queue.distrusts(key) {
+		return Lease{State: Writing}, nil
+	}
+	return f.lease(ctx, key, f.newBudget(), req)
+}
+
+func (f *front) Extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
+	return f.extend(ctx, f.name(key), token, ttl)
+}
+
+func (f *front) Fill(ctx context.Context, key, token string, fill Fill) (bool, error) {
+	if key = f.name(key); f.queue.distrusts(key) {
+		return false, nil
+	}
+	if err := f.checkSize(key, fill.Value); err != nil {
+		return false, err
+	}
+	return f.fill(ctx, key, f.newBudget(), token, fill)
+}
+
+func (f *front) Release(ctx context.Context, key, token string) error {
+	return f.release(ctx, f.name(key), f.newBudget(), token)
+}
+
+func (f *front) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	_, err := f.block(ctx, f.newBudget(), token, ttl, f.names(keys))
+	return err
+}
+
+func (f *front) Unblock(ctx context.Context, token string, keys ...string) error {
+	if f.closed.Load() {
+		return ErrClosed
+	}
+	if len(keys) > 0 {
+		f.unblock(ctx, f.newBudget(), token, f.names(keys))
+	}
+	return nil
+}
+
+// clearTimeout bounds a Clear, which scans and so is not held to the budget.
+const clearTimeout = time.Minute
+
+// Clear without prefixes removes everything that the Cache owns: all under its
+// KeyPrefix, or without one the guide's keyspaces and those that the Config
+// names.
+func (f *front) Clear(ctx context.Context, prefixes ...string) error {
+	if len(prefixes) > 0 {
+		prefixes = f.names(prefixes)
+	} else {
+		prefixes = f.owned()
+	}
+	return f.clear(ctx, prefixes)
+}
+
+func (f *front) owned() []string {
+	if f.cfg.KeyPrefix != "" {
+		return []string{f.cfg.KeyPrefix}
+	}
+	var out []string
+	for _, s := range append([]Keyspace{chatMessages, userChats, generation, cancelSignal}, f.cfg.Keyspaces...) {
+		out = append(out, s.Name+":")
+	}
+	for name := range f.cfg.TTLs {
+		out = append(out, name+":")
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func (f *front) clear(ctx context.Context, prefixes []string) error {
+	overflow, seq := f.queue.toClear()
+	f.flights.detachAll()
+	// A backend that does not answer is found out within the budget.
+	if _, _, err := f.get(ctx, f.name("aside-probe:"), f.newBudget()); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
+	defer cancel()
+	if err := f.backend.Clear(ctx, append(overflow, prefixes...)...); err != nil {
+		return err
+	}
+	f.flights.detachAll()
+	f.queue.cleared(seq)
+	return nil
+}
+
+// Status asks the backend even while the breaker is open.
+func (f *front) Status(ctx context.Context) (Status, error) {
+	if f.closed.Load() {
+		return Status{}, ErrClosed
+	}
+	limited, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
+	defer cancel()
+	s, err := f.backend.Status(limited)
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	s.Breaker = "closed"
+	f.breakers.Range(func(_, br any) bool {
+		if br := br.(*breakers); br.node.open.Load() || br.store.open.Load() {
+			s.Breaker = "open"
+		}
+		return true
+	})
+	s.Queued, s.Overflowed = f.queue.status()
+	s.Stats = f.count.stats()
+	return s, err
+}
+
+// Close tries once more to deliver the queue, and says how much is left of it.
+func (f *front) Close() error {
+	if f.closed.Swap(true) {
+		return nil
+	}
+	f.close()
+	f.running.Wait()
+	left := f.lastDelivery()
+	err := f.backend.Close()
+	if left > 0 {
+		return fmt.Errorf("aside: closed with %d invalidations undelivered: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable)
+	}
+	return err
+}

@@ -1,0 +1,352 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+const (
+	// cancelPoll is how often a process looks for cancel signals of the
+	// generations that run in it.
+	cancelPoll = 100 * time.Millisecond
+	// pollers is how many signals it looks for at a time.
+	pollers = 8
+	// retryBeat is how long it waits to write a generation's key once it could not.
+	retryBeat = time.Second
+)
+
+// Generations keeps the state of AI replies that are being generated, at most one
+// a chat room, in all processes that share the cache's backend: the key
+// [GenerationKey] exists while one runs, and [CancelKey] asks it to stop. Other
+// programs may read and set these keys. While the backend is away, and with one
+// that stores nothing, it works within the process.
+//
+// Make one a process and share it. Its methods may be called concurrently.
+type Generations struct {
+	cache Cache
+	f     *front
+
+	mu      sync.Mutex
+	active  map[string]*Generation
+	ending  map[string]*Generation // finished, but the key is still there
+	polling bool
+}
+
+// Generation is a reply that is being generated. Finish it.
+type Generation struct {
+	all    *Generations
+	chatID string
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	mu       sync.Mutex
+	token    string    // names this one as the key's owner; empty when it is not
+	taken    bool      // another process has the key
+	beatAt   time.Time // when to write the key next
+	ownedFor time.Time // when the key expires unless it is written again
+	finished bool
+}
+
+// NewGenerations returns Generations that are kept in c.
+func NewGenerations(c Cache) (*Generations, error) {
+	f, err := frontOf(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Generations{cache: f, f: f, active: make(map[string]*Generation), ending: make(map[string]*Generation)}, nil
+}
+
+// Start begins a generation in a chat room. It returns [ErrGenerating] when one
+// is running, in this process or another. The key is kept until Finish, however
+// long that takes; if the process dies, it goes after its time to live, 5
+// minutes. A backend that is away is no error: the key is written when it is
+// back.
+func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, error) {
+	if err := GenerationKey(chatID).check(); err != nil {
+		return nil, err
+	}
+	if gs.f.closed.Load() {
+		return nil, ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	g := &Generation{all: gs, chatID: chatID}
+	g.ctx, g.cancel = context.WithCancelCause(ctx)
+	g.mu.Lock() // until it has started, nobody else uses it
+	defer g.mu.Unlock()
+
+	gs.mu.Lock()
+	if gs.active[chatID] != nil {
+		gs.mu.Unlock()
+		return nil, ErrGenerating
+	}
+	gs.active[chatID] = g
+	ending := gs.ending[chatID]
+	gs.mu.Unlock()
+
+	if ending != nil {
+		ending.end()
+	}
+	// A signal that is older than the generation is not meant for it. One that
+	// comes after the claim is, so only what was there before is removed.
+	signal := CancelKey(chatID).String()
+	_, stale, _ := gs.cache.Get(ctx, signal)
+	g.claim(ctx)
+	switch {
+	case ctx.Err() != nil:
+		gs.remove(g)
+		gs.f.later(g.release)
+		return nil, ctx.Err()
+	case g.taken:
+		gs.remove(g)
+		return nil, ErrGenerating
+	case stale:
+		_ = gs.cache.Delete(ctx, signal)
+	}
+	gs.poll()
+	return g, nil
+}
+
+// Context returns the context to generate with: Start's, which also ends when
+// someone cancels the generation, with [ErrCancelled] as its [context.Cause],
+// and when it is finished.
+func (g *Generation) Context() context.Context { return g.ctx }
+
+// Finish ends the generation: the room's messages, which the caller has saved by
+// now, are invalidated, and the generation's keys removed, now or when the
+// backend is back. Keys that another process has taken since are left alone.
+// Finishing twice is not an error.
+func (g *Generation) Finish() {
+	g.mu.Lock()
+	if g.finished {
+		g.mu.Unlock()
+		return
+	}
+	g.finished = true
+	taken := g.taken
+	g.mu.Unlock()
+	g.cancel(nil)
+
+	ctx := context.WithoutCancel(g.ctx)
+	_ = Invalidate(ctx, g.all.cache, ChatMessages(g.chatID)) // queued at worst
+	if !taken {
+		_ = g.all.cache.Delete(ctx, CancelKey(g.chatID).String())
+	}
+	gs := g.all
+	gs.mu.Lock()
+	gs.ending[g.chatID] = g
+	gs.mu.Unlock()
+	g.end()
+	gs.remove(g)
+}
+
+// Cancel asks the room's generation to stop, in whichever process it runs; its
+// context ends within 250 ms. It returns [ErrNotGenerating] when none runs, and
+// [ErrUnavailable] when none runs in this process and the backend is away.
+func (gs *Generations) Cancel(ctx context.Context, chatID string) error {
+	if g := gs.own(chatID); g != nil {
+		g.cancel(ErrCancelled)
+		return nil
+	}
+	running, err := gs.Running(ctx, chatID)
+	if err != nil {
+		return err
+	}
+	if !running {
+		return ErrNotGenerating
+	}
+	return gs.cache.Set(ctx, CancelKey(chatID).String(), []byte("1"), gs.f.ttl.base(&cancelSignal))
+}
+
+// Running reports whether a generation runs in the room, in any process.
+func (gs *Generations) Running(ctx context.Context, chatID string) (bool, error) {
+	if err := GenerationKey(chatID).check(); err != nil {
+		return false, err
+	}
+	if gs.own(chatID) != nil {
+		return true, nil
+	}
+	_, ok, err := gs.cache.Get(ctx, GenerationKey(chatID).String())
+	return ok, err
+}
+
+// own returns the room's generation in this process, unless another process has
+// taken its key.
+func (gs *Generations) own(chatID string) *Generation {
+	gs.mu.Lock()
+	g := gs.active[chatID]
+	gs.mu.Unlock()
+	if g == nil {
+		return nil
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.taken || g.finished {
+		return nil
+	}
+	return g
+}
+
+func (gs *Generations) remove(g *Generation) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	if gs.active[g.chatID] == g {
+		delete(gs.active, g.chatID)
+	}
+}
+
+// claim writes the key if there is none. It needs g.mu.
+func (g *Generation) claim(ctx context.Context) {
+	ttl := g.all.f.ttl.base(&generation)
+	sent := time.Now()
+	l, err := g.all.cache.Lease(ctx, GenerationKey(g.chatID).String(), LeaseRequest{TTL: ttl, Claim: []byte("1")})
+	g.beatAt = sent.Add(retryBeat)
+	switch {
+	case err != nil:
+	case l.State == Granted:
+		g.owned(l.Token, sent, ttl)
+	case l.State == Present:
+		g.taken = true
+	}
+}
+
+func (g *Generation) owned(token string, sent time.Time, ttl time.Duration) {
+	g.token, g.ownedFor = token, sent.Add(ttl)
+	g.beatAt = sent.Add(ttl / 3)
+}
+
+// beat keeps the key, or claims it when it is gone or never was there.
+func (g *Generation) beat(ctx context.Context) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.finished || g.taken || time.Now().Before(g.beatAt) {
+		return
+	}
+	if g.token == "" {
+		g.claim(ctx)
+		return
+	}
+	ttl := g.all.f.ttl.base(&generation)
+	sent := time.Now()
+	held, err := g.all.cache.Extend(ctx, GenerationKey(g.chatID).String(), g.token, ttl)
+	switch {
+	case err != nil:
+		g.beatAt = sent.Add(retryBeat)
+	case held:
+		g.owned(g.token, sent, ttl)
+	default:
+		g.token = ""
+		g.claim(ctx)
+	}
+}
+
+// end removes the key of a finished generation, or leaves it among the ending
+// for the next time.
+func (g *Generation) end() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.token != "" && time.Now().Before(g.ownedFor) {
+		if err := g.all.cache.Release(context.Background(), GenerationKey(g.chatID).String(), g.token); err != nil && !errors.Is(err, ErrClosed) {
+			g.all.poll()
+			return
+		}
+	}
+	g.token = ""
+	gs := g.all
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	if gs.ending[g.chatID] == g {
+		delete(gs.ending, g.chatID)
+	}
+}
+
+// release gives up a claim that was made for a caller who has left.
+func (g *Generation) release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.token != "" {
+		_ = g.all.cache.Release(context.Background(), GenerationKey(g.chatID).String(), g.token)
+	}
+}
+
+// poll starts the process's one poller, unless it runs.
+func (gs *Generations) poll() {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	if gs.polling {
+		return
+	}
+	gs.polling = true
+	gs.f.later(gs.pollAll)
+}
+
+// pollAll looks for cancel signals, keeps the keys of what is running and
+// removes those of what has ended, until there is nothing left to look after.
+func (gs *Generations) pollAll() {
+	tick := time.NewTicker(cancelPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-gs.f.closing.Done():
+			return
+		}
+		active, ending, idle := gs.snapshot()
+		if idle {
+			return
+		}
+		var group sync.WaitGroup
+		slots := make(chan struct{}, pollers)
+		for _, g := range active {
+			slots <- struct{}{}
+			group.Go(func() {
+				g.look(gs.f.closing)
+				g.beat(gs.f.closing)
+				<-slots
+			})
+		}
+		for _, g := range ending {
+			slots <- struct{}{}
+			group.Go(func() {
+				g.end()
+				<-slots
+			})
+		}
+		group.Wait()
+	}
+}
+
+func (gs *Generations) snapshot() (active, ending []*Generation, idle bool) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for _, g := range gs.active {
+		active = append(active, g)
+	}
+	for _, g := range gs.ending {
+		ending = append(ending, g)
+	}
+	if idle = len(active)+len(ending) == 0; idle {
+		gs.polling = false
+	}
+	return active, ending, idle
+}
+
+// look ends the generation's context when there is a cancel signal, and removes
+// the signal, which has been handled then.
+func (g *Generation) look(ctx context.Context) {
+	g.mu.Lock()
+	skip := g.finished || g.taken || g.ctx.Err() != nil
+	g.mu.Unlock()
+	if skip {
+		return
+	}
+	signal := CancelKey(g.chatID).String()
+	if _, ok, err := g.all.cache.Get(ctx, signal); err != nil || !ok {
+		return
+	}
+	g.cancel(ErrCancelled)
+	_ = g.all.cache.Delete(ctx, signal)
+}

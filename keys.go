@@ -1,0 +1,136 @@
+package aside
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Keyspace is a group of keys, `Name:id`, that hold values of one kind. Make it
+// once, in a variable; it is not modified.
+type Keyspace struct {
+	// Name is what keys start with. It is at most 64 bytes of letters, digits,
+	// '_', '-' and '.', and not "lease".
+	Name string
+
+	// TTL is how long a value is kept. Config.TTLs, where it names the keyspace,
+	// takes precedence. Defaults to 10 minutes.
+	TTL time.Duration
+
+	// NotFoundTTL is how long ErrNotFound from a loader is kept. Defaults to 0:
+	// it is not.
+	NotFoundTTL time.Duration
+
+	// Codec turns values into what is stored. Defaults to JSON.
+	Codec Codec
+
+	// Share says that values are never modified once loaded, so that callers may
+	// be handed the same one: a hit on a value that was decoded before and has
+	// not changed since is not decoded again.
+	Share bool
+}
+
+// maxIDBytes bounds a key's id: generous, and far from what a Redis command may
+// carry.
+const maxIDBytes = 64 << 10
+
+// The guide's keyspaces. Their keys and values are shared with other programs.
+var (
+	chatMessages = Keyspace{Name: "chat_messages", TTL: 30 * time.Minute}
+	userChats    = Keyspace{Name: "user_chats", TTL: 10 * time.Minute}
+	generation   = Keyspace{Name: "generation", TTL: 5 * time.Minute}
+	cancelSignal = Keyspace{Name: "cancel", TTL: time.Minute}
+)
+
+// ChatMessages is the key of a chat room's conversation,
+// `chat_messages:{chatID}`, kept for 30 minutes.
+func ChatMessages(chatID string) Key { return chatMessages.Key(chatID) }
+
+// UserChats is the key of a user's list of rooms, `user_chats:{userID}`, kept for
+// 10 minutes, for those who choose to cache it.
+func UserChats(userID string) Key { return userChats.Key(userID) }
+
+// GenerationKey is the key that exists, with the value 1, while a reply is being
+// generated: `generation:{chatID}`, kept for 5 minutes unless renewed.
+// [Generations] maintains it.
+func GenerationKey(chatID string) Key { return generation.Key(chatID) }
+
+// CancelKey is the key that asks a running generation to stop:
+// `cancel:{chatID}`, with the value 1, kept for 60 seconds. [Generations]
+// maintains it.
+func CancelKey(chatID string) Key { return cancelSignal.Key(chatID) }
+
+// Key names one value of a keyspace. Its zero value is not valid.
+type Key struct {
+	space Keyspace
+	id    string
+	text  string
+}
+
+// Key returns the key of the value that id names. Any non-empty id of at most
+// 64 KiB is good: whatever bytes it has stand in the key as they are. An id or a
+// keyspace that is not is reported by the operation that the key is handed to.
+func (s Keyspace) Key(id string) Key {
+	return Key{space: s, id: id, text: s.Name + ":" + id}
+}
+
+// String returns the key as it stands in the backend, without Config.KeyPrefix.
+func (k Key) String() string { return k.text }
+
+// check returns what is wrong with the key.
+func (k Key) check() error {
+	if err := k.space.check(); err != nil {
+		return err
+	}
+	switch {
+	case k.id == "":
+		return fmt.Errorf("%w: keyspace %q: the id is empty", ErrInvalidKey, k.space.Name)
+	case len(k.id) > maxIDBytes:
+		return fmt.Errorf("%w: keyspace %q: the id has %d bytes; at most %d are accepted",
+			ErrInvalidKey, k.space.Name, len(k.id), maxIDBytes)
+	}
+	return nil
+}
+
+func (s Keyspace) check() error {
+	if err := checkName(s.Name); err != nil {
+		return err
+	}
+	for _, d := range []time.Duration{s.TTL, s.NotFoundTTL} {
+		if d != 0 && checkTTL(d) != nil {
+			return fmt.Errorf("%w: keyspace %q: %w", ErrInvalidKey, s.Name, checkTTL(d))
+		}
+	}
+	return nil
+}
+
+func checkName(name string) error {
+	if name == "" || name == "lease" || len(name) > 64 || strings.IndexFunc(name, notInName) >= 0 {
+		return fmt.Errorf("%w: keyspace name %.80q: 1 to 64 letters, digits, '_', '-' or '.' are accepted, and not \"lease\"",
+			ErrInvalidKey, name)
+	}
+	return nil
+}
+
+func notInName(r rune) bool {
+	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' || r == '.')
+}
+
+// texts checks keys and returns them as strings, each once.
+func texts(keys []Key) ([]string, error) {
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("%w: no key was given; at least one is needed", ErrInvalidKey)
+	}
+	out := make([]string, 0, len(keys))
+	seen := make(map[string]bool, len(keys))
+	for _, k := range keys {
+		if err := k.check(); err != nil {
+			return nil, err
+		}
+		if !seen[k.text] {
+			seen[k.text] = true
+			out = append(out, k.text)
+		}
+	}
+	return out, nil
+}

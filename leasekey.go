@@ -1,0 +1,93 @@
+package aside
+
+import (
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// slots is the number of hash slots of a Redis Cluster.
+const slots = 16384
+
+// leaseKey returns the key of the hash that holds key's lease, blocks and
+// not-found marker. It hashes to key's own Cluster slot, so that a script may
+// touch both, and no value key can be equal to it: value keys have a keyspace's
+// name in front of their first colon, and that can be neither "lease", nor
+// empty, nor contain a brace.
+//
+//	chat_messages:A      {chat_messages:A}:lease
+//	chat_messages:{A}    lease:chat_messages:{A}
+//	chat_messages:a}     lease::{tag}:chat_messages:a}
+//
+// See https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
+func leaseKey(key string) string {
+	switch {
+	case hashTag(key) != key:
+		return "lease:" + key
+	case !strings.Contains(key, "}"):
+		return "{" + key + "}:lease"
+	default:
+		return "lease::{" + tagForSlot(slotOf(key)) + "}:" + key
+	}
+}
+
+// leasedKey is the inverse of leaseKey. ok is false when lease is not the key of
+// a lease.
+func leasedKey(lease string) (key string, ok bool) {
+	if rest, found := strings.CutPrefix(lease, "lease::{"); found {
+		_, key, ok = strings.Cut(rest, "}:")
+	} else if rest, found := strings.CutPrefix(lease, "lease:"); found {
+		key, ok = rest, true
+	} else if rest, found := strings.CutSuffix(lease, "}:lease"); found {
+		key, ok = strings.CutPrefix(rest, "{")
+	}
+	return key, ok && leaseKey(key) == lease
+}
+
+// hashTag returns the part of key that Redis hashes: what is between the first
+// '{' and the next '}' when there is something, else all of it.
+func hashTag(key string) string {
+	_, rest, ok := strings.Cut(key, "{")
+	if !ok {
+		return key
+	}
+	tag, _, ok := strings.Cut(rest, "}")
+	if !ok || tag == "" {
+		return key
+	}
+	return tag
+}
+
+func slotOf(key string) int { return int(crc16(hashTag(key))) % slots }
+
+// crc16 is CRC-16/XMODEM, which Redis Cluster hashes keys with.
+func crc16(s string) (crc uint16) {
+	for i := range len(s) {
+		crc ^= uint16(s[i]) << 8
+		for range 8 {
+			carry := crc&0x8000 != 0
+			crc <<= 1
+			if carry {
+				crc ^= 0x1021
+			}
+		}
+	}
+	return crc
+}
+
+// tagForSlot returns a short text that hashes to slot.
+func tagForSlot(slot int) string { return slotTags()[slot] }
+
+// slotTags finds a tag for each slot by trying numbers; it takes a few
+// milliseconds, once, and only where a key has a '}' that is no hash tag's.
+var slotTags = sync.OnceValue(func() *[slots]string {
+	var tags [slots]string
+	for n, missing := 0, slots; missing > 0; n++ {
+		tag := strconv.FormatInt(int64(n), 36)
+		if s := slotOf(tag); tags[s] == "" {
+			tags[s] = tag
+			missing--
+		}
+	}
+	return &tags
+})

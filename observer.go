@@ -1,0 +1,84 @@
+package aside
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// Outcome is how a GetOrLoad got its value.
+type Outcome string
+
+const (
+	Hit  Outcome = "HIT"  // from the cache, at the first look
+	Miss Outcome = "MISS" // from the loader, another's load, or a later look
+	Off  Outcome = "OFF"  // from the loader: the cache is switched off
+)
+
+// Event is one finished call of GetOrLoad.
+type Event struct {
+	Keyspace string        // the name of the key's keyspace, for a label; keys are too many
+	Outcome  Outcome       // how the value was got
+	Duration time.Duration // of the whole call
+	Err      error         // what the call returned
+}
+
+// Observer is told of each call of GetOrLoad. Observe is called in the caller's
+// goroutine, with its context, before GetOrLoad returns, so it must be quick. It
+// may be called concurrently.
+type Observer interface {
+	Observe(ctx context.Context, e Event)
+}
+
+// Status describes a Cache.
+type Status struct {
+	Backend    string // TypeRedis, TypeMemory, TypeNone, or what a backend of one's own says
+	Version    string // the server's, where there is one
+	UsedMemory string // of the server or the cache, like 1.21M
+	Keys       int64  // in the database: all keys, not only the cache's
+
+	// The rest is of this process.
+
+	Breaker    string // "closed" while the backend is used, "open" while any of it is left alone
+	Queued     int    // invalidations waiting to be delivered
+	Overflowed bool   // the queue was full: nothing cached is trusted until a Clear went through
+	Stats      Stats
+}
+
+// Stats are counts since the Cache was made, of this process alone.
+type Stats struct {
+	Hits               int64 // reads answered from the cache at the first look
+	Misses             int64 // the other reads
+	Loads              int64 // calls of loaders
+	LoadErrors         int64 // loads that ended with an error other than ErrNotFound, or a panic
+	Coalesced          int64 // reads that took the result of a load begun for another caller
+	Waited             int64 // waits for a load in another process
+	Degraded           int64 // reads that went without the backend because of trouble with it or an undelivered invalidation
+	StaleFills         int64 // loaded values that were not stored because a write came between
+	DecodeErrors       int64 // stored values that did not decode
+	EncodeErrors       int64 // loaded values that could not be encoded or were too large, and were not stored
+	Invalidated        int64 // keys whose invalidation was applied
+	InvalidationQueued int64 // keys whose invalidation had to be queued
+}
+
+type counters struct {
+	hits, misses, loads, loadErrors, coalesced, waited, degraded atomic.Int64
+	staleFills, decodeErrors, encodeErrors, invalidated, queued  atomic.Int64
+}
+
+func (c *counters) stats() Stats {
+	return Stats{
+		Hits:               c.hits.Load(),
+		Misses:             c.misses.Load(),
+		Loads:              c.loads.Load(),
+		LoadErrors:         c.loadErrors.Load(),
+		Coalesced:          c.coalesced.Load(),
+		Waited:             c.waited.Load(),
+		Degraded:           c.degraded.Load(),
+		StaleFills:         c.staleFills.Load(),
+		DecodeErrors:       c.decodeErrors.Load(),
+		EncodeErrors:       c.encodeErrors.Load(),
+		Invalidated:        c.invalidated.Load(),
+		InvalidationQueued: c.queued.Load(),
+	}
+}

@@ -1,0 +1,187 @@
+package aside
+
+import "github.com/redis/go-redis/v9"
+
+// The scripts of the Redis backend. KEYS are pairs of a value key and its lease
+// key. A lease key is a hash:
+//
+//	load   the token of the reader's lease    until  its deadline
+//	claim  1 when the value is a claim's
+//	failed the token of a lease that was released without a value, and its deadline
+//	none   the deadline of the not-found marker
+//	w:…    a writer's block, named by its token, and its deadline
+//
+// Deadlines are milliseconds of Redis's own clock: each field ends by itself,
+// and the whole hash with the last of them. The scripts delete before they set:
+// a Redis that is out of memory refuses to set, but has invalidated by then.
+// They run on Redis 6.2 and later, Valkey and miniredis.
+
+const luaNow = `
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+`
+
+// luaLive reads KEYS[2] into live, less the fields whose time is over, which it
+// removes. A key of another type there is removed: it holds no lease.
+const luaLive = luaNow + `
+local live, blocked, latest = {}, false, 0
+local all = redis.pcall('HGETALL', KEYS[2])
+if all.err then redis.call('DEL', KEYS[2]) all = {} end
+for i = 1, #all, 2 do live[all[i]] = all[i + 1] end
+local function keep(field, deadline)
+	deadline = tonumber(deadline) or 0
+	if deadline > now then
+		if deadline > latest then latest = deadline end
+		return true
+	end
+	redis.call('HDEL', KEYS[2], field)
+	live[field] = nil
+	return false
+end
+if live['load'] and not keep('until', live['until']) then
+	redis.call('HDEL', KEYS[2], 'load', 'claim')
+	live['load'] = nil
+end
+for i = 1, #all, 2 do
+	if string.sub(all[i], 1, 2) == 'w:' and keep(all[i], all[i + 1]) then blocked = true end
+end
+if live['none'] then keep('none', live['none']) end
+if live['failed'] and not keep('failed', string.match(live['failed'], ' (%d+)$')) then live['failed'] = nil end
+local function lasts(deadline)
+	if deadline > latest then latest = deadline end
+	redis.call('PEXPIRE', KEYS[2], latest - now)
+end
+`
+
+// luaDrop invalidates KEYS[i], KEYS[i+1].
+const luaDrop = `
+local function failed(reply) return type(reply) == 'table' and reply.err end
+local function drop(i)
+	redis.call('UNLINK', KEYS[i])
+	if failed(redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')) then
+		redis.call('DEL', KEYS[i + 1])
+	end
+end
+`
+
+var (
+	// leaseScript: ARGV ttl, nonce, waited, has bad, bad, has claim, claim. The
+	// token carries the time, so a command that a client library sends twice
+	// does not make the same one twice.
+	leaseScript = redis.NewScript(luaLive + `
+local value = redis.pcall('GET', KEYS[1])
+if type(value) == 'table' and value.err then
+	redis.call('UNLINK', KEYS[1])
+	value = false
+end
+if value and ARGV[4] == '1' and value == ARGV[5] then
+	redis.call('UNLINK', KEYS[1])
+	value = false
+end
+if value then return {'present', value} end
+local claim = ARGV[6] == '1'
+if not claim then
+	if live['none'] then return {'absent', ''} end
+	if blocked then return {'writing', ''} end
+	if live['load'] then
+		if ARGV[3] ~= '' and live['failed'] and string.match(live['failed'], '^(.*) %d+$') == ARGV[3] then
+			return {'unleased', ''}
+		end
+		return {'loading', live['load']}
+	end
+end
+local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]
+local deadline = now + tonumber(ARGV[1])
+redis.call('HDEL', KEYS[2], 'claim')
+redis.call('HSET', KEYS[2], 'load', token, 'until', deadline)
+if claim then redis.call('HSET', KEYS[2], 'claim', '1') end
+lasts(deadline)
+if claim then redis.call('SET', KEYS[1], ARGV[7], 'PX', ARGV[1]) end
+return {'granted', token}
+`)
+
+	// extendScript: ARGV token, ttl.
+	extendScript = redis.NewScript(luaLive + `
+local deadline = now + tonumber(ARGV[2])
+if live['w:' .. ARGV[1]] then
+	redis.call('HSET', KEYS[2], 'w:' .. ARGV[1], deadline)
+elseif live['load'] == ARGV[1] then
+	if live['claim'] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) == 0 then return 0 end
+	redis.call('HSET', KEYS[2], 'until', deadline)
+else
+	return 0
+end
+lasts(deadline)
+return 1
+`)
+
+	// fillScript: ARGV token, ttl, not found, value.
+	fillScript = redis.NewScript(luaLive + `
+if live['load'] ~= ARGV[1] then return 0 end
+redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed', 'none')
+if ARGV[3] == '1' then
+	local deadline = now + tonumber(ARGV[2])
+	redis.call('HSET', KEYS[2], 'none', deadline)
+	lasts(deadline)
+else
+	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
+end
+return 1
+`)
+
+	// releaseScript: ARGV token, ttl of the failed mark.
+	releaseScript = redis.NewScript(luaLive + `
+if live['load'] ~= ARGV[1] then return 0 end
+redis.call('HDEL', KEYS[2], 'load', 'until', 'claim')
+if live['claim'] then
+	redis.call('UNLINK', KEYS[1])
+else
+	local deadline = now + tonumber(ARGV[2])
+	redis.call('HSET', KEYS[2], 'failed', ARGV[1] .. ' ' .. string.format('%.0f', deadline))
+	lasts(deadline)
+end
+return 1
+`)
+
+	// setScript: ARGV ttl, value.
+	setScript = redis.NewScript(luaDrop + `
+drop(1)
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
+return 1
+`)
+
+	deleteScript = redis.NewScript(luaDrop + `
+for i = 1, #KEYS, 2 do drop(i) end
+return 1
+`)
+
+	// blockScript: ARGV token, ttl.
+	blockScript = redis.NewScript(luaDrop + luaNow + `
+for i = 1, #KEYS, 2 do drop(i) end
+local deadline = now + tonumber(ARGV[2])
+for i = 1, #KEYS, 2 do
+	redis.call('HSET', KEYS[i + 1], 'w:' .. ARGV[1], deadline)
+	if redis.call('PTTL', KEYS[i + 1]) < tonumber(ARGV[2]) then
+		redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
+	end
+end
+return 1
+`)
+
+	// unblockScript: ARGV token.
+	unblockScript = redis.NewScript(luaDrop + `
+for i = 1, #KEYS, 2 do
+	drop(i)
+	redis.call('HDEL', KEYS[i + 1], 'w:' .. ARGV[1])
+end
+return 1
+`)
+)
+
+// endLeaseSource ends the lease in KEYS[1] for Clear. Blocks stay. It is text,
+// since a pipeline can not fall back from a digest that Redis does not know.
+const endLeaseSource = `
+local reply = redis.pcall('HDEL', KEYS[1], 'load', 'until', 'claim', 'failed', 'none')
+if type(reply) == 'table' and reply.err then redis.call('DEL', KEYS[1]) end
+return 1
+`
