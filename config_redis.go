@@ -59,7 +59,7 @@ func (r Redis) isCluster() bool {
 func (r Redis) addr(host string) (string, error) {
 	if h, port, err := net.SplitHostPort(host); err == nil {
 		if n, err := strconv.Atoi(port); h == "" || err != nil || n < 1 || n > 65535 {
-			return "", fmt.Errorf("%.200q: a host, or host:port with a port from 1 to 65535, is accepted", host)
+			return "", fmt.Errorf("%.200q: a host, or host:port with a port from 1 to 65535, is accepted", redacted(host))
 		}
 		return host, nil
 	}

@@ -225,9 +225,11 @@ func (fl *flight) acquire() Lease {
 }
 
 // keepLease extends the lease until stop is called. A lease that has ended is
-// not brought back: what is loaded under it is not stored.
+// not brought back: what is loaded under it is not stored. When every caller has
+// left, the lease is given back at once, whether or not the loader obeys its
+// context: the next caller must not wait for a load that was called off.
 func (fl *flight) keepLease(token string) (stop func()) {
-	return repeat(leaseTTL/3, func(ctx context.Context) (again bool) {
+	extended := repeat(leaseTTL/3, func(ctx context.Context) (again bool) {
 		held, err := fl.f.extend(ctx, fl.key, token, leaseTTL)
 		if err == nil && !held {
 			fl.lost.Store(true)
@@ -235,6 +237,15 @@ func (fl *flight) keepLease(token string) (stop func()) {
 		}
 		return true
 	})
+	abandoned := context.AfterFunc(fl.ctx, func() {
+		extended()
+		fl.lost.Store(true)
+		_ = fl.f.release(context.WithoutCancel(fl.ctx), fl.key, fl.f.newBudget(), token)
+	})
+	return func() {
+		extended()
+		abandoned()
+	}
 }
 
 // callLoader runs the loader and keeps what it returns, or what it panics with.

@@ -1,0 +1,226 @@
+package aside_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/asidetest"
+)
+
+func generations(t *testing.T, c aside.Cache) *aside.Generations {
+	t.Helper()
+	gs, err := aside.NewGenerations(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return gs
+}
+
+func start(t *testing.T, gs *aside.Generations, room string) *aside.Generation {
+	t.Helper()
+	g, err := gs.Start(t.Context(), room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func wantCause(t *testing.T, g *aside.Generation, want error, within time.Duration) {
+	t.Helper()
+	select {
+	case <-g.Context().Done():
+		if cause := context.Cause(g.Context()); cause != want {
+			t.Errorf("the generation ended with %v, want %v", cause, want)
+		}
+	case <-time.After(within):
+		t.Errorf("the generation has not ended within %v", within)
+	}
+}
+
+// Start, cancel and finish work within a process whatever the backend does.
+func TestGenerations_WithinAProcess(t *testing.T) {
+	t.Parallel()
+	for name, open := range map[string]func(t *testing.T) aside.Cache{
+		"memory": func(t *testing.T) aside.Cache { return must(aside.Open(aside.Config{Type: aside.TypeMemory})) },
+		"none":   func(t *testing.T) aside.Cache { return must(aside.Open(aside.Config{Type: aside.TypeNone})) },
+		"away": func(t *testing.T) aside.Cache {
+			c, backend := faulty(t, aside.Config{})
+			backend.SetFault(refuse)
+			return c
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := open(t)
+				defer c.Close()
+				gs := generations(t, c)
+				if err := gs.Cancel(t.Context(), "A"); name != "away" && !errors.Is(err, aside.ErrNotGenerating) || err == nil {
+					t.Errorf("Cancel of nothing: %v", err)
+				}
+				g := start(t, gs, "A")
+				if _, err := gs.Start(t.Context(), "A"); !errors.Is(err, aside.ErrGenerating) {
+					t.Errorf("a second Start: %v", err)
+				}
+				other := start(t, gs, "B")
+				if err := gs.Cancel(t.Context(), "A"); err != nil {
+					t.Error(err)
+				}
+				wantCause(t, g, aside.ErrCancelled, 250*time.Millisecond)
+				if other.Context().Err() != nil {
+					t.Error("another room's generation was cancelled")
+				}
+				g.Finish()
+				g.Finish()
+				start(t, gs, "A").Finish()
+				other.Finish()
+				if err := gs.Cancel(t.Context(), "B"); err == nil {
+					t.Error("Cancel of a finished generation")
+				}
+			})
+		})
+	}
+}
+
+func TestGenerations_AcrossProcesses(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	client := r.client(t)
+	one, two := overRedis(t, r.addr, aside.Config{}), overRedis(t, r.addr, aside.Config{})
+	here, there := generations(t, one), generations(t, two)
+
+	g := start(t, here, "A")
+	if v, ttl := client.Get(t.Context(), "generation:A").Val(), client.TTL(t.Context(), "generation:A").Val(); v != "1" || ttl < 295*time.Second || ttl > 300*time.Second {
+		t.Errorf("generation:A is %q for %v", v, ttl)
+	}
+	if _, err := there.Start(t.Context(), "A"); !errors.Is(err, aside.ErrGenerating) {
+		t.Errorf("Start in another process: %v", err)
+	}
+	if running, err := there.Running(t.Context(), "A"); !running || err != nil {
+		t.Errorf("Running: %v, %v", running, err)
+	}
+	if err := there.Cancel(t.Context(), "A"); err != nil {
+		t.Fatal(err)
+	}
+	if v, ttl := client.Get(t.Context(), "cancel:A").Val(), client.TTL(t.Context(), "cancel:A").Val(); v != "" && (v != "1" || ttl < 58*time.Second || ttl > 60*time.Second) {
+		t.Errorf("cancel:A is %q for %v", v, ttl)
+	}
+	wantCause(t, g, aside.ErrCancelled, 5*time.Second)
+
+	must(aside.GetOrLoad(t.Context(), two, room, func(context.Context) (string, error) { return "before", nil }))
+	g.Finish()
+	if keys := client.Keys(t.Context(), "*").Val(); len(keys) != 0 {
+		t.Errorf("after Finish: %q", keys)
+	}
+
+	// A Python service cancels with SETEX; a signal from before is not for us.
+	client.SetEx(t.Context(), "cancel:A", "1", time.Minute)
+	g = start(t, there, "A")
+	time.Sleep(300 * time.Millisecond)
+	if g.Context().Err() != nil {
+		t.Error("a signal older than the generation cancelled it")
+	}
+	client.SetEx(t.Context(), "cancel:A", "1", time.Minute)
+	wantCause(t, g, aside.ErrCancelled, 5*time.Second)
+	g.Finish()
+
+	// It runs a generation of its own.
+	client.SetEx(t.Context(), "generation:A", "1", 300*time.Second)
+	if _, err := here.Start(t.Context(), "A"); !errors.Is(err, aside.ErrGenerating) {
+		t.Errorf("Start beside another program's generation: %v", err)
+	}
+}
+
+func TestGenerations_SignalIsSeenWithin250ms(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		process, there := must(aside.New(memory, aside.Config{})), must(aside.New(memory, aside.Config{}))
+		here := generations(t, process)
+		defer process.Close()
+		var gs []*aside.Generation
+		for i := range 50 {
+			gs = append(gs, start(t, here, fmt.Sprint(i)))
+		}
+		time.Sleep(time.Second)
+		for i := range gs {
+			if err := generations(t, there).Cancel(t.Context(), fmt.Sprint(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(250 * time.Millisecond)
+		for _, g := range gs {
+			if context.Cause(g.Context()) != aside.ErrCancelled {
+				t.Error("not cancelled within 250ms")
+			}
+			g.Finish()
+		}
+	})
+}
+
+func TestGenerations_KeyIsKeptAndNeverTakenBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		defer memory.Close()
+		away := &asidetest.Faulty{Cache: memory}
+		process, other := must(aside.New(away, aside.Config{})), must(aside.New(memory, aside.Config{}))
+		defer process.Close()
+		defer other.Close()
+		here, there := generations(t, process), generations(t, other)
+		g := start(t, here, "A")
+		time.Sleep(time.Hour)
+		if _, err := there.Start(t.Context(), "A"); !errors.Is(err, aside.ErrGenerating) {
+			t.Errorf("after an hour: %v", err)
+		}
+		away.SetFault(refuse) // until its key has expired, and another has it
+		time.Sleep(6 * time.Minute)
+		theirs := start(t, there, "A")
+		away.SetFault(nil)
+		time.Sleep(10 * time.Minute)
+		g.Finish()
+		time.Sleep(time.Minute)
+		if running, _ := there.Running(t.Context(), "A"); !running || theirs.Context().Err() != nil {
+			t.Error("the old owner ended another's generation")
+		}
+		if _, ok, _ := memory.Get(t.Context(), "generation:A"); !ok {
+			t.Error("the old owner removed another's key")
+		}
+		theirs.Finish()
+		if _, ok, _ := memory.Get(t.Context(), "generation:A"); ok {
+			t.Error("Finish left the key")
+		}
+	})
+}
+
+func TestGenerations_FinishedWhileAwayIsRemovedLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		gs := generations(t, c)
+		g := start(t, gs, "A")
+		backend.SetFault(refuse)
+		time.Sleep(time.Second)
+		g.Finish()
+		backend.SetFault(nil)
+		time.Sleep(2 * time.Second)
+		if _, ok, _ := backend.Cache.Get(t.Context(), "generation:A"); ok {
+			t.Error("generation:A is still there")
+		}
+		// Started while away: the key is written when the backend is back.
+		backend.SetFault(refuse)
+		g = start(t, gs, "A")
+		backend.SetFault(nil)
+		time.Sleep(3 * time.Second)
+		if _, ok, _ := backend.Cache.Get(t.Context(), "generation:A"); !ok {
+			t.Error("generation:A was not written when the backend was back")
+		}
+		g.Finish()
+	})
+}

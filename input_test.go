@@ -1,0 +1,251 @@
+package aside_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside"
+)
+
+func TestConfigFromEnv(t *testing.T) {
+	t.Parallel()
+	cfg, err := aside.ConfigFromEnv(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	guide := map[string]time.Duration{"chat_messages": 1800e9, "user_chats": 600e9, "generation": 300e9, "cancel": 60e9}
+	if diff := cmp.Diff(guide, cfg.TTLs); diff != "" || cfg.Disabled {
+		t.Errorf("defaults: disabled %v, TTLs (-want +got)\n%s", cfg.Disabled, diff)
+	}
+	cfg, err = aside.ConfigFromEnv(map[string]string{
+		"CACHE_ENABLED": "False", "CACHE_TYPE": "Memory", "CACHE_KEY_PREFIX": "app:", "CACHE_TTL_JITTER": "0.1",
+		"CACHE_TTL_CHAT_MESSAGES": "30m", "CACHE_TTL_USER": "5", "CACHE_TTL_CANCEL": "0.5", "CACHE_TIMEOUT": "100ms",
+		"CACHE_MEMORY_MAX_BYTES": "1000", "CACHE_REFUSE_WRITES": "1", "CACHE_QUEUE_SIZE": "7", "CACHE_MAX_VALUE_BYTES": "9",
+		"CACHE_LOAD_TIMEOUT": "60", "REDIS_HOST": "a, b:7000 ,::1", "REDIS_PORT": "7001", "REDIS_USERNAME": "u",
+		"REDIS_PASSWORD": " p ", "REDIS_TLS": "true", "REDIS_DB": "",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := aside.Config{
+		Disabled: true, Type: "memory", KeyPrefix: "app:", Jitter: 0.1, Timeout: 100 * time.Millisecond, LoadTimeout: time.Minute,
+		MemoryMaxBytes: 1000, MaxValueBytes: 9, QueueSize: 7, RefuseWrites: true,
+		TTLs:  map[string]time.Duration{"chat_messages": 1800e9, "user_chats": 600e9, "generation": 300e9, "cancel": 5e8, "user": 5e9},
+		Redis: aside.Redis{Hosts: []string{"a", "b:7000", "::1"}, Port: 7001, Username: "u", Password: " p ", TLS: true},
+	}
+	if diff := cmp.Diff(want, cfg); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestConfigFromEnv_ReportsEverythingThatIsWrong(t *testing.T) {
+	t.Parallel()
+	_, err := aside.ConfigFromEnv(map[string]string{
+		"CACHE_ENABLED": "maybe", "CACHE_TYPE": "memcached", "CACHE_TTL_CHAT_MESSAGES": "-5", "CACHE_TTL_USER_CHATS": "abc",
+		"CACHE_TTL_X": "1000000000000", "REDIS_PORT": "70000", "REDIS_DB": "-1", "CACHE_TTL_JITTER": "NaN", "CACHE_TIMEOUT": "0",
+		"REDIS_URL": "redis://user:hunter2@host:notaport/0", "REDIS_HOST": "x:99999", "CACHE_TTL_": "5", "CACHE_KEY_PREFIX": "{",
+		"CACHE_MEMORY_MAX_BYTES": "1e9", "REDIS_PASSWORD": "hunter2",
+	})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, name := range []string{
+		"CACHE_ENABLED", "CACHE_TYPE", "CACHE_TTL_CHAT_MESSAGES", "CACHE_TTL_USER_CHATS", "CACHE_TTL_X", "REDIS_PORT", "REDIS_DB",
+		"CACHE_TTL_JITTER", "CACHE_TIMEOUT", "REDIS_URL", "REDIS_HOST", "CACHE_TTL_:", "CACHE_KEY_PREFIX", "CACHE_MEMORY_MAX_BYTES",
+	} {
+		if !strings.Contains(err.Error(), name) {
+			t.Errorf("%s is not reported", name)
+		}
+	}
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("the error shows the password:\n%v", err)
+	}
+	if n := strings.Count(err.Error(), "accepted"); n < 13 {
+		t.Errorf("%d of the messages say what is accepted:\n%v", n, err)
+	}
+}
+
+func TestOpen_RefusesWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]aside.Config{
+		"Type":           {Type: "memcached"},
+		"KeyPrefix":      {KeyPrefix: "a}b"},
+		"TTLs":           {TTLs: map[string]time.Duration{"user": -5}},
+		"Keyspaces":      {Keyspaces: []aside.Keyspace{{Name: "a:b"}}},
+		"Jitter":         {Jitter: 1},
+		"Timeout":        {Timeout: -1},
+		"MemoryMaxBytes": {MemoryMaxBytes: -1},
+		"Port":           {Redis: aside.Redis{Port: 70000}},
+		"DB":             {Redis: aside.Redis{DB: 1, Hosts: []string{"a", "b"}}},
+		"Hosts":          {Redis: aside.Redis{Hosts: []string{"user:hunter2@host"}}},
+		"URL":            {Redis: aside.Redis{URL: "http://hunter2@host"}},
+		"SentinelMaster": {Redis: aside.Redis{SentinelMaster: "m", Cluster: true}},
+	} {
+		c, err := aside.Open(cfg)
+		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "hunter2") || c != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	c := open(t, aside.Config{Type: aside.TypeMemory})
+	for _, key := range []aside.Key{
+		{}, aside.ChatMessages(""), aside.Keyspace{Name: "a:b"}.Key("1"), aside.Keyspace{}.Key("1"), aside.Keyspace{Name: "lease"}.Key("1"),
+		aside.Keyspace{Name: "x{y}"}.Key("1"), aside.Keyspace{Name: "ok", TTL: -5}.Key("1"), aside.ChatMessages(strings.Repeat("x", 1<<20)),
+	} {
+		_, err := aside.GetOrLoad(t.Context(), c, key, fails(t))
+		if !errors.Is(err, aside.ErrInvalidKey) {
+			t.Errorf("GetOrLoad(%.20q): %v", key, err)
+		}
+		if err := aside.Invalidate(t.Context(), c, room, key); !errors.Is(err, aside.ErrInvalidKey) {
+			t.Errorf("Invalidate(%.20q): %v", key, err)
+		}
+		if err := aside.Update(t.Context(), c, func(context.Context) error { t.Error("wrote"); return nil }, key); !errors.Is(err, aside.ErrInvalidKey) {
+			t.Errorf("Update(%.20q): %v", key, err)
+		}
+	}
+	want := map[string]aside.Key{
+		"chat_messages:A": aside.ChatMessages("A"), "user_chats:u": aside.UserChats("u"),
+		"generation:A": aside.GenerationKey("A"), "cancel:A": aside.CancelKey("A"), "user:4 2": aside.Keyspace{Name: "user"}.Key("4 2"),
+	}
+	for text, key := range want {
+		if key.String() != text {
+			t.Errorf("got %q, want %q", key, text)
+		}
+	}
+}
+
+func TestAnyIDIsKeptApart(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		ids := []string{"a b", "a\nb", "{a}", "}{", "a{}b", "{", "대화방", "\x00", ":", "a:lease", strings.Repeat("k", 10<<10)}
+		for range 2 {
+			for _, id := range ids {
+				v := must(aside.GetOrLoad(t.Context(), c, aside.ChatMessages(id), func(context.Context) (string, error) { return "v" + id, nil }))
+				if v != "v"+id {
+					t.Errorf("%.20q: got %.20q", id, v)
+				}
+			}
+		}
+		if s := asideStats(t, c); s.Hits != int64(len(ids)) {
+			t.Errorf("%d hits, want %d", s.Hits, len(ids))
+		}
+		for _, id := range ids {
+			if err := aside.Update(t.Context(), c, func(context.Context) error { return nil }, aside.ChatMessages(id)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestBadCalls(t *testing.T) {
+	t.Parallel()
+	c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+	ctx := t.Context()
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	write := func(context.Context) error { return nil }
+	for name, err := range map[string]error{
+		"nil loader":        second(aside.GetOrLoad[string](ctx, c, room, nil)),
+		"nil cache":         second(aside.GetOrLoad(ctx, nil, room, fails(t))),
+		"cancelled":         second(aside.GetOrLoad(ended, c, room, fails(t))),
+		"nil write":         aside.Update(ctx, c, nil, room),
+		"no keys":           aside.Update(ctx, c, write),
+		"nothing to drop":   aside.Invalidate(ctx, c),
+		"cancelled write":   aside.Update(ended, c, func(context.Context) error { t.Error("wrote"); return nil }, room),
+		"nil client":        second(aside.NewRedis(nil, aside.Config{})),
+		"typed nil client":  second(aside.NewRedis((*redis.Client)(nil), aside.Config{})),
+		"reads of replicas": second(aside.NewRedis(redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{"x:1"}, ReadOnly: true}), aside.Config{})),
+		"nil backend":       second(aside.New(nil, aside.Config{})),
+		"nil generations":   second(aside.NewGenerations(nil)),
+		"zero ttl":          c.Set(ctx, "s:1", nil, 0),
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if err := aside.Invalidate(ended, c, room); err != nil {
+		t.Errorf("Invalidate with an ended context: %v: its work is still to be done", err)
+	}
+	gs := generations(t, c)
+	if _, err := gs.Start(ctx, ""); !errors.Is(err, aside.ErrInvalidKey) {
+		t.Errorf("Start of an empty id: %v", err)
+	}
+	c.Close()
+	if err := c.Close(); err != nil {
+		t.Errorf("a second Close: %v", err)
+	}
+	_, _, getErr := c.Get(ctx, "s:1")
+	for name, err := range map[string]error{
+		"GetOrLoad": second(aside.GetOrLoad(ctx, c, room, fails(t))), "Update": aside.Update(ctx, c, write, room),
+		"Invalidate": aside.Invalidate(ctx, c, room), "Start": second(gs.Start(ctx, "A")), "Get": getErr,
+		"Clear": c.Clear(ctx), "Status": second(c.Status(ctx)),
+	} {
+		if !errors.Is(err, aside.ErrClosed) {
+			t.Errorf("%s on a closed cache: %v", name, err)
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestLogAndObserver(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	var seen recorder
+	c := open(t, aside.Config{
+		Type: aside.TypeMemory, Observer: &seen,
+		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
+	for range 2 {
+		read(t, c, func(context.Context) (string, error) { return "v", nil })
+	}
+	for _, want := range []string{`msg="[CACHE MISS]" key=chat_messages:A`, `msg="[CACHE HIT]" key=chat_messages:A`} {
+		if strings.Count(log.String(), want) != 1 {
+			t.Errorf("the log has not once %s:\n%s", want, &log)
+		}
+	}
+	if !cmp.Equal(seen.outcomes, []aside.Outcome{aside.Miss, aside.Hit}) {
+		t.Errorf("observed %v", seen.outcomes)
+	}
+	if s := asideStats(t, c); s.Hits != 1 || s.Misses != 1 || s.Loads != 1 {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+type recorder struct{ outcomes []aside.Outcome }
+
+func (r *recorder) Observe(_ context.Context, e aside.Event) {
+	r.outcomes = append(r.outcomes, e.Outcome)
+}
+
+func TestClear(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	client := r.client(t)
+	client.Set(t.Context(), "theirs", "x", 0)
+	own := aside.Keyspace{Name: "own"}
+	for _, cfg := range []aside.Config{{Keyspaces: []aside.Keyspace{own}}, {KeyPrefix: "app[1]:"}} {
+		c := overRedis(t, r.addr, cfg)
+		for _, key := range []aside.Key{room, aside.UserChats("u"), own.Key("{1}")} {
+			must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (int, error) { return 1, nil }))
+		}
+		if err := c.Clear(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if keys := client.Keys(t.Context(), "*").Val(); !cmp.Equal(keys, []string{"theirs"}) {
+			t.Errorf("after Clear: %q", keys)
+		}
+	}
+}

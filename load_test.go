@@ -1,0 +1,311 @@
+package aside_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/asidetest"
+)
+
+func TestP3_AColdKeyIsLoadedOnce(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		caches := []aside.Cache{newCache(t)}
+		if s, _ := caches[0].Status(t.Context()); s.Backend != aside.TypeMemory {
+			caches = append(caches, newCache(t), newCache(t)) // other processes
+		}
+		var loads counter
+		var wg sync.WaitGroup
+		for i := range 300 {
+			wg.Go(func() {
+				v := read(t, caches[i%len(caches)], func(context.Context) (string, error) {
+					loads.Add(1)
+					time.Sleep(50 * time.Millisecond)
+					return "v", nil
+				})
+				if v != "v" {
+					t.Errorf("got %q", v)
+				}
+			})
+		}
+		wg.Wait()
+		if loads.Load() != 1 {
+			t.Errorf("%d loads, want 1", loads.Load())
+		}
+	})
+}
+
+func TestP3_AHolderThatDiesIsReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		defer c.Close()
+		must(c.Lease(t.Context(), room.String(), aside.LeaseRequest{TTL: 2 * time.Second})) // as a process that dies now
+		start := time.Now()
+		read(t, c, func(context.Context) (string, error) { return "v", nil })
+		if took := time.Since(start); took > 2500*time.Millisecond {
+			t.Errorf("replaced after %v, want at most 2.5s", took)
+		}
+	})
+}
+
+func TestP3_ALongLoadKeepsItsLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		one, two := must(aside.New(memory, aside.Config{})), must(aside.New(memory, aside.Config{}))
+		defer one.Close()
+		var loads counter
+		load := func(context.Context) (string, error) {
+			loads.Add(1)
+			time.Sleep(3 * time.Minute)
+			return "v", nil
+		}
+		var wg sync.WaitGroup
+		for _, c := range []aside.Cache{one, two} {
+			wg.Go(func() { read(t, c, load) })
+		}
+		wg.Wait()
+		if loads.Load() != 1 {
+			t.Errorf("%d loads, want 1", loads.Load())
+		}
+		if got := read(t, two, fails(t)); got != "v" {
+			t.Errorf("stored %q", got)
+		}
+	})
+}
+
+// Eight processes ask for what can not be loaded: the last one must not wait for
+// seven loads.
+func TestP3_FailingLoadsAreNotWaitedForInTurn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		defer memory.Close()
+		failed := errors.New("database down")
+		start := time.Now()
+		var wg sync.WaitGroup
+		for range 8 {
+			c := must(aside.New(memory, aside.Config{}))
+			wg.Go(func() {
+				_, err := aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) {
+					time.Sleep(time.Second)
+					return "", failed
+				})
+				if err != failed {
+					t.Errorf("got %v, want the loader's error", err)
+				}
+			})
+		}
+		wg.Wait()
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("the last process got its error after %v, want at most three loads' time", took)
+		}
+	})
+}
+
+func TestP4_TheFirstCallersLeavingHarmsNobody(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		var loads counter
+		loading, release := make(chan struct{}), make(chan struct{})
+		load := func(ctx context.Context) (string, error) {
+			if loads.Add(1) == 1 {
+				close(loading)
+			}
+			select {
+			case <-release:
+				return "v", nil
+			case <-ctx.Done():
+				return "", ctx.Err()
+			}
+		}
+		first, leave := context.WithCancel(t.Context())
+		left := make(chan error)
+		go func() {
+			_, err := aside.GetOrLoad(first, c, room, load)
+			left <- err
+		}()
+		<-loading
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if v, err := aside.GetOrLoad(t.Context(), c, room, load); v != "v" || err != nil {
+					t.Errorf("a waiter got %q, %v", v, err)
+				}
+			})
+		}
+		for asideStats(t, c).Misses+asideStats(t, c).Hits == 0 && runtime.NumGoroutine() < 20 {
+			runtime.Gosched()
+		}
+		time.Sleep(50 * time.Millisecond) // the waiters wait
+		leave()
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("who left got %v", err)
+		}
+		close(release)
+		wg.Wait()
+		if loads.Load() != 1 {
+			t.Errorf("%d loads, want 1", loads.Load())
+		}
+	})
+}
+
+func asideStats(t *testing.T, c aside.Cache) aside.Stats {
+	s, err := c.Status(context.Background())
+	if err != nil {
+		t.Log(err)
+	}
+	return s.Stats
+}
+
+func TestP4_AWaiterLeavesAtItsOwnDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		defer c.Close()
+		finish := slowLoad(t, c, "v")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		_, err := aside.GetOrLoad(ctx, c, room, fails(t))
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+			t.Errorf("got %v after %v", err, time.Since(start))
+		}
+		if v := finish(); v != "v" {
+			t.Errorf("the other caller got %q", v)
+		}
+	})
+}
+
+func TestP4_TheLastWaiterEndsTheLoadAndNobodyJoinsIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		defer c.Close()
+		ctx, leave := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go aside.GetOrLoad(ctx, c, room, func(ctx context.Context) (string, error) {
+			<-ctx.Done()
+			ended <- ctx.Err()
+			time.Sleep(time.Minute) // does not obey at once
+			return "", ctx.Err()
+		})
+		synctest.Wait()
+		leave()
+		if err := <-ended; err != context.Canceled {
+			t.Errorf("the load's context ended with %v", err)
+		}
+		start := time.Now()
+		v := read(t, c, func(ctx context.Context) (string, error) { return "new", ctx.Err() })
+		if v != "new" || time.Since(start) > 3*time.Second {
+			t.Errorf("a newcomer got %q after %v", v, time.Since(start))
+		}
+		time.Sleep(2 * time.Minute)
+	})
+}
+
+func TestP4_TheLoadKeepsTheCallersValuesAndHasATimeout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := must(aside.Open(aside.Config{Type: aside.TypeMemory, LoadTimeout: time.Minute}))
+		defer c.Close()
+		type ctxKey struct{}
+		ctx := context.WithValue(t.Context(), ctxKey{}, "trace")
+		_, err := aside.GetOrLoad(ctx, c, room, func(ctx context.Context) (string, error) {
+			if ctx.Value(ctxKey{}) != "trace" {
+				t.Error("the load's context has lost the caller's values")
+			}
+			<-ctx.Done()
+			return "", ctx.Err()
+		})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want the load's timeout", err)
+		}
+	})
+}
+
+func TestP4_APanicReachesWhoWaited(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		call := func() (p any) {
+			defer func() { p = recover() }()
+			aside.GetOrLoad(t.Context(), c, room, explode)
+			return nil
+		}
+		var wg sync.WaitGroup
+		var stacks atomic.Int64
+		for range 10 {
+			wg.Go(func() {
+				p, ok := call().(*aside.PanicError)
+				if !ok || p.Value != "boom" {
+					t.Errorf("recovered %v", p)
+				} else if strings.Contains(string(p.Stack), "explode") {
+					stacks.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if stacks.Load() != 10 {
+			t.Errorf("%d of 10 had the loader's stack", stacks.Load())
+		}
+		if got := read(t, c, func(context.Context) (string, error) { return "v", nil }); got != "v" {
+			t.Errorf("after the panic: %q", got)
+		}
+	})
+}
+
+func explode(context.Context) (string, error) { panic("boom") }
+
+func TestP4_ALoaderThatExitsItsGoroutineHangsNobody(t *testing.T) {
+	t.Parallel()
+	c := open(t, aside.Config{Type: aside.TypeMemory})
+	_, err := aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) {
+		runtime.Goexit()
+		return "", nil
+	})
+	if err == nil {
+		t.Error("got no error")
+	}
+}
+
+// A caller who has met trouble does not wait for a flight that meets it again.
+func TestP5_OneBudgetForACallThatJoins(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		backend := &asidetest.Faulty{Cache: memory}
+		c := must(aside.New(backend, aside.Config{}))
+		defer c.Close()
+		var gets atomic.Int64
+		backend.SetFault(func(ctx context.Context, method string) error {
+			if method == "Get" && gets.Add(1) == 1 {
+				time.Sleep(100 * time.Millisecond) // the first caller's goes through, late
+				return nil
+			}
+			return asidetest.Hang(ctx, method)
+		})
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				start := time.Now()
+				read(t, c, func(context.Context) (string, error) { return "v", nil })
+				if took := time.Since(start); took > 350*time.Millisecond {
+					t.Errorf("a call took %v", took)
+				}
+			})
+			synctest.Wait()
+		}
+		wg.Wait()
+	})
+}

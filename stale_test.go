@@ -1,0 +1,378 @@
+package aside_test
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/asidetest"
+)
+
+var room = aside.ChatMessages("A")
+
+// slowLoad begins a read whose loader has seen the old value and does not return
+// it until finish is called, which returns what the read got.
+func slowLoad(t *testing.T, c aside.Cache, old string) (finish func() string) {
+	t.Helper()
+	seen, release, got := make(chan struct{}), make(chan struct{}), make(chan string, 1)
+	go func() {
+		v, err := aside.GetOrLoad(context.Background(), c, room, func(context.Context) (string, error) {
+			close(seen)
+			<-release
+			return old, nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		got <- v
+	}()
+	<-seen
+	return func() string { close(release); return <-got }
+}
+
+func read(t *testing.T, c aside.Cache, load func(context.Context) (string, error)) string {
+	t.Helper()
+	v, err := aside.GetOrLoad(t.Context(), c, room, load)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func fails(t *testing.T) func(context.Context) (string, error) {
+	return func(context.Context) (string, error) {
+		t.Error("the loader was called for what should be a hit")
+		return "", errors.New("loaded")
+	}
+}
+
+// writes are the ways to invalidate.
+var writes = map[string]func(t *testing.T, c aside.Cache){
+	"Update": func(t *testing.T, c aside.Cache) {
+		if err := aside.Update(t.Context(), c, func(context.Context) error { return nil }, room); err != nil {
+			t.Error(err)
+		}
+	},
+	"Invalidate": func(t *testing.T, c aside.Cache) {
+		if err := aside.Invalidate(t.Context(), c, room); err != nil {
+			t.Error(err)
+		}
+	},
+}
+
+func TestP1_ALoadThatBeganBeforeAWriteIsNotStored(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		for name, write := range writes {
+			c := newCache(t)
+			finish := slowLoad(t, c, "old")
+			write(t, c)
+			finish()
+			var loads counter
+			if got := read(t, c, loads.load("new")); got != "new" {
+				t.Errorf("%s: a reader after the write got %q", name, got)
+			}
+			if got := read(t, c, fails(t)); got != "new" {
+				t.Errorf("%s: stored %q", name, got)
+			}
+			write(t, c)
+		}
+	})
+}
+
+func TestP1_AReaderAfterAWriteDoesNotWaitForTheOldLoad(t *testing.T) {
+	t.Parallel()
+	check := func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		for name, write := range writes {
+			c := newCache(t)
+			finish := slowLoad(t, c, "old")
+			write(t, c)
+			var loads counter
+			if got := read(t, c, loads.load("new")); got != "new" {
+				t.Errorf("%s: a reader after the write got %q", name, got)
+			}
+			finish()
+			write(t, c)
+		}
+	}
+	storing(t, check)
+	t.Run("none", func(t *testing.T) {
+		check(t, func(t *testing.T) aside.Cache { return open(t, aside.Config{Type: aside.TypeNone}) })
+	})
+}
+
+func TestP1_AWriteInAnotherProcessWins(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	for name, write := range writes {
+		one, two := overRedis(t, server.Addr(), aside.Config{}), overRedis(t, server.Addr(), aside.Config{})
+		finish := slowLoad(t, one, "old")
+		write(t, two)
+		// A reader in the first process comes after the write: the old load still
+		// runs there, and its result is not for him.
+		got := make(chan string)
+		go func() { got <- read(t, one, func(context.Context) (string, error) { return "new", nil }) }()
+		time.Sleep(20 * time.Millisecond) // the reader has joined by now, if it ever does
+		finish()
+		if v := <-got; v != "new" {
+			t.Errorf("%s: a reader after the write got %q", name, v)
+		}
+		if v := read(t, two, func(context.Context) (string, error) { return "new", nil }); v != "new" {
+			t.Errorf("%s: stored %q", name, v)
+		}
+		write(t, one)
+	}
+}
+
+func TestP1_WhileAWriteRunsNothingIsStored(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		var loads counter
+		err := aside.Update(t.Context(), c, func(context.Context) error {
+			for range 3 {
+				read(t, c, loads.load("old"))
+			}
+			return nil
+		}, room)
+		if err != nil || loads.Load() != 3 {
+			t.Errorf("err %v, %d loads during the write, want 3", err, loads.Load())
+		}
+		if got := read(t, c, loads.load("new")); got != "new" {
+			t.Errorf("after the write: %q", got)
+		}
+	})
+}
+
+func TestP1_AFailedWriteInvalidates(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		failed := errors.New("timed out, perhaps committed")
+		read(t, c, func(context.Context) (string, error) { return "old", nil })
+		if err := aside.Update(t.Context(), c, func(context.Context) error { return failed }, room); err != failed {
+			t.Errorf("Update returned %v, want the write's error", err)
+		}
+		if got := read(t, c, func(context.Context) (string, error) { return "new", nil }); got != "new" {
+			t.Errorf("after the failed write: %q", got)
+		}
+		func() {
+			defer func() { recover() }()
+			_ = aside.Update(t.Context(), c, func(context.Context) error { panic("write") }, room)
+			t.Error("the write's panic was swallowed")
+		}()
+		if got := read(t, c, func(context.Context) (string, error) { return "newer", nil }); got != "newer" {
+			t.Errorf("after the write that panicked: %q", got)
+		}
+		if got := read(t, c, fails(t)); got != "newer" {
+			t.Errorf("stored %q: the panicking write left its block", got)
+		}
+	})
+}
+
+// register is a database of one value whose writes commit one after another.
+type register struct{ version atomic.Int64 }
+
+// race runs readers and writers of one register through caches, and checks that
+// no read returns less than what was committed by a write that had returned
+// before the read began, or than an earlier read had returned.
+func race(t *testing.T, caches []aside.Cache, d time.Duration, queuedIsLocal bool) {
+	var (
+		db       register
+		applied  atomic.Int64                        // the newest version whose write has returned
+		local    = make([]atomic.Int64, len(caches)) // the same of writes whose invalidation was queued
+		highest  atomic.Int64                        // the newest version a read has returned
+		wg       sync.WaitGroup
+		reads    atomic.Int64
+		deadline = time.Now().Add(d)
+		storeMax = func(a *atomic.Int64, v int64) {
+			for old := a.Load(); v > old && !a.CompareAndSwap(old, v); old = a.Load() {
+			}
+		}
+	)
+	for i, c := range caches {
+		for range 6 {
+			wg.Go(func() {
+				for time.Now().Before(deadline) {
+					floor := max(applied.Load(), local[i].Load())
+					if !queuedIsLocal {
+						floor = max(floor, highest.Load())
+					}
+					v, err := aside.GetOrLoad(context.Background(), c, room, func(context.Context) (int64, error) {
+						v := db.version.Load()
+						time.Sleep(time.Duration(rand.IntN(3000)) * time.Microsecond)
+						return v, nil
+					})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if v < floor {
+						t.Errorf("cache %d: read %d after %d was written or read", i, v, floor)
+						return
+					}
+					storeMax(&highest, v)
+					reads.Add(1)
+				}
+			})
+		}
+		wg.Go(func() {
+			for time.Now().Before(deadline) {
+				time.Sleep(time.Duration(rand.IntN(4000)) * time.Microsecond)
+				var v int64
+				err := aside.Update(context.Background(), c, func(context.Context) error {
+					time.Sleep(time.Duration(rand.IntN(500)) * time.Microsecond)
+					v = db.version.Add(1)
+					time.Sleep(time.Duration(rand.IntN(500)) * time.Microsecond)
+					return nil
+				}, room)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if aside.Pending(c, room) {
+					storeMax(&local[i], v)
+				} else if !queuedIsLocal {
+					storeMax(&applied, v)
+				} else {
+					storeMax(&local[i], v)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if reads.Load() < 50 {
+		t.Errorf("only %d reads: the race has shown nothing", reads.Load())
+	}
+}
+
+func TestP1_Race(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		race(t, []aside.Cache{newCache(t)}, time.Second, false)
+	})
+	t.Run("none", func(t *testing.T) {
+		t.Parallel()
+		race(t, []aside.Cache{open(t, aside.Config{Type: aside.TypeNone})}, time.Second, false)
+	})
+	t.Run("two processes", func(t *testing.T) {
+		t.Parallel()
+		r := startRedis(t)
+		race(t, []aside.Cache{overRedis(t, r.addr, aside.Config{}), overRedis(t, r.addr, aside.Config{})}, 2*time.Second, false)
+	})
+}
+
+// With a backend whose commands fail at random, before or after they were carried
+// out, a process sees at least its own writes.
+func TestP1_RaceUnderFaults(t *testing.T) {
+	t.Parallel()
+	memory := open(t, aside.Config{Type: aside.TypeMemory})
+	failed := errors.New("connection reset")
+	caches := make([]aside.Cache, 2)
+	for i := range caches {
+		backend := &lossy{Cache: memory, err: failed}
+		caches[i] = must(aside.New(backend, aside.Config{}))
+		t.Cleanup(func() { caches[i].Close() })
+	}
+	race(t, caches, 2*time.Second, true)
+}
+
+// lossy loses one call in eight, and the replies of as many.
+type lossy struct {
+	aside.Cache
+	err error
+}
+
+func (l *lossy) lose() (before, after bool) {
+	n := rand.IntN(8)
+	return n == 0, n == 1
+}
+
+func lose(l *lossy, call func() error) error {
+	before, after := l.lose()
+	if before {
+		return l.err
+	}
+	err := call()
+	if after {
+		return l.err
+	}
+	return err
+}
+
+func (l *lossy) Delete(ctx context.Context, keys ...string) error {
+	return lose(l, func() error { return l.Cache.Delete(ctx, keys...) })
+}
+
+func (l *lossy) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
+	return lose(l, func() error { return l.Cache.Block(ctx, token, ttl, keys...) })
+}
+
+func (l *lossy) Unblock(ctx context.Context, token string, keys ...string) error {
+	return lose(l, func() error { return l.Cache.Unblock(ctx, token, keys...) })
+}
+
+func (l *lossy) Lease(ctx context.Context, key string, req aside.LeaseRequest) (lease aside.Lease, err error) {
+	err = lose(l, func() (err error) { lease, err = l.Cache.Lease(ctx, key, req); return err })
+	return lease, err
+}
+
+func (l *lossy) Fill(ctx context.Context, key, token string, fill aside.Fill) (stored bool, err error) {
+	err = lose(l, func() (err error) { stored, err = l.Cache.Fill(ctx, key, token, fill); return err })
+	return stored, err
+}
+
+func TestP2_AWriterThatDiesLeavesNothingStale(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		dying := &asidetest.Faulty{Cache: c}
+		process := must(aside.New(dying, aside.Config{}))
+		read(t, c, func(context.Context) (string, error) { return "old", nil })
+		err := aside.Update(t.Context(), process, func(context.Context) error {
+			dying.SetFault(func(context.Context, string) error { return errors.New("dead") })
+			return nil
+		}, room)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var loads counter
+		for range 2 {
+			if got := read(t, c, loads.load("new")); got != "new" {
+				t.Errorf("after the writer died: %q", got)
+			}
+		}
+		if loads.Load() != 2 {
+			t.Errorf("%d loads, want 2: while the block stands nothing is stored", loads.Load())
+		}
+	})
+}
+
+func TestP2_AWriteStopsBeforeItsBlockLapses(t *testing.T) {
+	t.Parallel()
+	memory := open(t, aside.Config{Type: aside.TypeMemory})
+	backend := &asidetest.Faulty{Cache: memory}
+	c := must(aside.New(backend, aside.Config{}))
+	defer c.Close()
+	start := time.Now()
+	err := aside.Update(t.Context(), c, func(ctx context.Context) error {
+		backend.SetFault(func(_ context.Context, method string) error {
+			if method == "Extend" {
+				return errors.New("away")
+			}
+			return nil
+		})
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}, room)
+	if !errors.Is(err, aside.ErrBlockLost) || time.Since(start) > 10*time.Second {
+		t.Errorf("the write ended with %v after %v, want ErrBlockLost before 10s", err, time.Since(start))
+	}
+}

@@ -1,0 +1,408 @@
+package aside_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/asidetest"
+)
+
+var errDown = errors.New("connection refused")
+
+func refuse(context.Context, string) error { return errDown }
+
+// faulty returns a Cache over a memory backend that can be told to fail.
+func faulty(t *testing.T, cfg aside.Config) (aside.Cache, *asidetest.Faulty) {
+	t.Helper()
+	backend := &asidetest.Faulty{Cache: must(aside.Open(aside.Config{Type: aside.TypeMemory}))}
+	c := must(aside.New(backend, cfg))
+	t.Cleanup(func() { c.Close() })
+	return c, backend
+}
+
+func TestP5_ABackendThatHangsCostsOneBudgetThenNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		backend.SetFault(asidetest.Hang)
+		var costs []time.Duration
+		for i := range 10 {
+			key := aside.ChatMessages(fmt.Sprint(i))
+			start := time.Now()
+			v, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) {
+				time.Sleep(30 * time.Millisecond)
+				return "v", nil
+			})
+			if v != "v" || err != nil {
+				t.Fatal(v, err)
+			}
+			costs = append(costs, time.Since(start)-30*time.Millisecond)
+		}
+		for i, cost := range costs {
+			if limit := 250 * time.Millisecond; i < 3 && cost > limit || i >= 3 && cost > 0 {
+				t.Errorf("call %d cost %v: %v", i, cost, costs)
+			}
+		}
+		if s, _ := c.Status(t.Context()); s.Breaker != "open" {
+			t.Errorf("the breaker is %s", s.Breaker)
+		}
+		backend.SetFault(nil)
+		time.Sleep(600 * time.Millisecond)
+		read(t, c, func(context.Context) (string, error) { return "v", nil })
+		read(t, c, fails(t))
+		if s, _ := c.Status(t.Context()); s.Breaker != "closed" {
+			t.Errorf("the breaker is %s after the backend is back", s.Breaker)
+		}
+	})
+}
+
+func TestP5_WhileTheBackendHangsLoadsAreCoalesced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		backend.SetFault(asidetest.Hang)
+		var loads counter
+		var wg sync.WaitGroup
+		for range 500 {
+			wg.Go(func() {
+				read(t, c, func(context.Context) (string, error) {
+					loads.Add(1)
+					time.Sleep(50 * time.Millisecond)
+					return "v", nil
+				})
+			})
+		}
+		wg.Wait()
+		if loads.Load() > 2 {
+			t.Errorf("%d loads for 500 callers at once", loads.Load())
+		}
+	})
+}
+
+func TestP5_TheCallersOwnCancellationDoesNotOpenTheBreaker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		backend.SetFault(asidetest.Hang)
+		for range 10 {
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(100*time.Millisecond, cancel)
+			if _, err := aside.GetOrLoad(ctx, c, room, fails(t)); !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+		}
+		if s, _ := c.Status(t.Context()); s.Breaker != "closed" {
+			t.Errorf("the breaker is %s", s.Breaker)
+		}
+	})
+}
+
+// A deadline shorter than the budget leaves time to load, and a hanging backend
+// opens the breaker all the same.
+func TestP5_ShortDeadlines(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		backend.SetFault(asidetest.Hang)
+		for range 5 {
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			v, err := aside.GetOrLoad(ctx, c, room, func(context.Context) (string, error) {
+				time.Sleep(50 * time.Millisecond)
+				return "v", nil
+			})
+			if v != "v" || err != nil {
+				t.Errorf("got %q, %v", v, err)
+			}
+			cancel()
+		}
+		if s, _ := c.Status(t.Context()); s.Breaker != "open" {
+			t.Errorf("the breaker is %s", s.Breaker)
+		}
+	})
+}
+
+func TestP5_ABackendThatRefusesToStoreStillServesAndInvalidates(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t, "--maxmemory-policy", "noeviction")
+	c := overRedis(t, r.addr, aside.Config{})
+	client := r.client(t)
+	read(t, c, func(context.Context) (string, error) { return "v", nil })
+	client.ConfigSet(t.Context(), "maxmemory", "1")
+	read(t, c, fails(t))
+	for range 10 {
+		other := aside.ChatMessages("B")
+		if v, err := aside.GetOrLoad(t.Context(), c, other, func(context.Context) (string, error) { return "w", nil }); v != "w" || err != nil {
+			t.Fatal(v, err)
+		}
+	}
+	writes["Invalidate"](t, c)
+	if n := client.Exists(t.Context(), room.String()).Val(); n != 0 || aside.Pending(c, room) {
+		t.Error("the invalidation was not applied")
+	}
+	writes["Update"](t, c)
+	if aside.Pending(c, room) {
+		t.Error("the update was not applied")
+	}
+}
+
+func TestP5_NoScriptsAllowed(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	admin := r.client(t)
+	if err := admin.Do(t.Context(), "ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-@scripting").Err(); err != nil {
+		t.Fatal(err)
+	}
+	c := overRedis(t, r.addr, aside.Config{Redis: aside.Redis{Username: "plain", Password: "secret"}})
+	admin.Set(t.Context(), room.String(), `"theirs"`, time.Minute)
+	if got := read(t, c, fails(t)); got != "theirs" {
+		t.Errorf("got %q", got)
+	}
+	for name, write := range writes {
+		admin.Set(t.Context(), room.String(), `"theirs"`, time.Minute)
+		write(t, c)
+		if admin.Exists(t.Context(), room.String()).Val() != 0 || aside.Pending(c, room) {
+			t.Errorf("%s was not applied", name)
+		}
+	}
+	if got := read(t, c, func(context.Context) (string, error) { return "v", nil }); got != "v" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// Whatever client is handed in, a Redis that accepts and never answers costs at
+// most the budget a call. The bound is wide: it tells a budget of 250 ms from the
+// 5 s that go-redis waits by itself.
+func TestP5_BlackHole(t *testing.T) {
+	t.Parallel()
+	hole := must(net.Listen("tcp", "127.0.0.1:0"))
+	defer hole.Close()
+	addr := hole.Addr().String()
+	clients := map[string]redis.UniversalClient{
+		"default":         redis.NewClient(&redis.Options{Addr: addr}),
+		"context timeout": redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true}),
+		"cluster":         redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{addr}}),
+		"sentinel":        redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "m", SentinelAddrs: []string{addr}}),
+	}
+	for name, client := range clients {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := must(aside.NewRedis(client, aside.Config{}))
+			defer client.Close()
+			defer c.Close()
+			for i := range 5 {
+				start := time.Now()
+				if got := read(t, c, func(context.Context) (string, error) { return "v", nil }); got != "v" {
+					t.Errorf("got %q", got)
+				}
+				writes["Update"](t, c)
+				if took := time.Since(start); took > 2*time.Second {
+					t.Errorf("call %d took %v", i, took)
+				}
+			}
+			if s, err := c.Status(t.Context()); err == nil || s.Breaker != "open" {
+				t.Errorf("breaker %s, %v", s.Breaker, err)
+			}
+		})
+	}
+}
+
+// The whole of an outage with a real server: killed, back; frozen, back.
+func TestP6_RealOutages(t *testing.T) {
+	t.Parallel()
+	for name, outage := range map[string]struct{ begin, end func(*redisServer) }{
+		"killed": {(*redisServer).kill, (*redisServer).start},
+		"frozen": {
+			func(r *redisServer) { r.cmd.Process.Signal(syscall.SIGSTOP) },
+			func(r *redisServer) { r.cmd.Process.Signal(syscall.SIGCONT) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := startRedis(t)
+			c, other := overRedis(t, r.addr, aside.Config{}), overRedis(t, r.addr, aside.Config{})
+			read(t, c, func(context.Context) (string, error) { return "old", nil })
+			outage.begin(r)
+			writes["Update"](t, c)
+			if !aside.Pending(c, room) {
+				t.Error("the update is not pending while Redis is away")
+			}
+			for range 5 {
+				if got := read(t, c, func(context.Context) (string, error) { return "new", nil }); got != "new" {
+					t.Errorf("while Redis is away: %q", got)
+				}
+			}
+			outage.end(r)
+			eventually(t, "the invalidation is delivered", func() bool { return !aside.Pending(c, room) })
+			if got := read(t, other, func(context.Context) (string, error) { return "new", nil }); got != "new" {
+				t.Errorf("another process reads %q after the delivery", got)
+			}
+			eventually(t, "hits come back", func() bool {
+				before := asideStats(t, c).Hits
+				read(t, c, func(context.Context) (string, error) { return "new", nil })
+				return asideStats(t, c).Hits > before
+			})
+		})
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for start := time.Now(); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Since(start) > 20*time.Second {
+			t.Fatalf("not within 20s: %s", what)
+		}
+	}
+}
+
+func TestP6_AnInvalidationIsKeptAndDelivered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		read(t, c, func(context.Context) (string, error) { return "old", nil })
+		backend.SetFault(refuse)
+		writes["Invalidate"](t, c)
+		backend.SetFault(func(_ context.Context, method string) error {
+			if method == "Delete" {
+				return errDown // reads work, deliveries do not yet
+			}
+			return nil
+		})
+		for range 3 {
+			if got := read(t, c, func(context.Context) (string, error) { return "new", nil }); got != "new" || !aside.Pending(c, room) {
+				t.Errorf("read %q of a distrusted key", got)
+			}
+		}
+		backend.SetFault(nil)
+		time.Sleep(2 * time.Second)
+		if _, ok, _ := backend.Cache.Get(t.Context(), room.String()); ok || aside.Pending(c, room) {
+			t.Error("not delivered")
+		}
+		if s, _ := c.Status(t.Context()); s.Queued != 0 || s.Stats.InvalidationQueued != 1 {
+			t.Errorf("status %+v", s)
+		}
+		read(t, c, func(context.Context) (string, error) { return "new", nil })
+		read(t, c, fails(t))
+	})
+}
+
+// Delivered before the write returned, an invalidation would let the old value
+// in again.
+func TestP6_NothingIsDeliveredWhileTheWriteRuns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		var loads counter
+		backend.SetFault(refuse)
+		err := aside.Update(t.Context(), c, func(context.Context) error {
+			backend.SetFault(nil)
+			time.Sleep(5 * time.Second)
+			read(t, c, loads.load("old"))
+			if _, ok, _ := backend.Cache.Get(t.Context(), room.String()); ok {
+				t.Error("the old value was stored while the write runs")
+			}
+			return nil
+		}, room)
+		if err != nil {
+			t.Error(err)
+		}
+		if got := read(t, c, loads.load("new")); got != "new" {
+			t.Errorf("after the write: %q", got)
+		}
+	})
+}
+
+func TestP6_AFullQueueIsSafe(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{QueueSize: 10})
+		defer c.Close()
+		users := aside.Keyspace{Name: "user"}
+		old := func(context.Context) (string, error) { return "old", nil }
+		for i := range 30 {
+			must(aside.GetOrLoad(t.Context(), c, users.Key(fmt.Sprint(i)), old))
+		}
+		backend.SetFault(refuse)
+		for i := range 30 {
+			if err := aside.Invalidate(t.Context(), c, users.Key(fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, _ := c.Status(t.Context())
+		if s.Queued != 10 || !s.Overflowed {
+			t.Errorf("queued %d, overflowed %v", s.Queued, s.Overflowed)
+		}
+		backend.SetFault(func(_ context.Context, method string) error {
+			if method == "Clear" {
+				return errDown
+			}
+			return nil
+		})
+		check := func(when string) {
+			for i := range 30 {
+				if v := must(aside.GetOrLoad(t.Context(), c, users.Key(fmt.Sprint(i)), func(context.Context) (string, error) { return "new", nil })); v != "new" {
+					t.Errorf("%s: key %d is %q", when, i, v)
+				}
+			}
+		}
+		time.Sleep(2 * time.Second)
+		check("before the Clear")
+		backend.SetFault(nil)
+		time.Sleep(2 * time.Second)
+		check("after the Clear")
+		if s, _ := c.Status(t.Context()); s.Overflowed || s.Queued != 0 {
+			t.Errorf("after the Clear: %+v", s)
+		}
+	})
+}
+
+func TestP6_CloseDeliversOrSaysWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for name, fault := range map[string]asidetest.Fault{"back": nil, "away": refuse} {
+			c, backend := faulty(t, aside.Config{})
+			must(c.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Second}))
+			backend.SetFault(refuse)
+			writes["Invalidate"](t, c)
+			backend.SetFault(fault)
+			err := c.Close()
+			if fault == nil && err != nil || fault != nil && (err == nil || !strings.Contains(err.Error(), "1 invalidations undelivered")) {
+				t.Errorf("%s: Close returned %v", name, err)
+			}
+		}
+	})
+}
+
+func TestP2_RefuseWrites(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{RefuseWrites: true})
+		defer c.Close()
+		write := func(context.Context) error { return nil }
+		if err := aside.Update(t.Context(), c, write, room); err != nil {
+			t.Error(err)
+		}
+		backend.SetFault(refuse)
+		err := aside.Update(t.Context(), c, func(context.Context) error { t.Error("wrote"); return nil }, room)
+		if !errors.Is(err, aside.ErrWriteRefused) {
+			t.Errorf("got %v", err)
+		}
+		backend.SetFault(nil)
+	})
+}

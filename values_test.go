@@ -1,0 +1,307 @@
+package aside_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cacheaside/aside"
+)
+
+type message struct {
+	ID        int64             `json:"message_id"`
+	Content   string            `json:"content"`
+	CreatedAt time.Time         `json:"created_at"`
+	Meta      map[string]any    `json:"meta,omitempty"`
+	Number    json.Number       `json:"number,omitempty"`
+	Raw       json.RawMessage   `json:"raw,omitempty"`
+	Tags      map[string]string `json:"tags"`
+}
+
+var history = []message{
+	{ID: 1, Content: "안녕 <b>&\u2028", CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC), Number: "12.50", Raw: json.RawMessage(`{"a":[1]}`)},
+	{ID: math.MaxInt64, Content: "\x00\"\\", Meta: map[string]any{"x": 1.5, "y": nil}, Tags: map[string]string{}},
+}
+
+func TestP7_WhatIsStoredIsPlainJSON(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	c, client := overRedis(t, r.addr, aside.Config{}), r.client(t)
+	load := func(context.Context) ([]message, error) { return history, nil }
+	must(aside.GetOrLoad(t.Context(), c, room, load))
+	want := string(must(json.Marshal(history)))
+	if got := client.Get(t.Context(), "chat_messages:A").Val(); got != want {
+		t.Errorf("stored %s, want %s", got, want)
+	}
+	if ttl := client.TTL(t.Context(), "chat_messages:A").Val(); ttl != 1800*time.Second {
+		t.Errorf("time to live %v, want 1800s", ttl)
+	}
+	if keys := client.Keys(t.Context(), "*").Val(); len(keys) != 1 {
+		t.Errorf("keys after a load: %q", keys)
+	}
+}
+
+func TestP7_OtherProgramsShareTheKeys(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	c, client := overRedis(t, r.addr, aside.Config{}), r.client(t)
+	client.SetEx(t.Context(), "chat_messages:A", `["theirs"]`, time.Minute)
+	load := func(context.Context) ([]string, error) { return []string{"ours"}, nil }
+	if got := must(aside.GetOrLoad(t.Context(), c, room, load)); !cmp.Equal(got, []string{"theirs"}) {
+		t.Errorf("got %q", got)
+	}
+	client.Del(t.Context(), "chat_messages:A")
+	if got := must(aside.GetOrLoad(t.Context(), c, room, load)); !cmp.Equal(got, []string{"ours"}) {
+		t.Errorf("after DEL: %q", got)
+	}
+	// The invalidation of another language: one DEL of two keys, while a load runs.
+	finish := slowLoad(t, overRedis(t, r.addr, aside.Config{}), "old")
+	client.Del(t.Context(), "chat_messages:A", "{chat_messages:A}:lease")
+	finish()
+	if n := client.Exists(t.Context(), "chat_messages:A").Val(); n != 0 {
+		t.Error("a load that began before the DEL was stored")
+	}
+}
+
+func TestP8_WhatDoesNotDecodeIsReplaced(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		for _, bad := range []string{"not json", "", "{", "null", `{"a":1}`, `"text"`, "1 2", "\xff"} {
+			if err := c.Set(t.Context(), "n:1", []byte(bad), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			key := aside.Keyspace{Name: "n"}.Key("1")
+			if v := must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (int, error) { return 7, nil })); v != 7 {
+				t.Errorf("%q was served as %d", bad, v)
+			}
+			if v := must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (int, error) { return 8, nil })); v != 7 {
+				t.Errorf("%q was not healed: %d", bad, v)
+			}
+		}
+		if n := asideStats(t, c).DecodeErrors; n != 8 {
+			t.Errorf("%d decode errors counted, want 8", n)
+		}
+	})
+}
+
+func TestP8_AWrongTypeUnderTheKeyIsReplaced(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	c, client := overRedis(t, r.addr, aside.Config{}), r.client(t)
+	for _, key := range []string{"chat_messages:A", "{chat_messages:A}:lease"} {
+		writes["Invalidate"](t, c)
+		client.Del(t.Context(), key)
+		client.RPush(t.Context(), key, "x")
+		read(t, c, func(context.Context) (string, error) { return "v", nil })
+		if got := read(t, c, fails(t)); got != "v" {
+			t.Errorf("%s: got %q", key, got)
+		}
+		client.Del(t.Context(), key)
+		client.RPush(t.Context(), key, "x")
+		writes["Update"](t, c)
+		if aside.Pending(c, room) {
+			t.Errorf("%s: the update was not applied", key)
+		}
+	}
+}
+
+// hits checks that a value, once loaded, is a hit, and comes back as it was.
+func hits[T any](t *testing.T, c aside.Cache, name string, value T) {
+	t.Helper()
+	key := aside.Keyspace{Name: "hits"}.Key(name)
+	for range 2 {
+		loads := 0
+		got, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (T, error) { loads++; return value, nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(value, got); diff != "" {
+			t.Errorf("%s: (-want +got)\n%s", name, diff)
+		}
+		if _, ok, _ := c.Get(t.Context(), key.String()); !ok {
+			t.Errorf("%s is not stored", name)
+		}
+	}
+	if n := asideStats(t, c).DecodeErrors; n != 0 {
+		t.Errorf("%s: %d decode errors", name, n)
+	}
+}
+
+func TestP8_EmptyValuesAreHits(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		hits(t, c, "empty list", []string{})
+		hits(t, c, "nil list", []string(nil))
+		hits(t, c, "nil map", map[string]int(nil))
+		hits(t, c, "nil pointer", (*message)(nil))
+		hits(t, c, "nil interface", any(nil))
+		hits(t, c, "empty string", "")
+		hits(t, c, "zero", 0)
+		hits(t, c, "false", false)
+		hits(t, c, "empty struct", struct{}{})
+		hits(t, c, "history", history)
+		hits(t, c, "bytes", []byte{0, 255})
+		hits(t, c, "number", json.Number("1e400"))
+		hits(t, c, "array", [2]float64{math.MaxFloat64, -0.1})
+		hits(t, c, "pointer", &history[0])
+	})
+}
+
+func TestP8_NotFound(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		for ttl, want := range map[time.Duration]int64{0: 2, time.Minute: 1} {
+			key := aside.Keyspace{Name: "user", NotFoundTTL: ttl}.Key(fmt.Sprint(want))
+			var loads counter
+			for range 2 {
+				_, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) {
+					loads.Add(1)
+					return "", fmt.Errorf("user: %w", aside.ErrNotFound)
+				})
+				if !errors.Is(err, aside.ErrNotFound) {
+					t.Errorf("got %v", err)
+				}
+			}
+			if loads.Load() != want {
+				t.Errorf("NotFoundTTL %v: %d loads, want %d", ttl, loads.Load(), want)
+			}
+			if err := aside.Update(t.Context(), c, func(context.Context) error { return nil }, key); err != nil {
+				t.Fatal(err)
+			}
+			if v, err := aside.GetOrLoad(t.Context(), c, key, loads.load("made")); v != "made" || err != nil {
+				t.Errorf("after it was made: %q, %v", v, err)
+			}
+		}
+	})
+}
+
+func TestP9_NobodysValueIsAnothers(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		start := make(chan struct{})
+		got := make(chan []string, 20)
+		for range 20 {
+			go func() {
+				got <- must(aside.GetOrLoad(context.Background(), c, room, func(context.Context) ([]string, error) {
+					<-start
+					return []string{"a", "b"}, nil
+				}))
+			}()
+		}
+		time.Sleep(20 * time.Millisecond)
+		close(start)
+		for i := range 20 {
+			v := <-got
+			if v[0] != "a" {
+				t.Fatalf("caller %d sees %q, which another wrote", i, v[0])
+			}
+			v[0] = "mine"
+		}
+		for range 2 {
+			v := must(aside.GetOrLoad(t.Context(), c, room, func(context.Context) ([]string, error) { return nil, nil }))
+			if v[0] != "a" {
+				t.Errorf("a hit sees %q", v[0])
+			}
+			v[0] = "mine"
+		}
+	})
+}
+
+func TestP9_ShareHandsOutTheSameValueWhileTheBytesAreTheSame(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		key := aside.Keyspace{Name: "shared", Share: true}.Key("1")
+		load := func(context.Context) (*message, error) { return &message{Content: "loaded"}, nil }
+		get := func() *message { return must(aside.GetOrLoad(t.Context(), c, key, load)) }
+		get()
+		if one, two := get(), get(); one != two {
+			t.Error("two hits on the same bytes are two values")
+		}
+		// Another program writes: no one told this process.
+		if err := c.Set(t.Context(), key.String(), []byte(`{"content":"theirs"}`), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if got := get(); got.Content != "theirs" {
+			t.Errorf("got %q for other bytes", got.Content)
+		}
+	})
+}
+
+func TestValuesThatCanNotBeStoredAreReturned(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := must(aside.Open(aside.Config{Type: aside.TypeMemory, MaxValueBytes: 10}))
+		defer c.Close()
+		key := aside.Keyspace{Name: "odd"}.Key("1")
+		for range 3 {
+			go func() {
+				v, err := aside.GetOrLoad(context.Background(), c, key, func(context.Context) (float64, error) {
+					time.Sleep(time.Second)
+					return math.Inf(1), nil
+				})
+				if err != nil || !math.IsInf(v, 1) {
+					t.Errorf("got %v, %v", v, err)
+				}
+			}()
+		}
+		time.Sleep(time.Minute)
+		large := aside.Keyspace{Name: "large"}.Key("1")
+		for range 2 {
+			if v := must(aside.GetOrLoad(t.Context(), c, large, func(context.Context) (string, error) { return "more than ten", nil })); v != "more than ten" {
+				t.Errorf("got %q", v)
+			}
+		}
+		if n := asideStats(t, c).EncodeErrors; n < 3 {
+			t.Errorf("%d counted, want at least 3", n)
+		}
+		if err := c.Set(t.Context(), "s:1", []byte("more than ten"), time.Minute); err == nil {
+			t.Error("Set took a value over the limit")
+		}
+	})
+}
+
+// reversed is a Codec of a keyspace's own.
+type reversed struct{}
+
+func (reversed) Encode(v any) ([]byte, error)    { return []byte("!" + v.(string)), nil }
+func (reversed) Decode(data []byte, v any) error { *v.(*string) = string(data[1:]); return nil }
+
+func TestAKeyspaceMayHaveACodec(t *testing.T) {
+	t.Parallel()
+	c := open(t, aside.Config{Type: aside.TypeMemory})
+	key := aside.Keyspace{Name: "c", Codec: reversed{}}.Key("1")
+	for range 2 {
+		if v := must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) { return "v", nil })); v != "v" {
+			t.Errorf("got %q", v)
+		}
+	}
+	if data, _, _ := c.Get(t.Context(), "c:1"); string(data) != "!v" {
+		t.Errorf("stored %q", data)
+	}
+}
+
+func TestTimesToLive(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	c := overRedis(t, r.addr, aside.Config{TTLs: map[string]time.Duration{"chat_messages": time.Minute}, Jitter: 0.5})
+	client := r.client(t)
+	for i := range 20 {
+		must(aside.GetOrLoad(t.Context(), c, aside.ChatMessages(fmt.Sprint(i)), func(context.Context) (int, error) { return i, nil }))
+		ttl := client.PTTL(t.Context(), fmt.Sprint("chat_messages:", i)).Val()
+		if ttl > time.Minute || ttl < 29*time.Second {
+			t.Errorf("time to live %v, want from 30s to 60s", ttl)
+		}
+	}
+}
