@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// saveTimeout is how long saving a reply may take once it was generated.
+const saveTimeout = 10 * time.Second
+
+// generate streams a reply as server-sent events: token events, then done,
+// cancelled or error. What was generated is saved, also when it was cancelled or
+// the client has left.
+func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
+	chatID := r.PathValue("chat_id")
+	history, err := s.repo.Messages(r.Context(), chatID)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	ctx, stop := context.WithCancel(r.Context())
+	defer stop()
+	defer context.AfterFunc(s.stopping, stop)()
+	gen, err := s.generations.Start(ctx, chatID)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	defer gen.Finish()
+
+	stream := newEvents(w)
+	var reply strings.Builder
+	for token, e := range s.responder.Respond(gen.Context(), history) {
+		if err = e; err != nil {
+			break
+		}
+		reply.WriteString(token)
+		stream.send("token", struct {
+			Content string `json:"content"`
+		}{token})
+		if gen.Context().Err() != nil {
+			break
+		}
+	}
+	cancelled := gen.Context().Err() != nil
+	saved, saveErr := s.saveReply(gen.Context(), chatID, reply.String())
+	switch {
+	case saveErr != nil || err != nil && !cancelled:
+		s.log.ErrorContext(r.Context(), "generation failed", "chat_id", chatID, "err", err, "save_err", saveErr)
+		stream.send("error", struct {
+			Message string `json:"message"`
+		}{"the reply could not be generated or saved to its end"})
+	case cancelled:
+		stream.send("cancelled", saved)
+	default:
+		stream.send("done", saved)
+	}
+}
+
+// saveReply saves what there is of a reply, if anything, as the assistant's.
+func (s *Server) saveReply(ctx context.Context, chatID, reply string) (*Message, error) {
+	reply = strings.TrimSpace(reply)
+	if reply == "" {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	m, err := s.repo.AddMessage(ctx, chatID, "assistant", reply)
+	return &m, err
+}
+
+// events writes server-sent events. See https://html.spec.whatwg.org/multipage/server-sent-events.html
+type events struct {
+	w       http.ResponseWriter
+	flusher *http.ResponseController
+}
+
+func newEvents(w http.ResponseWriter) events {
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+	e := events{w, http.NewResponseController(w)}
+	_ = e.flusher.Flush()
+	return e
+}
+
+// send writes one event. A client that has left is noticed by its context.
+func (e events) send(name string, data any) {
+	text, err := json.Marshal(data)
+	if err != nil {
+		text = []byte("null")
+	}
+	fmt.Fprintf(e.w, "event: %s\ndata: %s\n\n", name, text)
+	_ = e.flusher.Flush()
+}

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+)
+
+// Responder generates the reply to a conversation, piece by piece. It stops when
+// ctx ends, without an error of its own.
+type Responder interface {
+	Respond(ctx context.Context, history []Message) iter.Seq2[string, error]
+}
+
+// wordResponder is a model that needs no model: it says something about the last
+// message, a word at a time.
+type wordResponder struct{ delay time.Duration }
+
+func (w wordResponder) Respond(ctx context.Context, history []Message) iter.Seq2[string, error] {
+	said := "nothing yet"
+	for _, m := range history {
+		if m.Role == "user" {
+			said = fmt.Sprintf("%q", m.Content)
+		}
+	}
+	reply := fmt.Sprintf("You said %s. This reply comes from the built-in responder, one word at a time, so that you can watch it stream and cancel it. "+
+		"The conversation now has %d messages; it was read through the cache, and this reply invalidates it when it is saved.", said, len(history))
+	return func(yield func(string, error) bool) {
+		for word := range strings.SplitAfterSeq(reply, " ") {
+			select {
+			case <-time.After(w.delay):
+			case <-ctx.Done():
+				return
+			}
+			if !yield(word, nil) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,262 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/examples/cachehttp"
+	"github.com/cacheaside/aside/examples/internal/respond"
+)
+
+// maxBody is the largest request body that is read, in bytes.
+const maxBody = 1 << 20
+
+// Server is the chat server. Its Handler is all there is to serve.
+type Server struct {
+	repo        *Repository
+	generations *aside.Generations
+	responder   Responder
+	log         *slog.Logger
+	stopping    context.Context // ends when the server stops: replies end, and are saved
+}
+
+// Handler returns the server's routes.
+func (s *Server) Handler(cacheRoutes http.Handler) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/api/v1/chats", respond.Methods{http.MethodPost: s.createChat, http.MethodGet: s.listChats})
+	mux.Handle("/api/v1/chats/{chat_id}", respond.Methods{http.MethodDelete: s.deleteChat})
+	mux.Handle("/api/v1/chats/{chat_id}/messages", respond.Methods{http.MethodGet: s.listMessages, http.MethodPost: s.addMessage})
+	mux.Handle("/api/v1/chats/{chat_id}/generate", respond.Methods{http.MethodPost: s.generate})
+	mux.Handle("/api/v1/chats/{chat_id}/cancel", respond.Methods{http.MethodPost: s.cancel})
+	mux.Handle("/healthz", respond.Methods{http.MethodGet: s.health})
+	mux.Handle("/cache/", cacheRoutes)
+	mux.Handle("/api/v1/cache/", cacheRoutes)
+	mux.HandleFunc("/", respond.NotFound)
+	return timed(sameOrigin(mux))
+}
+
+// sameOrigin refuses changes that pages of other origins ask for in a browser.
+func sameOrigin(next http.Handler) http.Handler {
+	p := http.NewCrossOriginProtection()
+	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		respond.Error(w, http.StatusForbidden, "requests from pages of another origin are refused")
+	}))
+	return p.Handler(next)
+}
+
+// timed puts X-Process-Time, in seconds, on every response: the time until its
+// header was written.
+func timed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(&timedWriter{ResponseWriter: w, start: time.Now()}, r)
+	})
+}
+
+type timedWriter struct {
+	http.ResponseWriter
+	start   time.Time
+	written bool
+}
+
+func (w *timedWriter) WriteHeader(code int) {
+	if !w.written {
+		w.written = true
+		w.Header().Set("X-Process-Time", fmt.Sprintf("%.6f", time.Since(w.start).Seconds()))
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *timedWriter) Write(b []byte) (int, error) {
+	if !w.written {
+		w.WriteHeader(http.StatusOK)
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap lets http.ResponseController flush.
+func (w *timedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// outcomes tells a request how its read of the cache went: the observer of the
+// cache is called with the request's context.
+type outcomes struct{}
+
+type outcomeKey struct{}
+
+func (outcomes) Observe(ctx context.Context, e aside.Event) {
+	if to, ok := ctx.Value(outcomeKey{}).(*aside.Outcome); ok {
+		*to = e.Outcome
+	}
+}
+
+func (s *Server) createChat(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		UserID string `json:"user_id"`
+		Title  string `json:"title"`
+	}
+	if !readJSON(w, r, &in) {
+		return
+	}
+	if strings.TrimSpace(in.UserID) == "" {
+		respond.Error(w, http.StatusBadRequest, "user_id is empty; the id of a user is needed")
+		return
+	}
+	if in.Title = strings.TrimSpace(in.Title); in.Title == "" {
+		in.Title = "New chat"
+	}
+	chat, err := s.repo.CreateChat(r.Context(), in.UserID, in.Title)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	respond.Success(w, http.StatusCreated, chat)
+}
+
+func (s *Server) listChats(w http.ResponseWriter, r *http.Request) {
+	userID := r.URL.Query().Get("user_id")
+	if userID == "" {
+		respond.Error(w, http.StatusBadRequest, "user_id is missing; use ?user_id=…")
+		return
+	}
+	chats, err := s.repo.Chats(r.Context(), userID)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	respond.Success(w, http.StatusOK, chats)
+}
+
+func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) {
+	outcome := aside.Off
+	ctx := context.WithValue(r.Context(), outcomeKey{}, &outcome)
+	messages, err := s.repo.Messages(ctx, r.PathValue("chat_id"))
+	w.Header().Set("X-Cache", string(outcome))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	respond.Success(w, http.StatusOK, messages)
+}
+
+func (s *Server) addMessage(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Role    string `json:"role"`
+		Content string `json:"content"`
+	}
+	if !readJSON(w, r, &in) {
+		return
+	}
+	switch in.Role {
+	case "user", "assistant", "system":
+	default:
+		respond.Error(w, http.StatusBadRequest, fmt.Sprintf("role %.40q is not known; user, assistant or system is accepted", in.Role))
+		return
+	}
+	if strings.TrimSpace(in.Content) == "" {
+		respond.Error(w, http.StatusBadRequest, "content is empty; a message needs a text")
+		return
+	}
+	m, err := s.repo.AddMessage(r.Context(), r.PathValue("chat_id"), in.Role, in.Content)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	respond.Success(w, http.StatusCreated, m)
+}
+
+func (s *Server) deleteChat(w http.ResponseWriter, r *http.Request) {
+	chatID := r.PathValue("chat_id")
+	// A reply that is being generated has nobody to be read by. If none is, or the
+	// cache can not tell, the room goes all the same.
+	_ = s.generations.Cancel(r.Context(), chatID)
+	if err := s.repo.DeleteChat(r.Context(), chatID); err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) cancel(w http.ResponseWriter, r *http.Request) {
+	err := s.generations.Cancel(r.Context(), r.PathValue("chat_id"))
+	switch {
+	case errors.Is(err, aside.ErrNotGenerating):
+		respond.Error(w, http.StatusNotFound, "no reply is being generated in this chat")
+	case errors.Is(err, aside.ErrUnavailable):
+		respond.Error(w, http.StatusServiceUnavailable, "no reply is being generated by this server, and the others can not be reached: the cache is not available")
+	case err != nil:
+		s.fail(w, r, err)
+	default:
+		respond.Success(w, http.StatusOK, struct {
+			ChatID    string `json:"chat_id"`
+			Cancelled bool   `json:"cancelled"`
+		}{r.PathValue("chat_id"), true})
+	}
+}
+
+func (s *Server) health(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	if err := s.repo.db.PingContext(ctx); err != nil {
+		s.log.ErrorContext(ctx, "database does not answer", "err", err)
+		respond.Error(w, http.StatusServiceUnavailable, "the database does not answer")
+		return
+	}
+	respond.Success(w, http.StatusOK, struct {
+		Database string `json:"database"`
+	}{"ok"})
+}
+
+// fail answers with what went wrong, as far as it is the client's business.
+func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	switch {
+	case errors.Is(err, aside.ErrNotFound):
+		respond.Error(w, http.StatusNotFound, "there is no such chat")
+	case errors.Is(err, aside.ErrInvalidKey):
+		respond.Error(w, http.StatusBadRequest, "the chat_id is empty or too long")
+	case errors.Is(err, aside.ErrGenerating):
+		respond.Error(w, http.StatusConflict, "a reply is already being generated in this chat")
+	case r.Context().Err() != nil:
+		respond.Error(w, http.StatusServiceUnavailable, "the request was given up")
+	default:
+		s.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+		respond.Error(w, http.StatusInternalServerError, "the server could not do this; its log says why")
+	}
+}
+
+// readJSON reads the request's body into in, or answers with what is wrong.
+func readJSON(w http.ResponseWriter, r *http.Request, in any) bool {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	err := dec.Decode(in)
+	if err == nil {
+		if _, more := dec.Token(); more != io.EOF {
+			err = errors.New("something follows the JSON value")
+			var tooLarge *http.MaxBytesError
+			if errors.As(more, &tooLarge) {
+				err = more
+			}
+		}
+	}
+	var tooLarge *http.MaxBytesError
+	switch {
+	case err == nil:
+		return true
+	case errors.As(err, &tooLarge):
+		respond.Error(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", maxBody))
+	case errors.Is(err, io.EOF):
+		respond.Error(w, http.StatusBadRequest, "the body is empty; a JSON object is needed")
+	default:
+		respond.Error(w, http.StatusBadRequest, "the body is not the JSON object that is needed: "+err.Error())
+	}
+	return false
+}
+
+func cacheRoutes(cache aside.Cache, cfg aside.Config, adminToken string) http.Handler {
+	return cachehttp.Handler(cache, cfg, cachehttp.Options{AdminToken: adminToken})
+}

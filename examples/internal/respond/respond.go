@@ -1,0 +1,60 @@
+// Package respond writes the JSON answers of the examples' handlers.
+package respond
+
+import (
+	"encoding/json"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+)
+
+// Success answers with {"status":"success","data":data}.
+func Success(w http.ResponseWriter, code int, data any) {
+	write(w, code, struct {
+		Status string `json:"status"`
+		Data   any    `json:"data"`
+	}{"success", data})
+}
+
+// Error answers with {"status":"error","message":message}.
+func Error(w http.ResponseWriter, code int, message string) {
+	write(w, code, struct {
+		Status  string `json:"status"`
+		Message string `json:"message"`
+	}{"error", message})
+}
+
+func write(w http.ResponseWriter, code int, body any) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		code, text = http.StatusInternalServerError, []byte(`{"status":"error","message":"the answer can not be encoded"}`)
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(code)
+	_, _ = w.Write(append(text, '\n')) // who does not read it has left
+}
+
+// Methods serves one path: the handler of the request's method, or 405 with
+// Allow. HEAD is served by GET's.
+type Methods map[string]http.HandlerFunc
+
+func (m Methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	method := r.Method
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	if h := m[method]; h != nil {
+		h(w, r)
+		return
+	}
+	allow := strings.Join(slices.Sorted(maps.Keys(m)), ", ")
+	w.Header().Set("Allow", allow)
+	Error(w, http.StatusMethodNotAllowed, r.Method+" is not allowed here; use "+allow)
+}
+
+// NotFound answers paths that nothing serves.
+func NotFound(w http.ResponseWriter, r *http.Request) {
+	Error(w, http.StatusNotFound, "there is nothing at "+r.URL.Path)
+}
