@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -357,22 +358,27 @@ func TestP2_AWriterThatDiesLeavesNothingStale(t *testing.T) {
 
 func TestP2_AWriteStopsBeforeItsBlockLapses(t *testing.T) {
 	t.Parallel()
-	memory := open(t, aside.Config{Type: aside.TypeMemory})
-	backend := &asidetest.Faulty{Cache: memory}
-	c := must(aside.New(backend, aside.Config{}))
-	defer c.Close()
-	start := time.Now()
-	err := aside.Update(t.Context(), c, func(ctx context.Context) error {
-		backend.SetFault(func(_ context.Context, method string) error {
-			if method == "Extend" {
-				return errors.New("away")
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		var started time.Time
+		err := aside.Update(t.Context(), c, func(ctx context.Context) error {
+			time.Sleep(time.Minute)
+			if err := ctx.Err(); err != nil {
+				t.Errorf("after a minute of extending: %v", err)
 			}
-			return nil
-		})
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}, room)
-	if !errors.Is(err, aside.ErrBlockLost) || time.Since(start) > 10*time.Second {
-		t.Errorf("the write ended with %v after %v, want ErrBlockLost before 10s", err, time.Since(start))
-	}
+			backend.SetFault(func(_ context.Context, method string) error {
+				if method == "Extend" {
+					return errDown
+				}
+				return nil
+			})
+			started = time.Now()
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}, room)
+		if !errors.Is(err, aside.ErrBlockLost) || time.Since(started) > 10*time.Second {
+			t.Errorf("the write ended with %v after %v, want ErrBlockLost before 10s", err, time.Since(started))
+		}
+	})
 }
