@@ -119,18 +119,18 @@ func TestGenerations_AcrossProcesses(t *testing.T) {
 	}
 
 	// A Python service cancels with SETEX; a signal from before is not for us.
-	client.SetEx(t.Context(), "cancel:A", "1", time.Minute)
+	client.Do(t.Context(), "SETEX", "cancel:A", 60, "1")
 	g = start(t, there, "A")
 	time.Sleep(300 * time.Millisecond)
 	if g.Context().Err() != nil {
 		t.Error("a signal older than the generation cancelled it")
 	}
-	client.SetEx(t.Context(), "cancel:A", "1", time.Minute)
+	client.Do(t.Context(), "SETEX", "cancel:A", 60, "1")
 	wantCause(t, g, aside.ErrCancelled, 5*time.Second)
 	g.Finish()
 
 	// It runs a generation of its own.
-	client.SetEx(t.Context(), "generation:A", "1", 300*time.Second)
+	client.Do(t.Context(), "SETEX", "generation:A", 300, "1")
 	if _, err := here.Start(t.Context(), "A"); !errors.Is(err, aside.ErrGenerating) {
 		t.Errorf("Start beside another program's generation: %v", err)
 	}

@@ -52,7 +52,7 @@ func TestP7_OtherProgramsShareTheKeys(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
 	c, client := overRedis(t, r.addr, aside.Config{}), r.client(t)
-	client.SetEx(t.Context(), "chat_messages:A", `["theirs"]`, time.Minute)
+	client.Do(t.Context(), "SETEX", "chat_messages:A", 60, `["theirs"]`)
 	load := func(context.Context) ([]string, error) { return []string{"ours"}, nil }
 	if got := must(aside.GetOrLoad(t.Context(), c, room, load)); !cmp.Equal(got, []string{"theirs"}) {
 		t.Errorf("got %q", got)

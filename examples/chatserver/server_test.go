@@ -348,7 +348,7 @@ func TestRedisCliAndOthersShareTheKeys(t *testing.T) {
 		t.Errorf("%v: %+v, want %+v", err, inRedis, want)
 	}
 	theirs := `[{"message_id": 5, "chat_id": "` + room + `", "role": "user", "content": "파이썬", "created_at": "2026-01-02T03:04:05+00:00"}]`
-	r.client.SetEx(t.Context(), key, theirs, time.Minute)
+	r.client.Do(t.Context(), "SETEX", key, 60, theirs)
 	if got := c.history(room, "HIT"); len(got) != 1 || got[0].Content != "파이썬" {
 		t.Errorf("got %+v", got)
 	}
