@@ -173,10 +173,19 @@ func (f *front) breakersOf(key string) *breakers {
 	if br, ok := f.breakers.Load(shard); ok {
 		return br.(*breakers)
 	}
-	// Any key of the shard will do for its probes. This one is no value's.
-	probe := "aside-probe:{" + tagForSlot(slotOf(key)) + "}"
+	// A key of a keyspace that every user of the cache has the right to.
+	probe := f.name(cancelSignal.Name + ":aside-probe")
+	if shard != "" {
+		probe += "{" + tagForSlot(slotOf(key)) + "}"
+	}
 	br := &breakers{
-		node: f.newBreaker(shard, func(ctx context.Context) error { _, _, err := f.backend.Get(ctx, probe); return err }),
+		node: f.newBreaker(shard, func(ctx context.Context) error {
+			_, _, err := f.backend.Get(ctx, probe)
+			if answered(err) {
+				return nil
+			}
+			return err
+		}),
 		store: f.newBreaker(shard+" (storing)", func(ctx context.Context) error {
 			_, err := f.backend.Lease(ctx, probe, LeaseRequest{TTL: minTTL})
 			return err

@@ -133,7 +133,7 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 	overflow, seq := f.queue.toClear()
 	f.flights.detachAll()
 	// A backend that does not answer is found out within the budget.
-	if _, _, err := f.get(ctx, f.name("aside-probe:"), f.newBudget()); err != nil {
+	if _, _, err := f.get(ctx, f.name(cancelSignal.Name+":aside-probe"), f.newBudget()); err != nil && !answered(err) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)

@@ -382,3 +382,56 @@ func TestP2_AWriteStopsBeforeItsBlockLapses(t *testing.T) {
 		}
 	})
 }
+
+// lateReplies holds the replies of one method back for a second, once it was
+// carried out.
+type lateReplies struct {
+	aside.Cache
+	method string
+}
+
+func (l *lateReplies) Fill(ctx context.Context, key, token string, fill aside.Fill) (bool, error) {
+	stored, err := l.Cache.Fill(ctx, key, token, fill)
+	if l.method == "Fill" {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return stored, err
+}
+
+func (l *lateReplies) Lease(ctx context.Context, key string, req aside.LeaseRequest) (aside.Lease, error) {
+	lease, err := l.Cache.Lease(ctx, key, req)
+	if l.method == "Lease" && lease.State == aside.Present {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return lease, err
+}
+
+// The value was stored, and found, before another process wrote; the reader comes
+// after that write, while the reply is on its way.
+func TestP1_AReaderDoesNotTakeWhatWasStoredOrFoundBeforeItCame(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"Fill", "Lease"} {
+		synctest.Test(t, func(t *testing.T) {
+			memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+			one := must(aside.New(&lateReplies{Cache: memory, method: method}, aside.Config{}))
+			two := must(aside.New(memory, aside.Config{}))
+			defer two.Close()
+			defer one.Close()
+			var foreign aside.Lease
+			if method == "Lease" {
+				foreign = must(memory.Lease(t.Context(), room.String(), aside.LeaseRequest{TTL: time.Minute}))
+			}
+			go aside.GetOrLoad(t.Context(), one, room, func(context.Context) (string, error) { return "old", nil })
+			synctest.Wait() // the reply to Fill is held back, or the lease is waited for
+			if method == "Lease" {
+				must(memory.Fill(t.Context(), room.String(), foreign.Token, aside.Fill{Value: []byte(`"old"`), TTL: time.Minute}))
+				time.Sleep(20 * time.Millisecond) // the value was found; the reply is held back
+			}
+			writes["Update"](t, two)
+			if got := read(t, one, func(context.Context) (string, error) { return "new", nil }); got != "new" {
+				t.Errorf("%s: a reader after the write got %q", method, got)
+			}
+			time.Sleep(time.Second)
+		})
+	}
+}
