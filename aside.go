@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -95,6 +96,9 @@ func getOrLoad[T any](ctx context.Context, f *front, r *read, load func(context.
 			return zero, outcome, err
 		}
 		if !fl.accepts(r.arrived, done) {
+			if fl.failed && !r.degraded {
+				r.degrade(f) // the wait has cost a budget already
+			}
 			continue
 		}
 		if value, ok, err := take[T](f, fl, r, leads); ok {
@@ -261,8 +265,7 @@ func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
 	if err != nil {
 		return err
 	}
-	f.invalidate(ctx, names)
-	return nil
+	return f.invalidate(ctx, names)
 }
 
 // Pending reports whether an invalidation of any of keys has not been applied in
@@ -304,13 +307,17 @@ type update struct {
 	budget *budget
 }
 
-func (u *update) run(ctx context.Context, write func(context.Context) error) error {
+func (u *update) run(ctx context.Context, write func(context.Context) error) (err error) {
 	sent := time.Now()
 	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)
 	u.f.queue.hold(unblocked)
 	// Before the hold ends, what could not be invalidated is in the queue.
 	defer u.f.queue.release(unblocked)
-	defer u.f.unblock(ctx, u.budget, u.token, u.keys)
+	defer func() {
+		if e := u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {
+			err = e
+		}
+	}()
 	if len(unblocked) > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -318,25 +325,25 @@ func (u *update) run(ctx context.Context, write func(context.Context) error) err
 		if u.f.cfg.RefuseWrites {
 			return ErrWriteRefused
 		}
+	}
+	blocked := slices.DeleteFunc(slices.Clone(u.keys), func(key string) bool { return slices.Contains(unblocked, key) })
+	if len(blocked) == 0 || u.f.off {
 		return write(ctx)
 	}
-	if !u.f.off {
-		var stop func()
-		ctx, stop = u.keepBlocked(ctx, sent)
-		defer stop()
-	}
-	return write(ctx)
+	held, stop := u.keepBlocked(ctx, blocked, sent)
+	defer stop()
+	return write(held)
 }
 
 // keepBlocked extends the blocks until stop is called, and returns a context that
 // ends before they would lapse. sent is when the blocks were asked for: they last
 // at least from then.
-func (u *update) keepBlocked(ctx context.Context, sent time.Time) (held context.Context, stop func()) {
+func (u *update) keepBlocked(ctx context.Context, keys []string, sent time.Time) (held context.Context, stop func()) {
 	held, lose := context.WithCancelCause(ctx)
 	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })
 	done := repeat(blockTTL/3, func(asking context.Context) (again bool) {
 		sent := time.Now()
-		alive, err := u.extendAll(asking)
+		alive, err := u.extendAll(asking, keys)
 		if err == nil && !alive {
 			lose(ErrBlockLost)
 			return false
@@ -353,8 +360,8 @@ func (u *update) keepBlocked(ctx context.Context, sent time.Time) (held context.
 	}
 }
 
-func (u *update) extendAll(ctx context.Context) (alive bool, err error) {
-	for _, key := range u.keys {
+func (u *update) extendAll(ctx context.Context, keys []string) (alive bool, err error) {
+	for _, key := range keys {
 		alive, err := u.f.extend(ctx, key, u.token, blockTTL)
 		if err != nil || !alive {
 			return alive, err

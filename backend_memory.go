@@ -177,6 +177,8 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req LeaseRequest) (
 		l.endLoad() // a claim stands and falls with its value
 	}
 	switch {
+	case ok && l != nil && l.claim && l.token == req.Owner:
+		return Lease{State: Granted, Token: l.token}, nil
 	case ok && e.notFound && req.Claim == nil:
 		return Lease{State: Absent}, nil
 	case ok && !e.notFound:
@@ -191,6 +193,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req LeaseRequest) (
 	l = s.lease(key)
 	l.token, l.until, l.claim = rand.Text(), time.Now().Add(req.TTL), req.Claim != nil
 	if l.claim {
+		l.token = req.Owner
 		m.values.Set(key, memoryEntry{value: req.Claim, ttl: req.TTL})
 	}
 	return Lease{State: Granted, Token: l.token}, nil

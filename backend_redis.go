@@ -52,6 +52,7 @@ func NewRedis(client redis.UniversalClient, cfg Config) (Cache, error) {
 type redisBackend struct {
 	client  redis.UniversalClient
 	cluster *redis.ClusterClient // client, when it is one
+	single  bool                 // client is of one node: a script may touch any keys
 	obeys   bool                 // client obeys a context's deadline by itself
 	owned   bool                 // Close closes client
 	reached atomic.Bool          // a command has been answered
@@ -64,6 +65,7 @@ func newRedisBackend(client redis.UniversalClient) *redisBackend {
 	// ClusterClient is not among the obedient: it looks up its nodes and
 	// commands with deadlines of its own.
 	if c, ok := client.(*redis.Client); ok {
+		b.single = true
 		b.obeys = c.Options().ContextTimeoutEnabled
 	}
 	return b
@@ -163,7 +165,7 @@ func isUnknownCommand(err error) bool {
 
 func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
 	res, err := b.runOn(ctx, leaseScript, key, req.TTL.Milliseconds(), rand.Text(), req.Waited,
-		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim)
+		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner)
 	if err != nil {
 		return Lease{}, err
 	}
@@ -232,7 +234,7 @@ func (b *redisBackend) eachSlot(ctx context.Context, keys []string, do func(cont
 	groups := make(map[int][]string)
 	for _, key := range keys {
 		slot := 0
-		if b.cluster != nil {
+		if !b.single {
 			slot = slotOf(key)
 		}
 		groups[slot] = append(groups[slot], key, leaseKey(key))

@@ -3,20 +3,23 @@ package aside
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	// breakerFailures in a row open a breaker.
-	breakerFailures = 3
+	// Failures that weigh breakerOpens in a row open a breaker: three ordinary
+	// ones. One that had little time to answer, as its caller had a short
+	// deadline, says less.
+	breakerOpens  = 12
+	ordinaryFails = 4
+	hastyFails    = 1
 	// probeInterval is how long an open breaker waits between its probes.
 	probeInterval = 250 * time.Millisecond
 )
 
 // breaker keeps calls away from a node that does not answer. It opens after
-// breakerFailures failures in a row; then a goroutine of its own probes the node
+// some failures in a row; then a goroutine of its own probes the node
 // until it answers, and closes it. No caller ever pays for a probe, which is why
 // this is not a breaker of the usual kind, with a half-open state that lets some
 // calls through.
@@ -28,7 +31,7 @@ type breaker struct {
 	onChange func()
 	log      *slog.Logger
 	stop     context.Context
-	running  *sync.WaitGroup
+	spawn    func(work func())
 }
 
 func (b *breaker) success() {
@@ -37,12 +40,12 @@ func (b *breaker) success() {
 	}
 }
 
-func (b *breaker) failure(err error) {
-	if b.failures.Add(1) < breakerFailures || b.stop.Err() != nil || !b.open.CompareAndSwap(false, true) {
+func (b *breaker) failure(err error, weight int32) {
+	if b.failures.Add(weight) < breakerOpens || b.stop.Err() != nil || !b.open.CompareAndSwap(false, true) {
 		return
 	}
 	b.log.Warn("cache backend does not answer: going on without it", "node", b.name, "err", err)
-	b.running.Go(b.untilAnswered)
+	b.spawn(b.untilAnswered)
 }
 
 // untilAnswered probes, one at a time, until the node answers.

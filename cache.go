@@ -41,7 +41,7 @@ type Cache interface {
 	// Lease asks for the right to load the key's value and to store it with
 	// Fill. What it found stands in the answer's State; only Granted comes with
 	// a lease. Each call that grants makes a token never used before, also when
-	// a client library sends the same call twice.
+	// a client library sends the same call twice; a claim's is its Owner.
 	Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error)
 
 	// Extend lets the lease or block that token names last for ttl from now. held
@@ -68,7 +68,11 @@ type Cache interface {
 
 	// Clear removes all values and not-found markers whose keys start with one
 	// of the prefixes, and ends the leases on such keys before it does. Blocks
-	// stay. Keys that are stored while it runs may remain.
+	// stay. Keys that are stored while it runs may remain. An empty prefix is an
+	// error. The Caches that Open, NewRedis and New return clear, without
+	// prefixes, what they own: all keys under Config.KeyPrefix, or without one
+	// the keyspaces chat_messages, user_chats, generation and cancel, and those
+	// that Config.Keyspaces and Config.TTLs name.
 	Clear(ctx context.Context, prefixes ...string) error
 
 	// Status describes the backend. It asks it, so it fails when the backend
@@ -76,7 +80,9 @@ type Cache interface {
 	Status(ctx context.Context) (Status, error)
 
 	// Close releases what the Cache holds. Later calls return ErrClosed. Closing
-	// twice is not an error.
+	// twice is not an error. The Caches that Open, NewRedis and New return try
+	// once more to deliver their queued invalidations, and return an error that
+	// says how many are left. Finish generations before.
 	Close() error
 }
 
@@ -97,8 +103,13 @@ type LeaseRequest struct {
 
 	// Claim, when not nil, is stored as the key's value with the lease, and for
 	// as long: a lease that other programs can see. It is granted exactly when
-	// the key has no value.
+	// the key has no value, or that of a claim with the same Owner.
 	Claim []byte
+
+	// Owner is the token of a claim. Its owner chooses it, and uses it for no
+	// other claim, so that one whose answer was lost can be asked for again, or
+	// released.
+	Owner string
 }
 
 // LeaseState is what [Cache.Lease] found.

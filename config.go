@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"time"
 )
@@ -119,6 +120,7 @@ func (c Config) withDefaults() (Config, error) {
 	if err := c.validate(); err != nil {
 		return c, err
 	}
+	c.TTLs = maps.Clone(c.TTLs)
 	setDefault(&c.Type, TypeRedis)
 	setDefault(&c.Timeout, 250*time.Millisecond)
 	setDefault(&c.LoadTimeout, 5*time.Minute)

@@ -2,6 +2,7 @@ package aside
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -14,13 +15,16 @@ const (
 
 // invalidate detaches the running loads of keys, named in full, deletes the keys
 // in the backend, and queues those it could not. The caller's leaving does not
-// stop it: its write is done.
-func (f *front) invalidate(ctx context.Context, keys []string) {
+// stop it: its write is done. It returns an error only when the front is closed
+// and there is nobody left to deliver what failed.
+func (f *front) invalidate(ctx context.Context, keys []string) error {
+	f.settling.RLock()
+	defer f.settling.RUnlock()
 	f.flights.detach(keys)
 	failed, _ := f.eachShard(context.WithoutCancel(ctx), keys, f.newBudget(), func(ctx context.Context, keys []string) error {
 		return f.backend.Delete(ctx, keys...)
 	})
-	f.settled(keys, failed)
+	return f.settled(keys, failed)
 }
 
 func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (failed []string, err error) {
@@ -30,27 +34,33 @@ func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Dur
 	})
 }
 
-// unblock is the end of a write.
-func (f *front) unblock(ctx context.Context, b *budget, token string, keys []string) {
+// unblock is the end of a write. Its error is as invalidate's.
+func (f *front) unblock(ctx context.Context, b *budget, token string, keys []string) error {
+	f.settling.RLock()
+	defer f.settling.RUnlock()
 	f.flights.detach(keys)
 	failed, _ := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Unblock(ctx, token, keys...)
 	})
-	f.settled(keys, failed)
+	return f.settled(keys, failed)
 }
 
 // settled counts invalidations, and queues those that failed.
-func (f *front) settled(keys, failed []string) {
+func (f *front) settled(keys, failed []string) error {
 	f.count.invalidated.Add(int64(len(keys) - len(failed)))
 	if len(failed) == 0 {
-		return
+		return nil
 	}
 	f.count.queued.Add(int64(len(failed)))
 	if n, _ := f.queue.status(); n == 0 {
 		f.log.Warn("cache: invalidations are kept until the backend takes them")
 	}
 	f.queue.add(failed)
+	if f.closing.Err() != nil {
+		return fmt.Errorf("%w: %d keys could not be invalidated any more", ErrClosed, len(failed))
+	}
 	f.deliver()
+	return nil
 }
 
 // deliver starts delivering the queue, unless that is being done.
@@ -58,7 +68,7 @@ func (f *front) deliver() {
 	if f.queue.size.Load() == 0 || f.closing.Err() != nil || !f.deliverer.CompareAndSwap(false, true) {
 		return
 	}
-	f.running.Go(func() {
+	f.later(func() {
 		for !f.deliverOnce(f.closing) && f.closing.Err() == nil {
 			select {
 			case <-time.After(deliverInterval):
@@ -80,7 +90,7 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 		due = due[len(batch):]
 		f.deliverBatch(ctx, batch)
 	}
-	if prefixes, seq := f.queue.toClear(); len(prefixes) > 0 {
+	if prefixes, seq := f.queue.toClear(); len(prefixes) > 0 && !f.anyOpen() {
 		within, cancel := context.WithTimeout(ctx, clearTimeout)
 		if f.backend.Clear(within, prefixes...) == nil {
 			f.flights.detachAll()
@@ -93,6 +103,15 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 		f.log.Warn("cache: all invalidations that were kept are delivered")
 	}
 	return n == 0 && !overflowed
+}
+
+// anyOpen reports whether a node does not answer.
+func (f *front) anyOpen() (open bool) {
+	f.breakers.Range(func(_, br any) bool {
+		open = br.(*breakers).node.open.Load()
+		return !open
+	})
+	return open
 }
 
 func (f *front) deliverBatch(ctx context.Context, batch []dueKey) {

@@ -59,6 +59,7 @@ type flight struct {
 
 	done   chan struct{} // closed when the fields below are set as well
 	filled uint64        // when the fill was sent that was confirmed, or 0
+	failed bool          // a command of the flight failed, and cost its waiters time
 }
 
 // join returns the key's flight for a caller, and whether the caller leads it:
@@ -205,8 +206,9 @@ func (fl *flight) acquire() Lease {
 			return Lease{}
 		}
 		fl.polled = fl.f.flights.seq.Add(1)
-		lease, err := fl.f.lease(fl.ask, fl.key, &fl.budget, req)
+		lease, err := fl.askLease(req)
 		if err != nil {
+			fl.failed = true
 			return Lease{}
 		}
 		if lease.State != Loading {
@@ -221,6 +223,38 @@ func (fl *flight) acquire() Lease {
 		case <-fl.ask.Done():
 			return Lease{}
 		}
+	}
+}
+
+// askLease asks for the lease once. A waiter's hurry, or the leaving of all, does
+// not interrupt the command, which may grant a lease that nobody knew of then: it
+// goes on without the flight, and what it is granted is given back.
+func (fl *flight) askLease(req LeaseRequest) (Lease, error) {
+	if fl.f.local {
+		return fl.f.lease(fl.ctx, fl.key, &fl.budget, req)
+	}
+	type answer struct {
+		lease  Lease
+		err    error
+		budget budget
+	}
+	got := make(chan answer, 1)
+	b, ctx := fl.budget, context.WithoutCancel(fl.ctx)
+	go func() {
+		lease, err := fl.f.lease(ctx, fl.key, &b, req)
+		got <- answer{lease, err, b}
+	}()
+	select {
+	case a := <-got:
+		fl.budget = a.budget
+		return a.lease, a.err
+	case <-fl.ask.Done():
+		fl.f.later(func() {
+			if a := <-got; a.lease.State == Granted {
+				_ = fl.f.release(ctx, fl.key, fl.f.newBudget(), a.lease.Token)
+			}
+		})
+		return Lease{}, ErrUnavailable
 	}
 }
 
@@ -330,6 +364,7 @@ func (fl *flight) store(token string, fill Fill, ok bool) {
 	stored, err := f.fill(ctx, fl.key, &fl.budget, token, fill)
 	switch {
 	case err != nil:
+		fl.failed = true
 		f.later(func() { _ = f.release(ctx, fl.key, &budget{left: f.cfg.Timeout}, token) })
 	case stored:
 		fl.filled = sent

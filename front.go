@@ -39,7 +39,9 @@ type front struct {
 	closing   context.Context // ends when the front closes
 	close     context.CancelFunc
 	deliverer atomic.Bool    // a goroutine delivers the queue
+	starting  sync.Mutex     // held while a goroutine is added to running
 	running   sync.WaitGroup // goroutines that Close waits for
+	settling  sync.RWMutex   // held for reading while an invalidation is on its way
 }
 
 // breakers are one node's: one for whether it answers, one for whether it
@@ -142,13 +144,17 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 	if ctx.Err() != nil {
 		return zero, context.Cause(ctx) // the caller's own end, no fault of the backend
 	}
-	if !answered(err) && (time.Since(start) < limit || limit >= f.cfg.Timeout/5) {
-		br.node.failure(err) // unless it had no time to answer
-	} else {
+	weight := int32(ordinaryFails)
+	if limit < f.cfg.Timeout/5 && time.Since(start) >= limit {
+		weight = hastyFails
+	}
+	if answered(err) {
 		br.node.success()
+	} else {
+		br.node.failure(err, weight)
 	}
 	if stores {
-		br.store.failure(err)
+		br.store.failure(err, weight)
 	}
 	return zero, fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
@@ -197,7 +203,7 @@ func (f *front) breakersOf(key string) *breakers {
 
 func (f *front) newBreaker(name string, probe func(context.Context) error) breaker {
 	return breaker{
-		name: strings.TrimSpace(name), log: f.log, stop: f.closing, running: &f.running, onChange: f.deliver,
+		name: strings.TrimSpace(name), log: f.log, stop: f.closing, spawn: f.later, onChange: f.deliver,
 		probe: func() error {
 			ctx, cancel := context.WithTimeout(f.closing, f.cfg.Timeout)
 			defer cancel()
@@ -206,8 +212,11 @@ func (f *front) newBreaker(name string, probe func(context.Context) error) break
 	}
 }
 
-// later runs work that nobody waits for but Close.
+// later runs work in a goroutine that nobody waits for but Close. After Close it
+// does nothing.
 func (f *front) later(work func()) {
+	f.starting.Lock()
+	defer f.starting.Unlock()
 	if f.closing.Err() == nil {
 		f.running.Go(work)
 	}

@@ -50,10 +50,10 @@ func (f *front) Delete(ctx context.Context, keys ...string) error {
 	if f.closed.Load() {
 		return ErrClosed
 	}
-	if len(keys) > 0 {
-		f.invalidate(ctx, f.names(keys))
+	if len(keys) == 0 {
+		return nil
 	}
-	return nil
+	return f.invalidate(ctx, f.names(keys))
 }
 
 func (f *front) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
@@ -93,10 +93,10 @@ func (f *front) Unblock(ctx context.Context, token string, keys ...string) error
 	if f.closed.Load() {
 		return ErrClosed
 	}
-	if len(keys) > 0 {
-		f.unblock(ctx, f.newBudget(), token, f.names(keys))
+	if len(keys) == 0 {
+		return nil
 	}
-	return nil
+	return f.unblock(ctx, f.newBudget(), token, f.names(keys))
 }
 
 // clearTimeout bounds a Clear, which scans and so is not held to the budget.
@@ -174,7 +174,13 @@ func (f *front) Close() error {
 	if f.closed.Swap(true) {
 		return nil
 	}
+	// What was on its way by now is delivered or queued before the last delivery;
+	// what comes later gets ErrClosed.
+	f.settling.Lock()
+	f.settling.Unlock() //nolint:staticcheck // only waits
+	f.starting.Lock()
 	f.close()
+	f.starting.Unlock()
 	f.running.Wait()
 	left := f.lastDelivery()
 	err := f.backend.Close()

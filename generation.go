@@ -2,6 +2,7 @@ package aside
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"sync"
 	"time"
@@ -30,7 +31,7 @@ type Generations struct {
 
 	mu      sync.Mutex
 	active  map[string]*Generation
-	ending  map[string]*Generation // finished, but the key is still there
+	ending  map[*Generation]bool // finished, but their keys may still be there
 	polling bool
 }
 
@@ -41,11 +42,14 @@ type Generation struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
+	token string // names this one as the key's owner
+
 	mu       sync.Mutex
-	token    string    // names this one as the key's owner; empty when it is not
+	claimed  bool      // the key may be there, and ours: a claim was answered, or its answer lost
+	held     bool      // it is
 	taken    bool      // another process has the key
 	beatAt   time.Time // when to write the key next
-	ownedFor time.Time // when the key expires unless it is written again
+	until    time.Time // when the key has expired unless it is written again
 	finished bool
 }
 
@@ -55,7 +59,7 @@ func NewGenerations(c Cache) (*Generations, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Generations{cache: f, f: f, active: make(map[string]*Generation), ending: make(map[string]*Generation)}, nil
+	return &Generations{cache: f, f: f, active: make(map[string]*Generation), ending: make(map[*Generation]bool)}, nil
 }
 
 // Start begins a generation in a chat room. It returns [ErrGenerating] when one
@@ -73,7 +77,7 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	g := &Generation{all: gs, chatID: chatID}
+	g := &Generation{all: gs, chatID: chatID, token: rand.Text()}
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
 	g.mu.Lock() // until it has started, nobody else uses it
 	defer g.mu.Unlock()
@@ -84,11 +88,9 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 		return nil, ErrGenerating
 	}
 	gs.active[chatID] = g
-	ending := gs.ending[chatID]
 	gs.mu.Unlock()
-
-	if ending != nil {
-		ending.end()
+	for _, ended := range gs.endingIn(chatID) {
+		ended.end()
 	}
 	// A signal that is older than the generation is not meant for it. One that
 	// comes after the claim is, so only what was there before is removed.
@@ -98,7 +100,7 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	switch {
 	case ctx.Err() != nil:
 		gs.remove(g)
-		gs.f.later(g.release)
+		gs.f.later(g.finish)
 		return nil, ctx.Err()
 	case g.taken:
 		gs.remove(g)
@@ -135,9 +137,14 @@ func (g *Generation) Finish() {
 	if !taken {
 		_ = g.all.cache.Delete(ctx, CancelKey(g.chatID).String())
 	}
+	g.finish()
+}
+
+// finish ends a generation that nobody looks after any more.
+func (g *Generation) finish() {
 	gs := g.all
 	gs.mu.Lock()
-	gs.ending[g.chatID] = g
+	gs.ending[g] = true
 	gs.mu.Unlock()
 	g.end()
 	gs.remove(g)
@@ -198,23 +205,40 @@ func (gs *Generations) remove(g *Generation) {
 	}
 }
 
+// endingIn returns the room's generations that are finished but whose keys may
+// still be there.
+func (gs *Generations) endingIn(chatID string) (out []*Generation) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for g := range gs.ending {
+		if g.chatID == chatID {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
 // claim writes the key if there is none. It needs g.mu.
 func (g *Generation) claim(ctx context.Context) {
 	ttl := g.all.f.ttl.base(&generation)
 	sent := time.Now()
-	l, err := g.all.cache.Lease(ctx, GenerationKey(g.chatID).String(), LeaseRequest{TTL: ttl, Claim: []byte("1")})
 	g.beatAt = sent.Add(retryBeat)
+	if len(g.all.endingIn(g.chatID)) > 0 {
+		return // the key there may be that of one of ours
+	}
+	l, err := g.all.cache.Lease(ctx, GenerationKey(g.chatID).String(), LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
 	switch {
 	case err != nil:
+		g.claimed, g.until = true, sent.Add(ttl+g.all.f.cfg.Timeout)
 	case l.State == Granted:
-		g.owned(l.Token, sent, ttl)
+		g.owns(sent, ttl)
 	case l.State == Present:
 		g.taken = true
 	}
 }
 
-func (g *Generation) owned(token string, sent time.Time, ttl time.Duration) {
-	g.token, g.ownedFor = token, sent.Add(ttl)
+func (g *Generation) owns(sent time.Time, ttl time.Duration) {
+	g.claimed, g.held, g.until = true, true, time.Now().Add(ttl)
 	g.beatAt = sent.Add(ttl / 3)
 }
 
@@ -225,7 +249,7 @@ func (g *Generation) beat(ctx context.Context) {
 	if g.finished || g.taken || time.Now().Before(g.beatAt) {
 		return
 	}
-	if g.token == "" {
+	if !g.held {
 		g.claim(ctx)
 		return
 	}
@@ -235,41 +259,31 @@ func (g *Generation) beat(ctx context.Context) {
 	switch {
 	case err != nil:
 		g.beatAt = sent.Add(retryBeat)
+		g.until = time.Now().Add(ttl) // it may have been extended
 	case held:
-		g.owned(g.token, sent, ttl)
+		g.owns(sent, ttl)
 	default:
-		g.token = ""
+		g.held = false
 		g.claim(ctx)
 	}
 }
 
 // end removes the key of a finished generation, or leaves it among the ending
-// for the next time.
+// for the next time. A key that is another's is not touched: the token differs.
 func (g *Generation) end() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.token != "" && time.Now().Before(g.ownedFor) {
-		if err := g.all.cache.Release(context.Background(), GenerationKey(g.chatID).String(), g.token); err != nil && !errors.Is(err, ErrClosed) {
-			g.all.poll()
+	gs := g.all
+	if g.claimed && time.Now().Before(g.until) {
+		err := gs.cache.Release(context.Background(), GenerationKey(g.chatID).String(), g.token)
+		if err != nil && !errors.Is(err, ErrClosed) {
+			gs.poll()
 			return
 		}
 	}
-	g.token = ""
-	gs := g.all
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
-	if gs.ending[g.chatID] == g {
-		delete(gs.ending, g.chatID)
-	}
-}
-
-// release gives up a claim that was made for a caller who has left.
-func (g *Generation) release() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.token != "" {
-		_ = g.all.cache.Release(context.Background(), GenerationKey(g.chatID).String(), g.token)
-	}
+	delete(gs.ending, g)
 }
 
 // poll starts the process's one poller, unless it runs.
@@ -325,7 +339,7 @@ func (gs *Generations) snapshot() (active, ending []*Generation, idle bool) {
 	for _, g := range gs.active {
 		active = append(active, g)
 	}
-	for _, g := range gs.ending {
+	for g := range gs.ending {
 		ending = append(ending, g)
 	}
 	if idle = len(active)+len(ending) == 0; idle {

@@ -18,6 +18,7 @@ type queue struct {
 	mu       sync.Mutex
 	seq      uint64
 	entries  map[string]*queued
+	pending  int             // entries whose invalidation is due
 	overflow map[string]bool // prefixes of the keys that found no room; nil when none
 	dropped  uint64          // the sequence number of the last such key
 }
@@ -81,7 +82,11 @@ func (q *queue) add(keys []string) {
 			q.overflowed(key)
 			continue
 		}
-		q.entry(key).seq = q.seq
+		e := q.entry(key)
+		if e.seq == 0 {
+			q.pending++
+		}
+		e.seq = q.seq
 	}
 }
 
@@ -92,8 +97,11 @@ func (q *queue) overflowed(key string) {
 		q.overflow = make(map[string]bool)
 		q.size.Add(1)
 	}
-	name, _, _ := strings.Cut(key, ":")
-	q.overflow[name+":"] = true
+	prefix := key
+	if i := strings.IndexByte(key, ':'); i >= 0 {
+		prefix = key[:i+1]
+	}
+	q.overflow[prefix] = true
 	q.dropped = q.seq
 }
 
@@ -136,6 +144,7 @@ func (q *queue) delivered(keys []dueKey) {
 		if e == nil || e.seq != d.seq {
 			continue
 		}
+		q.pending--
 		if e.seq = 0; e.held == 0 {
 			q.forget(d.key)
 		}
@@ -167,10 +176,5 @@ func (q *queue) toClear() (prefixes []string, seq uint64) {
 func (q *queue) status() (n int, overflowed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for _, e := range q.entries {
-		if e.seq != 0 {
-			n++
-		}
-	}
-	return n, q.overflow != nil
+	return q.pending, q.overflow != nil
 }

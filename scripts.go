@@ -12,8 +12,10 @@ import "github.com/redis/go-redis/v9"
 //	w:…    a writer's block, named by its token, and its deadline
 //
 // Deadlines are milliseconds of Redis's own clock: each field ends by itself,
-// and the whole hash with the last of them. The scripts delete before they set:
-// a Redis that is out of memory refuses to set, but has invalidated by then.
+// and the whole hash with the last of them. A Redis that is out of memory refuses
+// a script's first write when it is one that needs memory, and none after a first
+// write that does not. So scripts that invalidate delete before they set anything,
+// and always go through; scripts that store set before they delete, and do not.
 // They run on Redis 6.2 and later, Valkey and miniredis.
 
 const luaNow = `
@@ -21,10 +23,10 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 `
 
-// luaLive reads KEYS[2] into live, less the fields whose time is over, which it
+// luaLive reads KEYS[2] into live, less the fields whose time is over, which bury
 // removes. A key of another type there is removed: it holds no lease.
 const luaLive = luaNow + `
-local live, blocked, latest = {}, false, 0
+local live, dead, blocked, latest = {}, {}, false, 0
 local all = redis.pcall('HGETALL', KEYS[2])
 if all.err then redis.call('DEL', KEYS[2]) all = {} end
 for i = 1, #all, 2 do live[all[i]] = all[i + 1] end
@@ -34,13 +36,13 @@ local function keep(field, deadline)
 		if deadline > latest then latest = deadline end
 		return true
 	end
-	redis.call('HDEL', KEYS[2], field)
+	dead[#dead + 1] = field
 	live[field] = nil
 	return false
 end
 if live['load'] and not keep('until', live['until']) then
-	redis.call('HDEL', KEYS[2], 'load', 'claim')
-	live['load'] = nil
+	dead[#dead + 1], dead[#dead + 2] = 'load', 'claim'
+	live['load'], live['claim'] = nil, nil
 end
 for i = 1, #all, 2 do
 	if string.sub(all[i], 1, 2) == 'w:' and keep(all[i], all[i + 1]) then blocked = true end
@@ -50,6 +52,9 @@ if live['failed'] and not keep('failed', string.match(live['failed'], ' (%d+)$')
 local function lasts(deadline)
 	if deadline > latest then latest = deadline end
 	redis.call('PEXPIRE', KEYS[2], latest - now)
+end
+local function bury()
+	if #dead > 0 then redis.call('HDEL', KEYS[2], unpack(dead)) end
 end
 `
 
@@ -65,8 +70,8 @@ end
 `
 
 var (
-	// leaseScript: ARGV ttl, nonce, waited, has bad, bad, has claim, claim. The
-	// token carries the time, so a command that a client library sends twice
+	// leaseScript: ARGV ttl, nonce, waited, has bad, bad, has claim, claim, owner.
+	// The token carries the time, so a command that a client library sends twice
 	// does not make the same one twice.
 	leaseScript = redis.NewScript(luaLive + `
 local value = redis.pcall('GET', KEYS[1])
@@ -78,8 +83,9 @@ if value and ARGV[4] == '1' and value == ARGV[5] then
 	redis.call('UNLINK', KEYS[1])
 	value = false
 end
-if value then return {'present', value} end
 local claim = ARGV[6] == '1'
+if value and claim and live['claim'] and live['load'] == ARGV[8] then return {'granted', ARGV[8]} end
+if value then return {'present', value} end
 if not claim then
 	if live['none'] then return {'absent', ''} end
 	if blocked then return {'writing', ''} end
@@ -91,10 +97,18 @@ if not claim then
 	end
 end
 local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]
+if claim then token = ARGV[8] end
 local deadline = now + tonumber(ARGV[1])
-redis.call('HDEL', KEYS[2], 'claim')
 redis.call('HSET', KEYS[2], 'load', token, 'until', deadline)
-if claim then redis.call('HSET', KEYS[2], 'claim', '1') end
+for i = #dead, 1, -1 do
+	if dead[i] == 'load' or dead[i] == 'until' then table.remove(dead, i) end
+end
+bury()
+if claim then
+	redis.call('HSET', KEYS[2], 'claim', '1')
+else
+	redis.call('HDEL', KEYS[2], 'claim')
+end
 lasts(deadline)
 if claim then redis.call('SET', KEYS[1], ARGV[7], 'PX', ARGV[1]) end
 return {'granted', token}
@@ -118,13 +132,14 @@ return 1
 	// fillScript: ARGV token, ttl, not found, value.
 	fillScript = redis.NewScript(luaLive + `
 if live['load'] ~= ARGV[1] then return 0 end
-redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed', 'none')
 if ARGV[3] == '1' then
 	local deadline = now + tonumber(ARGV[2])
 	redis.call('HSET', KEYS[2], 'none', deadline)
+	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed')
 	lasts(deadline)
 else
 	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
+	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed', 'none')
 end
 return 1
 `)
@@ -145,8 +160,12 @@ return 1
 
 	// setScript: ARGV ttl, value.
 	setScript = redis.NewScript(luaDrop + `
-drop(1)
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
+local set = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
+if failed(set) then
+	drop(1)
+	return set
+end
+if failed(redis.pcall('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed', 'none')) then redis.call('DEL', KEYS[2]) end
 return 1
 `)
 

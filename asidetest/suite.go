@@ -5,6 +5,7 @@ package asidetest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"strings"
 	"testing"
 	"time"
@@ -358,12 +359,24 @@ var storing = []testCase{
 		t.wantHit(key, []byte("1"))
 		t.extend(key, token, true)
 	}},
+	{"AClaimMayBeAskedForAgain", func(t *test) {
+		req := aside.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: "mine"}
+		for range 2 {
+			l, err := t.c.Lease(t.Context(), key, req)
+			t.must(err)
+			t.want("state", l.State, aside.Granted)
+			t.want("token", l.Token, "mine")
+		}
+		t.claim(aside.Present)
+		t.must(t.c.Release(t.Context(), key, "mine"))
+		t.wantMiss(key)
+	}},
 	{"ClaimYieldsToAValueOfAnother", func(t *test) {
 		t.set(key, []byte("1"))
 		t.claim(aside.Present)
 	}},
 	{"ExtendKeepsAClaim", func(t *test) {
-		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond, Claim: []byte("1")})
+		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond, Claim: []byte("1"), Owner: "mine"})
 		t.must(err)
 		t.extend(key, l.Token, true)
 		t.h.Advance(t.T, 400*time.Millisecond)
@@ -371,7 +384,7 @@ var storing = []testCase{
 		t.extend(key, l.Token, true)
 	}},
 	{"ClaimsExpire", func(t *test) {
-		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond, Claim: []byte("1")})
+		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond, Claim: []byte("1"), Owner: "mine"})
 		t.must(err)
 		t.h.Advance(t.T, 400*time.Millisecond)
 		t.wantMiss(key)
@@ -510,7 +523,7 @@ func (t *test) granted(key string) (token string) {
 
 func (t *test) claim(want aside.LeaseState) (token string) {
 	t.Helper()
-	l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Claim: []byte("1")})
+	l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: rand.Text()})
 	t.must(err)
 	t.want("state of the claim", l.State, want)
 	return l.Token
