@@ -268,9 +268,9 @@ func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
 	return f.invalidate(ctx, names)
 }
 
-// Pending reports whether an invalidation of any of keys has not been applied in
-// the backend yet, because it did not answer or a write is still running. Keys
-// that are not valid are not pending.
+// Pending reports whether the cache does not trust any of keys in this process,
+// because an invalidation was not delivered yet, or a write is running whose block
+// the backend did not take. Keys that are not valid are not pending.
 func Pending(c Cache, keys ...Key) bool {
 	f, names, err := keysOf(c, keys)
 	if err != nil {

@@ -70,8 +70,8 @@ type Config struct {
 	// deliver the invalidation.
 	RefuseWrites bool
 
-	// Keyspaces names keyspaces that Clear removes beside the guide's, those of
-	// TTLs, and all under KeyPrefix.
+	// Keyspaces names keyspaces that Clear removes when there is no KeyPrefix,
+	// beside chat_messages, user_chats, generation and cancel, and those of TTLs.
 	Keyspaces []Keyspace
 
 	// Logger gets [CACHE HIT] and [CACHE MISS] at debug level, and trouble at warn

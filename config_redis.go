@@ -110,6 +110,8 @@ func (r Redis) client() (redis.UniversalClient, error) {
 		MasterName:            r.SentinelMaster,
 		IsClusterMode:         r.isCluster(),
 		ContextTimeoutEnabled: true,
+		DialerRetries:         1, // a refused connection is known at once, and why
+		MaxRetries:            1,
 	}
 	if r.TLS && o.TLSConfig == nil {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -120,6 +122,7 @@ func (r Redis) client() (redis.UniversalClient, error) {
 			return nil, fmt.Errorf("aside: Config.Redis.URL: %w", err)
 		}
 		u.ContextTimeoutEnabled = true
+		u.DialerRetries, u.MaxRetries = 1, 1
 		u.Username = cmp.Or(u.Username, r.Username)
 		u.Password = cmp.Or(u.Password, r.Password)
 		if o.TLSConfig != nil && u.Network != "unix" {

@@ -18,13 +18,15 @@ const (
 // stop it: its write is done. It returns an error only when the front is closed
 // and there is nobody left to deliver what failed.
 func (f *front) invalidate(ctx context.Context, keys []string) error {
-	f.settling.RLock()
-	defer f.settling.RUnlock()
+	if !f.settles() {
+		return ErrClosed
+	}
+	defer f.settling.Done()
 	f.flights.detach(keys)
-	failed, _ := f.eachShard(context.WithoutCancel(ctx), keys, f.newBudget(), func(ctx context.Context, keys []string) error {
+	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, f.newBudget(), func(ctx context.Context, keys []string) error {
 		return f.backend.Delete(ctx, keys...)
 	})
-	return f.settled(keys, failed)
+	return f.settled(keys, failed, err)
 }
 
 func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (failed []string, err error) {
@@ -36,24 +38,26 @@ func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Dur
 
 // unblock is the end of a write. Its error is as invalidate's.
 func (f *front) unblock(ctx context.Context, b *budget, token string, keys []string) error {
-	f.settling.RLock()
-	defer f.settling.RUnlock()
+	if !f.settles() {
+		return ErrClosed
+	}
+	defer f.settling.Done()
 	f.flights.detach(keys)
-	failed, _ := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
+	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Unblock(ctx, token, keys...)
 	})
-	return f.settled(keys, failed)
+	return f.settled(keys, failed, err)
 }
 
 // settled counts invalidations, and queues those that failed.
-func (f *front) settled(keys, failed []string) error {
+func (f *front) settled(keys, failed []string, err error) error {
 	f.count.invalidated.Add(int64(len(keys) - len(failed)))
 	if len(failed) == 0 {
 		return nil
 	}
 	f.count.queued.Add(int64(len(failed)))
 	if n, _ := f.queue.status(); n == 0 {
-		f.log.Warn("cache: invalidations are kept until the backend takes them")
+		f.log.Warn("cache: invalidations are kept until the backend takes them", "err", err)
 	}
 	f.queue.add(failed)
 	if f.closing.Err() != nil {

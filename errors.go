@@ -7,8 +7,9 @@ import (
 
 var (
 	// ErrNotFound is what a loader returns, perhaps wrapped, when the database
-	// has no such thing. GetOrLoad returns it to its callers, and keeps it for
-	// the keyspace's NotFoundTTL when that is set.
+	// has no such thing. GetOrLoad returns the loader's error to its callers, and
+	// remembers it for the keyspace's NotFoundTTL when that is set: it then
+	// returns ErrNotFound itself.
 	ErrNotFound = errors.New("aside: not found")
 
 	// ErrClosed is returned by every operation on a Cache after Close.

@@ -39,9 +39,9 @@ type front struct {
 	closing   context.Context // ends when the front closes
 	close     context.CancelFunc
 	deliverer atomic.Bool    // a goroutine delivers the queue
-	starting  sync.Mutex     // held while a goroutine is added to running
+	starting  sync.Mutex     // held while something is added to running or settling
 	running   sync.WaitGroup // goroutines that Close waits for
-	settling  sync.RWMutex   // held for reading while an invalidation is on its way
+	settling  sync.WaitGroup // invalidations on their way, which Close waits for
 }
 
 // breakers are one node's: one for whether it answers, one for whether it
@@ -118,6 +118,9 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 	if f.closed.Load() {
 		return zero, ErrClosed
 	}
+	if key == f.cfg.KeyPrefix {
+		return zero, fmt.Errorf("%w: the key is empty", ErrInvalidKey)
+	}
 	if f.local {
 		return command(ctx)
 	}
@@ -159,6 +162,12 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 	return zero, fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
+// troubles are how replies start that say that nothing will work.
+var troubles = []string{
+	"LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "NOAUTH", "WRONGPASS", "DENIED", "ERR max number of clients",
+	"ERR DB index", "ERR invalid DB", "ERR SELECT", "ERR AUTH", "ERR invalid password", "ERR Client sent AUTH", "ERR This instance has cluster",
+}
+
 // answered reports whether err shows that the backend is up: it is a reply, and
 // not one of a Redis that can not serve yet or any more.
 func answered(err error) bool {
@@ -166,7 +175,7 @@ func answered(err error) bool {
 	if !errors.As(err, &reply) {
 		return false
 	}
-	for _, prefix := range []string{"LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY"} {
+	for _, prefix := range troubles {
 		if redis.HasErrorPrefix(err, prefix) {
 			return false
 		}
@@ -212,6 +221,18 @@ func (f *front) newBreaker(name string, probe func(context.Context) error) break
 	}
 }
 
+// settles notes that an invalidation is on its way, until settling.Done, unless
+// the front is closed.
+func (f *front) settles() bool {
+	f.starting.Lock()
+	defer f.starting.Unlock()
+	if f.closed.Load() {
+		return false
+	}
+	f.settling.Add(1)
+	return true
+}
+
 // later runs work in a goroutine that nobody waits for but Close. After Close it
 // does nothing.
 func (f *front) later(work func()) {
@@ -241,7 +262,7 @@ func (f *front) notStored(space *Keyspace, key string, err error) {
 // The backend's commands, each within a budget.
 
 func (f *front) get(ctx context.Context, key string, b *budget) ([]byte, bool, error) {
-	if f.local && !f.closed.Load() {
+	if f.local && !f.closed.Load() && key != f.cfg.KeyPrefix {
 		return f.backend.Get(ctx, key)
 	}
 	type found struct {

@@ -102,10 +102,11 @@ func (f *front) Unblock(ctx context.Context, token string, keys ...string) error
 // clearTimeout bounds a Clear, which scans and so is not held to the budget.
 const clearTimeout = time.Minute
 
-// Clear without prefixes removes everything that the Cache owns: all under its
-// KeyPrefix, or without one the guide's keyspaces and those that the Config
-// names.
+// Clear without prefixes removes everything that the Cache owns.
 func (f *front) Clear(ctx context.Context, prefixes ...string) error {
+	if slices.Contains(prefixes, "") {
+		return fmt.Errorf("%w: Clear of an empty prefix; no prefix at all clears what the cache owns", ErrInvalidKey)
+	}
 	if len(prefixes) > 0 {
 		prefixes = f.names(prefixes)
 	} else {
@@ -171,13 +172,15 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 
 // Close tries once more to deliver the queue, and says how much is left of it.
 func (f *front) Close() error {
-	if f.closed.Swap(true) {
+	f.starting.Lock()
+	again := f.closed.Swap(true)
+	f.starting.Unlock()
+	if again {
 		return nil
 	}
-	// What was on its way by now is delivered or queued before the last delivery;
+	// What is on its way by now is delivered or queued before the last delivery;
 	// what comes later gets ErrClosed.
-	f.settling.Lock()
-	f.settling.Unlock() //nolint:staticcheck // only waits
+	f.settling.Wait()
 	f.starting.Lock()
 	f.close()
 	f.starting.Unlock()

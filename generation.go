@@ -168,7 +168,8 @@ func (gs *Generations) Cancel(ctx context.Context, chatID string) error {
 	return gs.cache.Set(ctx, CancelKey(chatID).String(), []byte("1"), gs.f.ttl.base(&cancelSignal))
 }
 
-// Running reports whether a generation runs in the room, in any process.
+// Running reports whether a generation runs in the room, in any process. One that
+// was cancelled runs until it is finished.
 func (gs *Generations) Running(ctx context.Context, chatID string) (bool, error) {
 	if err := GenerationKey(chatID).check(); err != nil {
 		return false, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -195,6 +196,66 @@ func TestGenerations_KeyIsKeptAndNeverTakenBack(t *testing.T) {
 		if _, ok, _ := memory.Get(t.Context(), "generation:A"); ok {
 			t.Error("Finish left the key")
 		}
+	})
+}
+
+// The claim's reply is lost: the key is there, and it is ours.
+func TestGenerations_LostReplies(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		backend := &loseReplies{Cache: memory}
+		c := must(aside.New(backend, aside.Config{}))
+		defer c.Close()
+		gs := generations(t, c)
+		for _, wait := range []time.Duration{0, 5 * time.Second} {
+			backend.lost.Store(1)
+			g := start(t, gs, "A")
+			time.Sleep(wait)
+			if err := memory.Set(t.Context(), "cancel:A", []byte("1"), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(250 * time.Millisecond)
+			if context.Cause(g.Context()) != aside.ErrCancelled {
+				t.Errorf("after %v: the generation does not see its cancel signal", wait)
+			}
+			g.Finish()
+			if _, ok, _ := memory.Get(t.Context(), "generation:A"); ok {
+				t.Errorf("after %v: Finish left the key", wait)
+			}
+		}
+	})
+}
+
+// loseReplies loses the replies of as many Lease calls.
+type loseReplies struct {
+	aside.Cache
+	lost atomic.Int64
+}
+
+func (l *loseReplies) Lease(ctx context.Context, key string, req aside.LeaseRequest) (aside.Lease, error) {
+	lease, err := l.Cache.Lease(ctx, key, req)
+	if l.lost.Add(-1) >= 0 {
+		return aside.Lease{}, errDown
+	}
+	return lease, err
+}
+
+func TestGenerations_TwoFinishedWhileAway(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		gs := generations(t, c)
+		g := start(t, gs, "A")
+		backend.SetFault(refuse)
+		g.Finish()
+		g = start(t, gs, "A")
+		time.Sleep(5 * time.Second)
+		g.Finish()
+		backend.SetFault(nil)
+		time.Sleep(2 * time.Second)
+		start(t, gs, "A").Finish()
 	})
 }
 

@@ -170,6 +170,8 @@ func TestBadCalls(t *testing.T) {
 		"nil backend":       second(aside.New(nil, aside.Config{})),
 		"nil generations":   second(aside.NewGenerations(nil)),
 		"zero ttl":          c.Set(ctx, "s:1", nil, 0),
+		"empty key":         c.Set(ctx, "", nil, time.Second),
+		"empty prefix":      c.Clear(ctx, ""),
 	} {
 		if err == nil {
 			t.Errorf("%s: no error", name)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -311,8 +312,12 @@ func TestP6_NothingIsDeliveredWhileTheWriteRuns(t *testing.T) {
 		var loads counter
 		backend.SetFault(refuse)
 		err := aside.Update(t.Context(), c, func(context.Context) error {
+			writes["Invalidate"](t, c) // due, but not before the write is over
 			backend.SetFault(nil)
 			time.Sleep(5 * time.Second)
+			if !aside.Pending(c, room) {
+				t.Error("trusted while the write runs")
+			}
 			read(t, c, loads.load("old"))
 			if _, ok, _ := backend.Cache.Get(t.Context(), room.String()); ok {
 				t.Error("the old value was stored while the write runs")
@@ -325,6 +330,30 @@ func TestP6_NothingIsDeliveredWhileTheWriteRuns(t *testing.T) {
 		if got := read(t, c, loads.load("new")); got != "new" {
 			t.Errorf("after the write: %q", got)
 		}
+	})
+}
+
+// A load that began before a write is not stored while the key is distrusted,
+// though its lease still stands: the backend has not heard of the write.
+func TestP6_NothingIsStoredUnderADistrustedKey(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		finish := slowLoad(t, c, "old")
+		backend.SetFault(func(_ context.Context, method string) error {
+			if method == "Block" || method == "Unblock" || method == "Delete" {
+				return errDown
+			}
+			return nil
+		})
+		writes["Update"](t, c)
+		finish()
+		if _, ok, _ := backend.Cache.Get(t.Context(), room.String()); ok {
+			t.Error("the old value was stored")
+		}
+		backend.SetFault(nil)
+		time.Sleep(2 * time.Second)
 	})
 }
 
@@ -404,5 +433,142 @@ func TestP2_RefuseWrites(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		backend.SetFault(nil)
+	})
+}
+
+// What says that a Redis is out of memory must not be circumvented by a script.
+func TestP5_OutOfMemoryNothingIsStored(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t, "--maxmemory-policy", "noeviction")
+	c, client := overRedis(t, r.addr, aside.Config{}), r.client(t)
+	l := must(c.Lease(t.Context(), "s:leased", aside.LeaseRequest{TTL: time.Minute}))
+	client.ConfigSet(t.Context(), "maxmemory", "1")
+	if _, err := c.Fill(t.Context(), "s:leased", l.Token, aside.Fill{Value: []byte("v"), TTL: time.Minute}); err == nil {
+		t.Error("Fill stored")
+	}
+	if _, err := c.Lease(t.Context(), "s:new", aside.LeaseRequest{TTL: time.Minute}); err == nil {
+		t.Error("Lease stored")
+	}
+	if err := c.Set(t.Context(), "s:set", []byte("v"), time.Minute); err == nil {
+		t.Error("Set stored")
+	}
+	if n := client.Exists(t.Context(), "s:leased", "s:new", "{s:new}:lease", "s:set").Val(); n != 0 {
+		t.Errorf("%d keys were stored", n)
+	}
+}
+
+func TestP5_ManyShortDeadlinesOpenTheBreaker(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		backend.SetFault(asidetest.Hang)
+		for range 20 {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			if _, err := aside.GetOrLoad(ctx, c, room, func(context.Context) (string, error) { return "v", nil }); err != nil {
+				t.Error(err)
+			}
+			cancel()
+		}
+		if s, _ := c.Status(t.Context()); s.Breaker != "open" {
+			t.Errorf("the breaker is %s", s.Breaker)
+		}
+	})
+}
+
+// A user who may touch nothing but the cache's own keys gets his cache back after
+// an outage.
+func TestP6_WithRightsToTheKeyPrefixAlone(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	admin := r.client(t)
+	if err := admin.Do(t.Context(), "ACL", "SETUSER", "app", "on", ">pw", "~app:*", "~{app:*", "~lease:app:*", "+@all", "-@admin", "-info", "-dbsize").Err(); err != nil {
+		t.Fatal(err)
+	}
+	c := overRedis(t, r.addr, aside.Config{KeyPrefix: "app:", Redis: aside.Redis{Username: "app", Password: "pw"}})
+	read(t, c, func(context.Context) (string, error) { return "v", nil })
+	if s, err := c.Status(t.Context()); err != nil || s.Breaker != "closed" {
+		t.Errorf("status %+v, %v", s, err)
+	}
+	r.cmd.Process.Signal(syscall.SIGSTOP)
+	for range 4 {
+		writes["Update"](t, c)
+		read(t, c, func(context.Context) (string, error) { return "w", nil })
+	}
+	r.cmd.Process.Signal(syscall.SIGCONT)
+	eventually(t, "the invalidation is delivered", func() bool { return !aside.Pending(c, room) })
+	eventually(t, "hits come back", func() bool {
+		before := asideStats(t, c).Hits
+		read(t, c, func(context.Context) (string, error) { return "w", nil })
+		return asideStats(t, c).Hits > before
+	})
+}
+
+// An invalidation that failed again while it was being delivered stays queued.
+func TestP6_AnAcknowledgementRemovesItsOwnEntryOnly(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		var deliveries atomic.Int64
+		backend.SetFault(refuse)
+		writes["Invalidate"](t, c)
+		backend.SetFault(func(ctx context.Context, method string) error {
+			if method == "Delete" && deliveries.Add(1) == 1 {
+				// While the first delivery is on its way, another one is asked for and
+				// can not be delivered.
+				backend.SetFault(refuse)
+				writes["Invalidate"](t, c)
+			}
+			return nil
+		})
+		time.Sleep(time.Second)
+		if !aside.Pending(c, room) {
+			t.Error("the acknowledgement of the first delivery removed the second invalidation")
+		}
+		backend.SetFault(nil)
+		time.Sleep(2 * time.Second)
+		if aside.Pending(c, room) {
+			t.Error("not delivered")
+		}
+	})
+}
+
+func TestP6_CloseDoesNotLoseAnInvalidationOnItsWay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		backend.SetFault(func(context.Context, string) error { time.Sleep(100 * time.Millisecond); return errDown })
+		got := make(chan error, 1)
+		go func() { got <- aside.Invalidate(context.Background(), c, room) }()
+		synctest.Wait()
+		closeErr := c.Close()
+		if err := <-got; err == nil && closeErr == nil {
+			t.Error("the invalidation was lost, and nobody was told")
+		}
+	})
+}
+
+func TestP6_OverflowOfAKeyWithoutAKeyspace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{QueueSize: 1})
+		defer c.Close()
+		for _, key := range []string{"a", "b"} {
+			if err := c.Set(t.Context(), key, []byte("old"), time.Hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		backend.SetFault(refuse)
+		if err := c.Delete(t.Context(), "a", "b"); err != nil {
+			t.Fatal(err)
+		}
+		backend.SetFault(nil)
+		time.Sleep(5 * time.Second)
+		for _, key := range []string{"a", "b"} {
+			if _, ok, _ := c.Get(t.Context(), key); ok {
+				t.Errorf("%s is still served", key)
+			}
+		}
 	})
 }

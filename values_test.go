@@ -278,6 +278,18 @@ type reversed struct{}
 func (reversed) Encode(v any) ([]byte, error)    { return []byte("!" + v.(string)), nil }
 func (reversed) Decode(data []byte, v any) error { *v.(*string) = string(data[1:]); return nil }
 
+func TestP8_ACodecThatPanicsHasMetBadBytes(t *testing.T) {
+	t.Parallel()
+	c := open(t, aside.Config{Type: aside.TypeMemory})
+	key := aside.Keyspace{Name: "c", Codec: reversed{}}.Key("1")
+	if err := c.Set(t.Context(), "c:1", nil, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if v := must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) { return "v", nil })); v != "v" {
+		t.Errorf("got %q", v)
+	}
+}
+
 func TestAKeyspaceMayHaveACodec(t *testing.T) {
 	t.Parallel()
 	c := open(t, aside.Config{Type: aside.TypeMemory})

@@ -9,8 +9,8 @@ import (
 )
 
 // Faulty is a Cache that does what the Cache in it does until it is told to fail.
-// Hand it to [aside.New] to see a service through its cache's trouble. Its
-// methods may be called concurrently.
+// Put a memory Cache in it, from [aside.Open], and hand it to [aside.New], to see
+// a service through its cache's trouble. Its methods may be called concurrently.
 type Faulty struct {
 	aside.Cache
 	fault atomic.Pointer[Fault]
@@ -27,7 +27,8 @@ func Hang(ctx context.Context, _ string) error {
 	return ctx.Err()
 }
 
-// SetFault makes every call ask fault from now on; nil ends it.
+// SetFault makes every call but Status and Close ask fault from now on; nil ends
+// it.
 func (c *Faulty) SetFault(fault Fault) {
 	if fault == nil {
 		c.fault.Store(nil)

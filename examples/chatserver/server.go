@@ -142,6 +142,9 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
+	if messages == nil {
+		messages = []Message{} // another program stored null
+	}
 	respond.Success(w, http.StatusOK, messages)
 }
 
@@ -222,6 +225,8 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		respond.Error(w, http.StatusBadRequest, "the chat_id is empty or too long")
 	case errors.Is(err, aside.ErrGenerating):
 		respond.Error(w, http.StatusConflict, "a reply is already being generated in this chat")
+	case errors.Is(err, aside.ErrWriteRefused):
+		respond.Error(w, http.StatusServiceUnavailable, "the write was refused: the cache is not available, and CACHE_REFUSE_WRITES is set")
 	case r.Context().Err() != nil:
 		respond.Error(w, http.StatusServiceUnavailable, "the request was given up")
 	default:
@@ -252,9 +257,24 @@ func readJSON(w http.ResponseWriter, r *http.Request, in any) bool {
 	case errors.Is(err, io.EOF):
 		respond.Error(w, http.StatusBadRequest, "the body is empty; a JSON object is needed")
 	default:
-		respond.Error(w, http.StatusBadRequest, "the body is not the JSON object that is needed: "+err.Error())
+		respond.Error(w, http.StatusBadRequest, "the body is not the JSON object that is needed"+reason(err))
 	}
 	return false
+}
+
+// reason says where a body is wrong, without the names of Go's types.
+func reason(err error) string {
+	var syntax *json.SyntaxError
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax):
+		return fmt.Sprintf(": byte %d: %v", syntax.Offset, syntax)
+	case errors.As(err, &wrong) && wrong.Field != "":
+		return fmt.Sprintf(": %s can not be a %s", wrong.Field, wrong.Value)
+	case errors.As(err, &wrong):
+		return ": it is a " + wrong.Value
+	}
+	return ": " + err.Error()
 }
 
 func cacheRoutes(cache aside.Cache, cfg aside.Config, adminToken string) http.Handler {
