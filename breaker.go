@@ -24,7 +24,6 @@ const (
 // this is not a breaker of the usual kind, with a half-open state that lets some
 // calls through.
 type breaker struct {
-	name     string
 	failures atomic.Int32
 	open     atomic.Bool
 	probe    func() error
@@ -44,7 +43,7 @@ func (b *breaker) failure(err error, weight int32) {
 	if b.failures.Add(weight) < breakerOpens || b.stop.Err() != nil || !b.open.CompareAndSwap(false, true) {
 		return
 	}
-	b.log.Warn("cache backend does not answer: going on without it", "node", b.name, "err", err)
+	b.log.Warn("cache backend does not answer: going on without it", "err", err)
 	b.spawn(b.untilAnswered)
 }
 
@@ -61,7 +60,7 @@ func (b *breaker) untilAnswered() {
 		if b.probe() == nil {
 			b.failures.Store(0)
 			b.open.Store(false)
-			b.log.Warn("cache backend answers again", "node", b.name)
+			b.log.Warn("cache backend answers again")
 			b.onChange()
 			return
 		}

@@ -211,8 +211,12 @@ func (f *front) breakersOf(key string) *breakers {
 }
 
 func (f *front) newBreaker(name string, probe func(context.Context) error) breaker {
+	log := f.log
+	if name = strings.TrimSpace(name); name != "" {
+		log = log.With("node", name)
+	}
 	return breaker{
-		name: strings.TrimSpace(name), log: f.log, stop: f.closing, spawn: f.later, onChange: f.deliver,
+		log: log, stop: f.closing, spawn: f.later, onChange: f.deliver,
 		probe: func() error {
 			ctx, cancel := context.WithTimeout(f.closing, f.cfg.Timeout)
 			defer cancel()
