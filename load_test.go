@@ -300,7 +300,7 @@ func TestP5_OneBudgetForACallThatJoins(t *testing.T) {
 			wg.Go(func() {
 				start := time.Now()
 				read(t, c, func(context.Context) (string, error) { return "v", nil })
-				if took := time.Since(start); took > 350*time.Millisecond {
+				if took := time.Since(start); took > 250*time.Millisecond {
 					t.Errorf("a call took %v", took)
 				}
 			})

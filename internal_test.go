@@ -1,0 +1,92 @@
+package aside
+
+// What can only be seen from inside: the slots of lease keys, and a backend of
+// several shards without a Cluster.
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestSlotsAreThoseOfRedisCluster(t *testing.T) {
+	t.Parallel()
+	if crc := crc16("123456789"); crc != 0x31c3 { // the specification's own example
+		t.Errorf("crc16: %#x", crc)
+	}
+	for key, slot := range map[string]int{"foo": 12182, "bar": 5061, "{foo}bar": 12182, "x{foo}{bar}": 12182} {
+		if got := slotOf(key); got != slot {
+			t.Errorf("slot of %q: %d, want %d", key, got, slot)
+		}
+	}
+}
+
+func FuzzLeaseKey(f *testing.F) {
+	for _, id := range []string{"A", "{A}", "}{", "a{}b", "{", "}", "{}{A}", "A}:lease", ":lease", "lease:A", "대화방", ""} {
+		f.Add("chat_messages:"+id, "chat_messages:A")
+	}
+	f.Fuzz(func(t *testing.T, key, other string) {
+		for _, k := range []string{key, other} {
+			name, _, ok := strings.Cut(k, ":")
+			if !ok || checkName(name) != nil {
+				t.Skip("no value key")
+			}
+		}
+		lease := leaseKey(key)
+		if slotOf(lease) != slotOf(key) {
+			t.Errorf("%q is in slot %d, its lease key %q in %d", key, slotOf(key), lease, slotOf(lease))
+		}
+		if back, ok := leasedKey(lease); !ok || back != key {
+			t.Errorf("leasedKey(%q) = %q, %v, want %q", lease, back, ok, key)
+		}
+		if _, ok := leasedKey(key); ok || lease == other {
+			t.Errorf("%q is a value's key, and taken for a lease's", key)
+		}
+		if key != other && lease == leaseKey(other) {
+			t.Errorf("%q and %q share the lease key %q", key, other, lease)
+		}
+	})
+}
+
+// halfSick is a backend of two shards, one of which takes no blocks.
+type halfSick struct{ Cache }
+
+func (h halfSick) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
+	if strings.HasPrefix(keys[0], "sick:") {
+		return errors.New("away")
+	}
+	return h.Cache.Block(ctx, token, ttl, keys...)
+}
+
+// The keys whose shard is well stay blocked for as long as the write takes.
+func TestAWriteBlockedInPartKeepsWhatItHas(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := Config{Type: TypeMemory}.withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		memory := newMemoryBackend(1 << 20)
+		f := newFront(halfSick{memory}, cfg)
+		f.shardOf = func(key string) string { name, _, _ := strings.Cut(key, ":"); return name }
+		defer f.Close()
+		well, sick := Keyspace{Name: "well"}.Key("1"), Keyspace{Name: "sick"}.Key("1")
+		err = Update(t.Context(), f, func(context.Context) error {
+			time.Sleep(time.Minute)
+			l, err := memory.Lease(t.Context(), well.String(), LeaseRequest{TTL: time.Second})
+			if err != nil || l.State != Writing {
+				t.Errorf("after a minute the well key is %v, %v", l.State, err)
+			}
+			if !Pending(f, sick) || Pending(f, well) {
+				t.Error("the sick key is to be distrusted while the write runs, the well one is not")
+			}
+			return nil
+		}, well, sick)
+		if err != nil || Pending(f, sick) {
+			t.Errorf("err %v, pending %v", err, Pending(f, sick))
+		}
+	})
+}
