@@ -1,6 +1,7 @@
 package aside_test
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"os"
@@ -73,7 +74,7 @@ func TestRedis_ConformanceOfADisobedientClient(t *testing.T) {
 		client := redis.NewClient(&redis.Options{Addr: r.addr})
 		t.Cleanup(func() { client.Close() })
 		client.FlushAll(t.Context())
-		c := must(aside.NewRedis(client, aside.Config{}))
+		c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
 		t.Cleanup(func() { c.Close() })
 		return c
 	}})
@@ -108,8 +109,11 @@ func open(t *testing.T, cfg aside.Config) aside.Cache {
 	return c
 }
 
+// overRedis opens a Cache over the Redis at addr. Its budget is large, so that a
+// slow machine is no trouble, unless cfg says what it is: tests of trouble do.
 func overRedis(t *testing.T, addr string, cfg aside.Config) aside.Cache {
 	t.Helper()
+	cfg.Timeout = cmp.Or(cfg.Timeout, 20*time.Second)
 	cfg.Redis.Hosts = []string{addr}
 	return open(t, cfg)
 }

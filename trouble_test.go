@@ -235,7 +235,8 @@ func TestP6_RealOutages(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := startRedis(t)
-			c, other := overRedis(t, r.addr, aside.Config{}), overRedis(t, r.addr, aside.Config{})
+			cfg := aside.Config{Timeout: 250 * time.Millisecond}
+			c, other := overRedis(t, r.addr, cfg), overRedis(t, r.addr, cfg)
 			read(t, c, func(context.Context) (string, error) { return "old", nil })
 			outage.begin(r)
 			writes["Update"](t, c)
@@ -485,7 +486,7 @@ func TestP6_WithRightsToTheKeyPrefixAlone(t *testing.T) {
 	if err := admin.Do(t.Context(), "ACL", "SETUSER", "app", "on", ">pw", "~app:*", "~{app:*", "~lease:app:*", "+@all", "-@admin", "-info", "-dbsize").Err(); err != nil {
 		t.Fatal(err)
 	}
-	c := overRedis(t, r.addr, aside.Config{KeyPrefix: "app:", Redis: aside.Redis{Username: "app", Password: "pw"}})
+	c := overRedis(t, r.addr, aside.Config{Timeout: 250 * time.Millisecond, KeyPrefix: "app:", Redis: aside.Redis{Username: "app", Password: "pw"}})
 	read(t, c, func(context.Context) (string, error) { return "v", nil })
 	if s, err := c.Status(t.Context()); err != nil || s.Breaker != "closed" {
 		t.Errorf("status %+v, %v", s, err)

@@ -37,10 +37,12 @@ type client struct {
 	header http.Header
 }
 
-// serverOn starts a server with the settings that env has, as main does.
+// serverOn starts a server with the settings that env has, as main does. Its
+// cache's budget is large, so that a slow machine is no trouble; tests of trouble
+// set it.
 func serverOn(t *testing.T, env map[string]string) *client {
 	t.Helper()
-	all := map[string]string{"DATABASE_URL": filepath.Join(t.TempDir(), "chat.db")}
+	all := map[string]string{"DATABASE_URL": filepath.Join(t.TempDir(), "chat.db"), "CACHE_TIMEOUT": "20s"}
 	maps.Copy(all, env)
 	set, err := readSettings(all)
 	if err != nil {
@@ -402,6 +404,7 @@ r.setex(key, 1800, json.dumps(history, ensure_ascii=False))
 func TestRedisKilledAndBack(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
+	r.env["CACHE_TIMEOUT"] = "250ms"
 	c := serverOn(t, r.env)
 	room := c.room()
 	c.say(room, "before")
@@ -440,6 +443,7 @@ func TestRedisKilledAndBack(t *testing.T) {
 func TestRedisFrozen(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
+	r.env["CACHE_TIMEOUT"] = "250ms"
 	c := serverOn(t, r.env)
 	room := c.room()
 	c.history(room, "MISS")
