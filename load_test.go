@@ -144,9 +144,6 @@ func TestP4_TheFirstCallersLeavingHarmsNobody(t *testing.T) {
 				}
 			})
 		}
-		for asideStats(t, c).Misses+asideStats(t, c).Hits == 0 && runtime.NumGoroutine() < 20 {
-			runtime.Gosched()
-		}
 		time.Sleep(50 * time.Millisecond) // the waiters wait
 		leave()
 		if err := <-left; !errors.Is(err, context.Canceled) {
