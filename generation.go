@@ -85,6 +85,7 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	gs.mu.Lock()
 	if gs.active[chatID] != nil {
 		gs.mu.Unlock()
+		g.cancel(ErrGenerating)
 		return nil, ErrGenerating
 	}
 	gs.active[chatID] = g
@@ -104,6 +105,7 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 		return nil, ctx.Err()
 	case g.taken:
 		gs.remove(g)
+		g.cancel(ErrGenerating)
 		return nil, ErrGenerating
 	case stale:
 		_ = gs.cache.Delete(ctx, signal)

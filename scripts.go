@@ -23,8 +23,8 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 `
 
-// luaLive reads KEYS[2] into live, less the fields whose time is over, which bury
-// removes. A key of another type there is removed: it holds no lease.
+// luaLive reads KEYS[2] into live, less the fields whose time is over, which are in
+// dead for leaseScript to remove: they must not be its first write. A key of another type there is removed: it holds no lease.
 const luaLive = luaNow + `
 local live, dead, blocked, latest = {}, {}, false, 0
 local all = redis.pcall('HGETALL', KEYS[2])
@@ -41,7 +41,8 @@ local function keep(field, deadline)
 	return false
 end
 if live['load'] and not keep('until', live['until']) then
-	dead[#dead + 1], dead[#dead + 2] = 'load', 'claim'
+	dead[#dead + 1] = 'load'
+	dead[#dead + 1] = 'claim'
 	live['load'], live['claim'] = nil, nil
 end
 for i = 1, #all, 2 do
@@ -52,9 +53,6 @@ if live['failed'] and not keep('failed', string.match(live['failed'], ' (%d+)$')
 local function lasts(deadline)
 	if deadline > latest then latest = deadline end
 	redis.call('PEXPIRE', KEYS[2], latest - now)
-end
-local function bury()
-	if #dead > 0 then redis.call('HDEL', KEYS[2], unpack(dead)) end
 end
 `
 
@@ -100,10 +98,9 @@ local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]
 if claim then token = ARGV[8] end
 local deadline = now + tonumber(ARGV[1])
 redis.call('HSET', KEYS[2], 'load', token, 'until', deadline)
-for i = #dead, 1, -1 do
-	if dead[i] == 'load' or dead[i] == 'until' then table.remove(dead, i) end
+for _, field in ipairs(dead) do
+	if field ~= 'load' and field ~= 'until' then redis.call('HDEL', KEYS[2], field) end
 end
-bury()
 if claim then
 	redis.call('HSET', KEYS[2], 'claim', '1')
 else

@@ -1,0 +1,95 @@
+package asidetest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"testing"
+
+	"github.com/cacheaside/aside"
+)
+
+// test is one case's Cache, with methods that fail the test on an error.
+type test struct {
+	*testing.T
+	h Harness
+	c aside.Cache
+}
+
+func (t *test) Context() context.Context { return t.T.Context() }
+
+func (t *test) must(err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (t *test) want(what string, got, want any) {
+	t.Helper()
+	if got != want {
+		t.Fatalf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+func (t *test) set(key string, value []byte) {
+	t.Helper()
+	t.must(t.c.Set(t.Context(), key, value, ttl))
+}
+
+func (t *test) wantMiss(key string) {
+	t.Helper()
+	got, ok, err := t.c.Get(t.Context(), key)
+	t.must(err)
+	if ok {
+		t.Fatalf("Get(%.80q): hit %.80q, want a miss", key, got)
+	}
+}
+
+func (t *test) wantHit(key string, want []byte) {
+	t.Helper()
+	got, ok, err := t.c.Get(t.Context(), key)
+	t.must(err)
+	if !ok || !bytes.Equal(got, want) {
+		t.Fatalf("Get(%.80q): %.80q, %v; want a hit, %.80q", key, got, ok, want)
+	}
+}
+
+func (t *test) lease(key string, want aside.LeaseState) aside.Lease {
+	t.Helper()
+	l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl})
+	t.must(err)
+	t.want("state of the lease", l.State, want)
+	return l
+}
+
+func (t *test) granted(key string) (token string) {
+	t.Helper()
+	l := t.lease(key, aside.Granted)
+	if l.Token == "" {
+		t.Fatal("granted a lease without a token")
+	}
+	return l.Token
+}
+
+func (t *test) claim(want aside.LeaseState) (token string) {
+	t.Helper()
+	l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: rand.Text()})
+	t.must(err)
+	t.want("state of the claim", l.State, want)
+	return l.Token
+}
+
+func (t *test) fill(key, token string, value []byte, want bool) {
+	t.Helper()
+	stored, err := t.c.Fill(t.Context(), key, token, aside.Fill{Value: value, TTL: ttl})
+	t.must(err)
+	t.want("stored", stored, want)
+}
+
+func (t *test) extend(key, token string, want bool) {
+	t.Helper()
+	held, err := t.c.Extend(t.Context(), key, token, ttl)
+	t.must(err)
+	t.want("held", held, want)
+}
