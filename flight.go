@@ -278,7 +278,9 @@ func (fl *flight) keepLease(token string) (stop func()) {
 	})
 	return func() {
 		extended()
-		abandoned()
+		if !abandoned() {
+			fl.lost.Store(true) // it is being given back
+		}
 	}
 }
 

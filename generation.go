@@ -42,7 +42,8 @@ type Generation struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	token string // names this one as the key's owner
+	token string        // names this one as the key's owner
+	turn  chan struct{} // holds one while the key is claimed, kept or removed; not guarded by mu, which nobody waits for
 
 	mu       sync.Mutex
 	claimed  bool      // the key may be there, and ours: a claim was answered, or its answer lost
@@ -77,10 +78,9 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	g := &Generation{all: gs, chatID: chatID, token: rand.Text()}
+	g := &Generation{all: gs, chatID: chatID, token: rand.Text(), turn: make(chan struct{}, 1)}
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
-	g.mu.Lock() // until it has started, nobody else uses it
-	defer g.mu.Unlock()
+	defer g.takeTurn()() // until it has started, nobody else touches its key
 
 	gs.mu.Lock()
 	if gs.active[chatID] != nil {
@@ -103,7 +103,7 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 		gs.remove(g)
 		gs.f.later(g.finish)
 		return nil, ctx.Err()
-	case g.taken:
+	case g.isTaken():
 		gs.remove(g)
 		g.cancel(ErrGenerating)
 		return nil, ErrGenerating
@@ -130,16 +130,29 @@ func (g *Generation) Finish() {
 		return
 	}
 	g.finished = true
-	taken := g.taken
 	g.mu.Unlock()
 	g.cancel(nil)
 
 	ctx := context.WithoutCancel(g.ctx)
 	_ = Invalidate(ctx, g.all.cache, ChatMessages(g.chatID)) // queued at worst
-	if !taken {
+	done := g.takeTurn()
+	if !g.isTaken() {
 		_ = g.all.cache.Delete(ctx, CancelKey(g.chatID).String())
 	}
+	done()
 	g.finish()
+}
+
+// takeTurn waits until nobody else is at the generation's key.
+func (g *Generation) takeTurn() (done func()) {
+	g.turn <- struct{}{}
+	return func() { <-g.turn }
+}
+
+func (g *Generation) isTaken() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.taken
 }
 
 // finish ends a generation that nobody looks after any more.
@@ -221,16 +234,21 @@ func (gs *Generations) endingIn(chatID string) (out []*Generation) {
 	return out
 }
 
-// claim writes the key if there is none. It needs g.mu.
+// claim writes the key if there is none. It needs the turn.
 func (g *Generation) claim(ctx context.Context) {
 	ttl := g.all.f.ttl.base(&generation)
 	sent := time.Now()
-	g.beatAt = sent.Add(retryBeat)
-	if len(g.all.endingIn(g.chatID)) > 0 {
-		return // the key there may be that of one of ours
+	another := len(g.all.endingIn(g.chatID)) > 0 // the key there may be that of one of ours
+	var l Lease
+	var err error
+	if !another {
+		l, err = g.all.cache.Lease(ctx, GenerationKey(g.chatID).String(), LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
 	}
-	l, err := g.all.cache.Lease(ctx, GenerationKey(g.chatID).String(), LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.beatAt = sent.Add(retryBeat)
 	switch {
+	case another:
 	case err != nil:
 		g.claimed, g.until = true, sent.Add(ttl+g.all.f.cfg.Timeout)
 	case l.State == Granted:
@@ -240,6 +258,7 @@ func (g *Generation) claim(ctx context.Context) {
 	}
 }
 
+// owns needs g.mu.
 func (g *Generation) owns(sent time.Time, ttl time.Duration) {
 	g.claimed, g.held, g.until = true, true, time.Now().Add(ttl)
 	g.beatAt = sent.Add(ttl / 3)
@@ -247,37 +266,47 @@ func (g *Generation) owns(sent time.Time, ttl time.Duration) {
 
 // beat keeps the key, or claims it when it is gone or never was there.
 func (g *Generation) beat(ctx context.Context) {
+	defer g.takeTurn()()
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.finished || g.taken || time.Now().Before(g.beatAt) {
+	idle, held := g.finished || g.taken || time.Now().Before(g.beatAt), g.held
+	g.mu.Unlock()
+	if idle {
 		return
 	}
-	if !g.held {
+	if !held || !g.extend(ctx) {
 		g.claim(ctx)
-		return
 	}
+}
+
+// extend keeps the key, and reports whether it is still there, as far as is known.
+func (g *Generation) extend(ctx context.Context) (held bool) {
 	ttl := g.all.f.ttl.base(&generation)
 	sent := time.Now()
 	held, err := g.all.cache.Extend(ctx, GenerationKey(g.chatID).String(), g.token, ttl)
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	switch {
 	case err != nil:
 		g.beatAt = sent.Add(retryBeat)
 		g.until = time.Now().Add(ttl) // it may have been extended
+		return true
 	case held:
 		g.owns(sent, ttl)
 	default:
 		g.held = false
-		g.claim(ctx)
 	}
+	return held
 }
 
 // end removes the key of a finished generation, or leaves it among the ending
 // for the next time. A key that is another's is not touched: the token differs.
 func (g *Generation) end() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	defer g.takeTurn()()
 	gs := g.all
-	if g.claimed && time.Now().Before(g.until) {
+	g.mu.Lock()
+	there := g.claimed && time.Now().Before(g.until)
+	g.mu.Unlock()
+	if there {
 		err := gs.cache.Release(context.Background(), GenerationKey(g.chatID).String(), g.token)
 		if err != nil && !errors.Is(err, ErrClosed) {
 			gs.poll()
