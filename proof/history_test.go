@@ -1,0 +1,179 @@
+package proof
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// A history is what the users of one database row saw: each write gives the row
+// the next version, from 1 on, and each read returns a version. It is held to two
+// rules.
+//
+// The floor, always: a read returns at least the newest version that was settled
+// before it was called, or whose write had returned in the read's own process. An
+// Update that is sealed, which means that Redis took its block and kept it while
+// the write ran, is settled when it returns, or when its process dies. Any other
+// write is settled when it returns with nothing pending, or later when its
+// invalidation was seen to be delivered; until then it binds its own process alone.
+//
+// Linearizability, of keys that only Update writes: reads and writes have an order
+// that agrees with the clock and in which each read returns the write before it.
+// Reads that overlap an unsealed Update of another process, from its call until it
+// is settled, are held to the floor alone.
+type history struct {
+	mu  sync.Mutex
+	ops []*op
+}
+
+// op is a read or a write. Times are nanoseconds of one clock for all processes.
+type op struct {
+	Key     string
+	Process int // one that comes back after its death has another number
+	Kind    kind
+	Version int  // that was written or read
+	Absent  bool // the read returned ErrNotFound
+	Call    int64
+	Return  int64 // never, if the process died first
+
+	// Of writes.
+	Settled int64 // never, if nothing has shown that other processes must know
+	Sealed  bool
+}
+
+type kind int
+
+const (
+	read kind = iota
+	update
+	invalidate // a write of which the cache hears when it is over
+)
+
+const never = math.MaxInt64
+
+// absent reports whether a version of a row says that there is none.
+func absent(version int) bool { return version%5 == 0 }
+
+func (h *history) add(o *op) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ops = append(h.ops, o)
+}
+
+// change changes ops that were added, which others may look at meanwhile.
+func (h *history) change(do func(ops []*op)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	do(h.ops)
+}
+
+// check holds the history to both rules.
+func (h *history) check() error {
+	byKey := make(map[string][]*op)
+	for _, o := range h.ops {
+		byKey[o.Key] = append(byKey[o.Key], o)
+	}
+	for key, ops := range byKey {
+		slices.SortFunc(ops, func(a, b *op) int { return cmp.Compare(a.Call, b.Call) })
+		if err := checkFloor(ops); err != nil {
+			return fmt.Errorf("%s: %w\n%s", key, err, describe(ops))
+		}
+		if !slices.ContainsFunc(ops, func(o *op) bool { return o.Kind == invalidate }) && !linearizable(ops) {
+			return fmt.Errorf("%s: not linearizable\n%s", key, describe(ops))
+		}
+	}
+	return nil
+}
+
+func checkFloor(ops []*op) error {
+	for _, r := range ops {
+		if r.Kind != read {
+			continue
+		}
+		floor, top := 1, 1
+		for _, w := range ops {
+			if w.Kind == read {
+				continue
+			}
+			if w.Settled < r.Call || w.Process == r.Process && w.Return < r.Call {
+				floor = max(floor, w.Version)
+			}
+			if w.Call <= r.Return {
+				top = max(top, w.Version)
+			}
+		}
+		if r.Absent {
+			if none := top - top%5; none < floor || none == 0 {
+				return fmt.Errorf("%v: no version from %d to %d is absent", r, floor, top)
+			}
+		} else if r.Version < floor || r.Version > top {
+			return fmt.Errorf("%v: a version from %d to %d was to be read", r, floor, top)
+		}
+	}
+	return nil
+}
+
+// row is the sequential specification. The versions fix the order of the writes.
+var row = porcupine.Model{
+	Init: func() any { return 1 },
+	Step: func(state, input, output any) (bool, any) {
+		current, o := state.(int), input.(*op)
+		switch {
+		case o.Kind == update:
+			return o.Version == current+1, o.Version
+		case o.Absent:
+			return absent(current), current
+		default:
+			return o.Version == current, current
+		}
+	},
+}
+
+func linearizable(ops []*op) bool {
+	var checked []porcupine.Operation
+	for _, o := range ops {
+		if o.Kind != read || !exempt(o, ops) {
+			checked = append(checked, porcupine.Operation{ClientId: o.Process, Input: o, Call: o.Call, Return: o.Return})
+		}
+	}
+	return porcupine.CheckOperations(row, checked)
+}
+
+// exempt reports whether the read overlaps an unsealed Update of another process.
+func exempt(r *op, ops []*op) bool {
+	return slices.ContainsFunc(ops, func(w *op) bool {
+		return w.Kind == update && !w.Sealed && w.Process != r.Process && r.Return >= w.Call && r.Call <= w.Settled
+	})
+}
+
+func (o *op) String() string {
+	at := func(t int64) string {
+		if t == never {
+			return "never"
+		}
+		return time.Duration(t).String()
+	}
+	what := fmt.Sprintf("reads %d", o.Version)
+	switch {
+	case o.Kind == read && o.Absent:
+		what = "reads absent"
+	case o.Kind != read:
+		what = fmt.Sprintf("%s %d (settled %s, sealed %v)", [...]string{"", "updates to", "writes and invalidates"}[o.Kind], o.Version, at(o.Settled), o.Sealed)
+	}
+	return fmt.Sprintf("process %d, %s to %s, %s", o.Process, at(o.Call), at(o.Return), what)
+}
+
+func describe(ops []*op) string {
+	ops = slices.SortedFunc(slices.Values(ops), func(a, b *op) int { return cmp.Compare(a.Call, b.Call) })
+	var b strings.Builder
+	for _, o := range ops {
+		fmt.Fprintln(&b, "\t", o)
+	}
+	return b.String()
+}

@@ -1,0 +1,213 @@
+package proof
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// network is the way of one process's commands to Redis and of the replies back.
+// It is a hook of the process's go-redis client, so that it knows which call a
+// command belongs to: what happens to a command is drawn from the seed and the
+// command's own place in the run, not from the order in which goroutines happen
+// to ask.
+type network struct {
+	seed  uint64
+	alive *life
+	trace func(format string, args ...any)
+
+	mu    sync.Mutex
+	state weather
+	sent  map[string]uint64 // how many commands of each kind
+}
+
+// weather is what may happen to the commands that are sent now.
+type weather struct {
+	Refused bool          // no connection
+	Hole    bool          // connected, and no answer
+	Latency time.Duration // at most this, each way
+	Lost    float64       // the share of commands that something happens to
+}
+
+var calm = weather{Latency: time.Millisecond}
+
+var (
+	errRefused = &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+	errReset   = &net.OpError{Op: "read", Net: "tcp", Err: errors.New("connection reset by peer")}
+	errDead    = errors.New("the process is dead")
+)
+
+// life is that of a process: what happens in one that has died goes no further,
+// until the run is over.
+type life struct {
+	died, over chan struct{}
+}
+
+func (l *life) ended() bool {
+	select {
+	case <-l.died:
+		return true
+	default:
+		return false
+	}
+}
+
+// sleep waits for d. In a process that dies meanwhile it does not return before
+// the run is over.
+func (l *life) sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-l.died:
+	}
+	if l.ended() {
+		<-l.over
+		return errDead
+	}
+	return ctx.Err()
+}
+
+func (n *network) set(w weather) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.state = w
+}
+
+// draws returns the random numbers of one event of the run, named by parts.
+func draws(seed uint64, parts ...any) *rand.Rand {
+	h := fnv.New64a()
+	fmt.Fprint(h, parts...)
+	return rand.New(rand.NewPCG(seed, h.Sum64()))
+}
+
+type callKey struct{}
+
+// next returns the weather, and the random numbers for a command.
+func (n *network) next(ctx context.Context, name string) (weather, *rand.Rand) {
+	if call, ok := ctx.Value(callKey{}).(int); ok && name == "get" {
+		name = fmt.Sprint("get of call ", call)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.sent[name]++
+	return n.state, draws(n.seed, name, " ", n.sent[name])
+}
+
+// nameOf names a command by what it is and the key it is about.
+func nameOf(cmd redis.Cmder) string {
+	switch args := cmd.Args(); cmd.Name() {
+	case "get":
+		return "get"
+	case "evalsha", "eval":
+		return fmt.Sprintf("%s %.4s %v", cmd.Name(), args[1], args[3])
+	default:
+		return cmd.Name()
+	}
+}
+
+func (n *network) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (n *network) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if cmd.Name() == "hello" { // the client's own, of a new connection
+			return next(ctx, cmd)
+		}
+		err := n.send(ctx, nameOf(cmd),
+			func(ctx context.Context) error { return next(ctx, cmd) },
+			func(ctx context.Context) error { return next(ctx, redis.NewCmd(ctx, cmd.Args()...)) })
+		if err != nil {
+			cmd.SetErr(err)
+		}
+		n.trace("%s: %v", brief(cmd), err)
+		return err
+	}
+}
+
+// brief is a command for the trace, without the text of scripts.
+func brief(cmd redis.Cmder) string {
+	args := cmd.Args()
+	if cmd.Name() == "eval" {
+		args = append([]any{"eval", "…"}, args[2:]...)
+	}
+	reply, _ := cmd.(*redis.Cmd)
+	if reply == nil {
+		return fmt.Sprint(args)
+	}
+	return fmt.Sprint(args, " = ", reply.Val())
+}
+
+func (n *network) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		run := func(ctx context.Context) error { return next(ctx, cmds) }
+		err := n.send(ctx, "pipeline", run, func(context.Context) error { return nil })
+		if err != nil && (len(cmds) == 0 || cmds[0].Err() == nil) {
+			for _, cmd := range cmds {
+				cmd.SetErr(err)
+			}
+		}
+		return err
+	}
+}
+
+// send carries a command to Redis and its reply back, or loses one of them. A
+// command that its caller has given up on may still be carried out later: repeat
+// does that, with a copy.
+func (n *network) send(ctx context.Context, name string, run, repeat func(context.Context) error) error {
+	if err := n.alive.sleep(ctx, 0); err != nil {
+		return err
+	}
+	now, r := n.next(ctx, name)
+	delay := func() time.Duration { return time.Duration(r.Int64N(int64(now.Latency))) }
+	late := func() {
+		if r.IntN(2) == 0 {
+			after := time.Duration(r.Int64N(int64(5 * time.Second)))
+			go func() {
+				select {
+				case <-time.After(after):
+					_ = repeat(context.WithoutCancel(ctx))
+				case <-n.alive.over:
+				}
+			}()
+		}
+	}
+	lost := r.Float64() < now.Lost
+	switch {
+	case now.Refused:
+		return errRefused
+	case now.Hole, lost && r.IntN(4) == 0: // no answer
+		late()
+		if err := n.alive.sleep(ctx, time.Hour); err != nil {
+			return err
+		}
+		return errReset
+	case lost && r.IntN(3) == 0: // the connection breaks before the command is read, or after
+		late()
+		return errReset
+	}
+	if err := n.alive.sleep(ctx, delay()); err != nil {
+		late()
+		return err
+	}
+	err := run(context.WithoutCancel(ctx))
+	if lost && r.IntN(2) == 0 { // the reply is lost, and the client sends the command again
+		if err := n.alive.sleep(ctx, delay()); err != nil {
+			return err
+		}
+		err = run(context.WithoutCancel(ctx))
+	} else if lost {
+		return errReset
+	}
+	if err := n.alive.sleep(ctx, delay()); err != nil {
+		return err
+	}
+	return err
+}

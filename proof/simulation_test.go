@@ -1,0 +1,534 @@
+package proof
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/cacheaside/aside"
+)
+
+var (
+	seeds = flag.Int("seeds", 2000, "how many runs to simulate")
+	seed  = flag.Uint64("seed", 0, "the one run to simulate, with a trace of what happens in it")
+)
+
+// TestSimulation runs processes that read and write the same rows through one
+// Redis, in virtual time, while the network, Redis and the processes themselves
+// fail. What happens, and when, follows from the run's seed. A run is over when
+// all is well again; its history is then checked, and what is left behind.
+func TestSimulation(t *testing.T) {
+	t.Parallel()
+	if *seed != 0 {
+		simulate(t, *seed, true)
+		return
+	}
+	var next atomic.Uint64
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for s := next.Add(1); s <= uint64(*seeds) && !t.Failed(); s = next.Add(1) {
+				simulate(t, s, false)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// The same seed is the same run.
+func TestSimulation_Replays(t *testing.T) {
+	t.Parallel()
+	for s := uint64(1); s <= 100; s++ {
+		one, two := simulate(t, s, false), simulate(t, s, false)
+		if one != two {
+			t.Errorf("seed %d was not the same the second time:\n%s\n%s", s, one, two)
+		}
+	}
+}
+
+// simulate does one run and returns its history as text.
+func simulate(t *testing.T, seed uint64, trace bool) (history string) {
+	defer func() {
+		if p := recover(); p != nil { // of synctest: goroutines that are left behind
+			stacks := make([]byte, 1<<20)
+			t.Errorf("seed %d: %v\n%s", seed, p, stacks[:runtime.Stack(stacks, true)])
+		}
+	}()
+	var failure error
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(seed)
+		if trace {
+			w.trace = func(format string, args ...any) {
+				fmt.Printf("%13v  %s\n", time.Since(w.start), fmt.Sprintf(format, args...))
+			}
+		}
+		failure = w.run()
+		history = describe(w.history.ops)
+	})
+	if failure != nil {
+		t.Errorf("seed %d (go test ./proof -run TestSimulation$ -seed %d shows the run): %v", seed, seed, failure)
+	}
+	return history
+}
+
+// world is one run.
+type world struct {
+	seed    uint64
+	rand    *rand.Rand // the driver's
+	start   time.Time
+	redis   *miniredis.Miniredis
+	admin   *redis.Client // without faults
+	history history
+	trace   func(format string, args ...any)
+	over    chan struct{}
+	calls   sync.WaitGroup // of living processes
+	calm    bool           // no faults in this run
+
+	mu             sync.Mutex
+	db             map[string]int // the version of each row
+	loads          map[string]int // how many there were of each row in each process
+	writes         map[*op]bool   // that are running
+	generating     map[*aside.Generation]bool
+	starting       int   // calls of Start
+	lastGeneration int64 // when one was finished
+	errs           []error
+
+	processes [3]*process
+	all       []*process // the dead ones, too
+	nextCall  int
+}
+
+// process is one of the simulated ones: a Cache with a client of its own.
+type process struct {
+	*world
+	*life
+	number  int
+	cache   aside.Cache
+	network *network
+	gens    *aside.Generations
+}
+
+const (
+	steps    = 60
+	valueTTL = 4 * time.Second
+)
+
+// rows are what is read and written. Those of the keyspace "row" are written by
+// Update alone, so that their reads are linearizable.
+var (
+	rowSpace = aside.Keyspace{Name: "row", TTL: valueTTL, NotFoundTTL: 2 * time.Second}
+	rows     = []aside.Key{rowSpace.Key("1"), rowSpace.Key("{2}"), aside.ChatMessages("A")}
+)
+
+func newWorld(seed uint64) *world {
+	w := &world{
+		seed: seed, rand: draws(seed, "driver"), start: time.Now(), redis: miniredis.NewMiniRedis(),
+		trace: func(string, ...any) {}, over: make(chan struct{}), calm: seed%8 == 0,
+		db: make(map[string]int), loads: make(map[string]int), writes: make(map[*op]bool), generating: make(map[*aside.Generation]bool),
+	}
+	w.redis.ClockTTL(true)
+	w.admin = redis.NewClient(w.options())
+	for _, key := range rows {
+		w.db[key.String()] = 1
+	}
+	for i := range w.processes {
+		w.bear(i)
+	}
+	return w
+}
+
+// bear starts a process.
+func (w *world) bear(i int) {
+	p := &process{world: w, number: len(w.all), life: &life{died: make(chan struct{}), over: w.over}}
+	p.network = &network{seed: w.seed ^ uint64(p.number)<<32, alive: p.life, state: calm, sent: make(map[string]uint64),
+		trace: func(format string, args ...any) { w.trace("process %d: "+format, append([]any{p.number}, args...)...) }}
+	client := redis.NewClient(w.options())
+	client.AddHook(p.network)
+	cfg := aside.Config{
+		Logger: slog.New(slog.DiscardHandler), Keyspaces: []aside.Keyspace{rowSpace},
+		TTLs: map[string]time.Duration{"chat_messages": valueTTL, "generation": 20 * time.Second, "cancel": 5 * time.Second},
+		// Not a multiple of the library's own intervals: timers that fire at once do so in any order.
+		Timeout: 233*time.Millisecond + 17,
+		// The rarer settings in some of the runs.
+		RefuseWrites: w.seed%4 == 1,
+	}
+	if w.seed%5 == 2 {
+		cfg.QueueSize = 1 // it overflows
+	}
+	var err error
+	if p.cache, err = aside.NewRedis(client, cfg); err != nil {
+		panic(err)
+	}
+	if p.gens, err = aside.NewGenerations(p.cache); err != nil {
+		panic(err)
+	}
+	w.processes[i] = p
+	w.all = append(w.all, p)
+}
+
+func (w *world) options() *redis.Options {
+	return &redis.Options{
+		Dialer:                func(context.Context, string, string) (net.Conn, error) { return w.redis.Dial() },
+		ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}, // it would look names up
+	}
+}
+
+func (w *world) now() int64 { return int64(time.Since(w.start)) }
+
+func (w *world) fail(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.errs = append(w.errs, fmt.Errorf(format, args...))
+}
+
+// run drives the run: a step, a while, a step; then peace, and the checks.
+func (w *world) run() error {
+	for range steps {
+		w.step()
+		time.Sleep(w.pause())
+		w.settle()
+	}
+	w.trace("peace")
+	for i, p := range w.processes {
+		p.network.set(calm)
+		if p.ended() {
+			w.bear(i)
+		}
+	}
+	w.calls.Wait()
+	time.Sleep(time.Minute) // what is queued is delivered, what was set expires
+	w.settle()
+	w.checkPeace()
+	close(w.over)
+	for _, p := range w.all {
+		if err := p.cache.Close(); err != nil && !p.ended() {
+			w.fail("Close in peace: %v", err)
+		}
+	}
+	w.admin.Close()
+	w.redis.Close()
+	if err := w.history.check(); err != nil {
+		w.fail("%v", err)
+	}
+	return errors.Join(w.errs...)
+}
+
+// pause is how long the driver waits: mostly for less than a load takes, at times
+// for longer than a lease or a block lasts.
+func (w *world) pause() time.Duration {
+	most := []time.Duration{5 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, 500 * time.Millisecond}[w.rand.IntN(4)]
+	if w.rand.IntN(20) == 0 {
+		most = 12 * time.Second
+	}
+	return time.Duration(w.rand.Int64N(int64(most)))
+}
+
+// step lets one thing happen.
+func (w *world) step() {
+	i := w.rand.IntN(len(w.processes))
+	p := w.processes[i]
+	key := rows[w.rand.IntN(len(rows))]
+	n := w.rand.IntN(100)
+	switch {
+	case p.ended():
+		w.trace("a process is back for %d", p.number)
+		w.bear(i)
+	case n < 45:
+		p.call(func(ctx context.Context, id int) { p.read(ctx, id, key) })
+	case n < 60:
+		p.call(func(ctx context.Context, id int) { p.write(ctx, id, key) })
+	case n < 65:
+		p.call(p.generate)
+	case n < 67:
+		p.call(p.cancelGeneration)
+	case w.calm:
+	case n < 85:
+		weathers := []weather{calm, calm, {Refused: true, Latency: 1}, {Hole: true, Latency: 1}, {Latency: 400 * time.Millisecond},
+			{Latency: 20 * time.Millisecond, Lost: 0.3}, {Latency: 2 * time.Millisecond, Lost: 0.8}}
+		now := weathers[w.rand.IntN(len(weathers))]
+		p.network.set(now)
+		w.trace("process %d: the network is %+v", p.number, now)
+	case n < 89:
+		w.kill(p)
+	case n < 93:
+		w.redis.Del(key.String())
+		w.trace("evicted %v", key)
+	case n < 95:
+		w.evictLease(key)
+	case n < 97:
+		w.admin.ScriptFlush(context.Background())
+		w.trace("scripts flushed")
+	case n < 98:
+		for _, key := range rows {
+			w.evictLease(key)
+		}
+		w.redis.FlushAll()
+		w.admin.ScriptFlush(context.Background())
+		w.trace("Redis was restarted empty")
+	}
+}
+
+// call runs a caller of the process.
+func (p *process) call(do func(ctx context.Context, id int)) {
+	p.nextCall++
+	id := p.nextCall
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), callKey{}, id))
+	if w := p.world; w.rand.IntN(10) == 0 {
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(w.rand.Int64N(int64(time.Second))))
+	}
+	ended := make(chan struct{})
+	p.calls.Add(1)
+	go func() {
+		select { // the calls of the dead are not waited for
+		case <-ended:
+		case <-p.died:
+		}
+		p.calls.Done()
+	}()
+	go func() {
+		defer close(ended)
+		defer cancel()
+		do(ctx, id)
+	}()
+}
+
+// lasts is how long a load or a write takes: at times longer than leases and
+// blocks last.
+func lasts(r *rand.Rand) time.Duration {
+	most := []time.Duration{time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 300 * time.Millisecond}[r.IntN(4)]
+	if r.IntN(15) == 0 {
+		most = 12 * time.Second
+	}
+	return time.Duration(r.Int64N(int64(most)))
+}
+
+var errDatabase = errors.New("the database is down")
+
+func (p *process) read(ctx context.Context, id int, key aside.Key) {
+	o := &op{Key: key.String(), Process: p.number, Kind: read, Call: p.now(), Return: never}
+	v, err := aside.GetOrLoad(ctx, p.cache, key, func(ctx context.Context) (int, error) {
+		r := p.nextLoad(key) // whichever of the callers who come at once leads
+		if err := p.sleep(ctx, lasts(r)); err != nil {
+			return 0, err
+		}
+		version := p.version(key)
+		p.trace("process %d: loads %v: %d", p.number, key, version)
+		if err := p.sleep(ctx, lasts(r)); err != nil {
+			return 0, err
+		}
+		switch {
+		case r.IntN(15) == 0:
+			return 0, errDatabase
+		case absent(version):
+			return 0, aside.ErrNotFound
+		}
+		return version, nil
+	})
+	o.Return = p.now()
+	o.Version, o.Absent = v, errors.Is(err, aside.ErrNotFound)
+	p.trace("process %d: call %d read %v: %v, %v", p.number, id, key, v, err)
+	switch {
+	case p.ended():
+	case err == nil || o.Absent:
+		p.history.add(o)
+	case err != errDatabase && ctx.Err() == nil:
+		p.fail("process %d: a read of %v returned %w", p.number, key, err)
+	}
+}
+
+func (p *process) nextLoad(key aside.Key) *rand.Rand {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	name := fmt.Sprint("load ", p.number, " ", key)
+	p.loads[name]++
+	return draws(p.seed, name, " ", p.loads[name])
+}
+
+func (p *process) version(key aside.Key) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.db[key.String()]
+}
+
+// commit is a row's next version, in the history and among the running writes
+// until it has settled.
+func (p *process) commit(key aside.Key, o *op) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.db[o.Key]++
+	o.Version = p.db[o.Key]
+	o.Return, o.Settled = never, never
+	p.history.add(o)
+	p.trace("process %d: commits %v: %d", p.number, key, o.Version)
+}
+
+// write writes the row with Update, or, where that is allowed, with Invalidate
+// afterwards.
+func (p *process) write(ctx context.Context, id int, key aside.Key) {
+	o := &op{Key: key.String(), Process: p.number, Kind: update, Call: p.now(), Sealed: true}
+	r := draws(p.seed, "write ", id)
+	p.mu.Lock()
+	p.writes[o] = true
+	p.mu.Unlock()
+	write := func(ctx context.Context) error {
+		if err := p.sleep(ctx, lasts(r)); err != nil {
+			return err
+		}
+		p.commit(key, o)
+		if r.IntN(4) == 0 {
+			_ = p.sleep(ctx, lasts(r))
+			return errDatabase // perhaps committed: it was
+		}
+		return p.sleep(ctx, lasts(r))
+	}
+	var err error
+	if key == rows[2] && r.IntN(2) == 0 {
+		o.Kind = invalidate
+		if write(ctx) == errDead {
+			return
+		}
+		err = aside.Invalidate(ctx, p.cache, key)
+	} else {
+		err = aside.Update(ctx, p.cache, func(ctx context.Context) error {
+			if aside.Pending(p.cache, key) {
+				p.unseal(o)
+			}
+			return write(ctx)
+		}, key)
+	}
+	p.returned(o)
+	p.trace("process %d: call %d wrote %v: %v", p.number, id, key, err)
+	switch {
+	case p.ended() || err == nil || err == errDatabase || ctx.Err() != nil || errors.Is(err, aside.ErrBlockLost):
+	case errors.Is(err, context.Canceled): // the write's own context: the block was lost
+	case errors.Is(err, aside.ErrWriteRefused) && p.seed%4 == 1 && o.Version == 0:
+	default:
+		p.fail("process %d: a write of %v returned %w", p.number, key, err)
+	}
+}
+
+func (p *process) unseal(o *op) { p.history.change(func([]*op) { o.Sealed = false }) }
+
+func (p *process) returned(o *op) {
+	if p.ended() {
+		return
+	}
+	p.mu.Lock()
+	delete(p.writes, o)
+	p.mu.Unlock()
+	p.history.change(func([]*op) {
+		o.Return = p.now()
+		if o.Kind == update && o.Sealed {
+			o.Settled = o.Return
+		}
+	})
+	p.settle()
+}
+
+// settle looks which of the returned writes have settled since.
+func (w *world) settle() {
+	now := w.now()
+	w.history.change(func(ops []*op) {
+		for _, o := range ops {
+			if o.Kind == read || o.Settled != never || o.Return == never {
+				continue
+			}
+			for _, p := range w.processes {
+				if p.number == o.Process && !p.ended() && !aside.Pending(p.cache, keyOf(o)) {
+					o.Settled = now
+				}
+			}
+		}
+	})
+}
+
+func keyOf(o *op) aside.Key {
+	for _, key := range rows {
+		if key.String() == o.Key {
+			return key
+		}
+	}
+	panic(o.Key)
+}
+
+// kill ends a process in the midst of whatever it does.
+func (w *world) kill(p *process) {
+	w.trace("process %d dies", p.number)
+	close(p.died)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.now()
+	w.history.change(func([]*op) {
+		for o := range w.writes {
+			if o.Process == p.number {
+				delete(w.writes, o)
+				if o.Kind == update && o.Sealed && o.Version != 0 {
+					o.Return, o.Settled = now, now // promise P2
+				}
+			}
+		}
+	})
+}
+
+// evictLease removes what stands beside a key. An Update that is running has lost
+// its block.
+func (w *world) evictLease(key aside.Key) {
+	lease := "{" + key.String() + "}:lease"
+	if strings.Contains(key.String(), "{") {
+		lease = "lease:" + key.String()
+	}
+	w.redis.Del(lease)
+	w.trace("evicted %s", lease)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.history.change(func([]*op) {
+		for o := range w.writes {
+			if o.Key == key.String() {
+				o.Sealed = false
+			}
+		}
+	})
+}
+
+// checkPeace checks what there is when all has been well for a minute.
+func (w *world) checkPeace() {
+	for _, key := range w.redis.Keys() {
+		w.fail("%q is still in Redis, a minute after the last fault", key)
+	}
+	for _, p := range w.processes {
+		for _, key := range rows {
+			if aside.Pending(p.cache, key) {
+				w.fail("process %d: %v is still pending", p.number, key)
+			}
+			for range 2 {
+				o := &op{Key: key.String(), Process: p.number, Kind: read, Call: w.now()}
+				v, err := aside.GetOrLoad(context.Background(), p.cache, key, func(context.Context) (int, error) {
+					if v := p.version(key); !absent(v) {
+						return v, nil
+					}
+					return 0, aside.ErrNotFound
+				})
+				if want := p.version(key); absent(want) && !errors.Is(err, aside.ErrNotFound) || !absent(want) && (err != nil || v != want) {
+					w.fail("process %d, in peace: %v is %d, %v, want %d", p.number, key, v, err, want)
+				}
+				_ = o
+			}
+		}
+	}
+}
