@@ -251,3 +251,44 @@ func TestClear(t *testing.T) {
 		}
 	}
 }
+
+// A load that began before a Clear can not put its value behind the scan, at
+// whatever moment it tries.
+func TestClear_EndsLoadsBeforeItRemovesValues(t *testing.T) {
+	t.Parallel()
+	r := startRedis(t)
+	filler := overRedis(t, r.addr, aside.Config{})
+	l := must(filler.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute}))
+	client := r.client(t)
+	client.AddHook(afterEach{func() {
+		_, _ = filler.Fill(t.Context(), "s:1", l.Token, aside.Fill{Value: []byte("old"), TTL: time.Minute})
+	}})
+	c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
+	t.Cleanup(func() { c.Close() })
+	if err := c.Clear(t.Context(), "s:"); err != nil {
+		t.Fatal(err)
+	}
+	if value, ok, _ := filler.Get(t.Context(), "s:1"); ok {
+		t.Errorf("after Clear: %q", value)
+	}
+}
+
+// afterEach is a hook that does something when Redis has scanned all values, and
+// before what was found is removed, and after.
+type afterEach struct{ do func() }
+
+func (h afterEach) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h afterEach) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if cmd.Name() == "scan" && cmd.Args()[3] != "*lease*" {
+			h.do()
+		}
+		return err
+	}
+}
+
+func (h afterEach) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}

@@ -23,8 +23,7 @@ type queue struct {
 	dropped  uint64          // the sequence number of the last such key
 }
 
-// queued is a distrusted key. Its invalidation is due when seq is not 0, and may
-// be delivered when nobody holds it.
+// queued is a distrusted key. Its invalidation is due when seq is not 0.
 type queued struct {
 	seq  uint64 // of the last invalidation that asked for it
 	held int    // writes that still run
@@ -50,8 +49,8 @@ func (q *queue) distrusts(key string) bool {
 	return q.overflow != nil || q.entries[key] != nil
 }
 
-// hold distrusts keys until release, and keeps their delivery back until then:
-// an invalidation delivered before the write commits would let the old value in
+// hold distrusts keys until release, whatever is delivered meanwhile: an
+// invalidation that was queued before the write commits lets the old value in
 // again. Holding is not bounded by the limit, as it lasts only while writes run.
 func (q *queue) hold(keys []string) {
 	q.mu.Lock()
@@ -126,7 +125,7 @@ func (q *queue) due(skip func(key string) bool) []dueKey {
 	defer q.mu.Unlock()
 	var out []dueKey
 	for key, e := range q.entries {
-		if e.seq != 0 && e.held == 0 && !skip(key) {
+		if e.seq != 0 && !skip(key) {
 			out = append(out, dueKey{key, e.seq})
 		}
 	}

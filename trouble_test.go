@@ -443,7 +443,11 @@ func TestP5_OutOfMemoryNothingIsStored(t *testing.T) {
 	r := startRedis(t, "--maxmemory-policy", "noeviction")
 	c, client := overRedis(t, r.addr, aside.Config{}), r.client(t)
 	l := must(c.Lease(t.Context(), "s:leased", aside.LeaseRequest{TTL: time.Minute}))
+	client.Set(t.Context(), "s:old", "v", time.Minute)
 	client.ConfigSet(t.Context(), "maxmemory", "1")
+	if err := c.Block(t.Context(), "w", time.Minute, "s:old"); err != nil || client.Exists(t.Context(), "s:old").Val() != 0 {
+		t.Errorf("a writer's block was not taken, or left the value: %v", err)
+	}
 	if _, err := c.Fill(t.Context(), "s:leased", l.Token, aside.Fill{Value: []byte("v"), TTL: time.Minute}); err == nil {
 		t.Error("Fill stored")
 	}

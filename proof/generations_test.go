@@ -17,13 +17,13 @@ const roomID = "A"
 
 func (p *process) generate(ctx context.Context, id int) {
 	p.mu.Lock()
-	p.starting++
+	p.changing++
 	p.mu.Unlock()
 	called := p.now()
 	g, err := p.gens.Start(ctx, roomID)
 	p.mu.Lock()
-	p.starting--
-	idle := p.starting == 0 && len(p.generating) == 0 && p.lastGeneration < called
+	p.changing--
+	idle := p.changing == 0 && len(p.generating) == 0 && p.lastGeneration < called
 	if err != nil && !errors.Is(err, aside.ErrGenerating) {
 		p.lastGeneration = p.now() + int64(time.Second) // its key, if it was claimed, goes in a moment
 	}
@@ -59,10 +59,12 @@ func (p *process) generate(ctx context.Context, id int) {
 	p.commit(rows[2], o)
 	p.mu.Lock()
 	delete(p.generating, g)
+	p.changing++
 	p.mu.Unlock()
 	g.Finish()
 	p.trace("process %d: call %d finished its generation", p.number, id)
 	p.mu.Lock()
+	p.changing--
 	p.lastGeneration = p.now()
 	p.mu.Unlock()
 	p.returned(o)

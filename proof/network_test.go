@@ -7,6 +7,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -89,12 +90,20 @@ func draws(seed uint64, parts ...any) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, h.Sum64()))
 }
 
+// callKey is the context's key for the call.
 type callKey struct{}
 
-// next returns the weather, and the random numbers for a command.
+type call struct {
+	id     int
+	writes bool
+}
+
+// next returns the weather, and the random numbers for a command. What a flight
+// sends after its first look is not its leader's alone: which of the callers who
+// come at once leads is chance.
 func (n *network) next(ctx context.Context, name string) (weather, *rand.Rand) {
-	if call, ok := ctx.Value(callKey{}).(int); ok && name == "get" {
-		name = fmt.Sprint("get of call ", call)
+	if c, ok := ctx.Value(callKey{}).(call); ok && (c.writes || name == "get") {
+		name = fmt.Sprint(name, " of call ", c.id)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -185,13 +194,16 @@ func (n *network) send(ctx context.Context, name string, run, repeat func(contex
 		return errRefused
 	case now.Hole, lost && r.IntN(4) == 0: // no answer
 		late()
-		if err := n.alive.sleep(ctx, time.Hour); err != nil {
+		if err := n.alive.sleep(ctx, 3*time.Second); err != nil { // go-redis's ReadTimeout
 			return err
 		}
-		return errReset
+		return os.ErrDeadlineExceeded
 	case lost && r.IntN(3) == 0: // the connection breaks before the command is read, or after
 		late()
 		return errReset
+	case lost && r.IntN(3) == 0: // the client tries another connection, and the first one's copy comes late
+		late()
+		lost = false
 	}
 	if err := n.alive.sleep(ctx, delay()); err != nil {
 		late()

@@ -98,13 +98,15 @@ type world struct {
 	over    chan struct{}
 	calls   sync.WaitGroup // of living processes
 	calm    bool           // no faults in this run
+	rows    []aside.Key    // that are used in this run
+	writing int            // of 100 steps, how many are writes
 
 	mu             sync.Mutex
 	db             map[string]int // the version of each row
 	loads          map[string]int // how many there were of each row in each process
 	writes         map[*op]bool   // that are running
 	generating     map[*aside.Generation]bool
-	starting       int   // calls of Start
+	changing       int   // calls of Start and Finish
 	lastGeneration int64 // when one was finished
 	errs           []error
 
@@ -141,6 +143,10 @@ func newWorld(seed uint64) *world {
 		trace: func(string, ...any) {}, over: make(chan struct{}), calm: seed%8 == 0,
 		db: make(map[string]int), loads: make(map[string]int), writes: make(map[*op]bool), generating: make(map[*aside.Generation]bool),
 	}
+	w.rows = append(w.rows, rows...)
+	w.rand.Shuffle(len(rows), func(i, j int) { w.rows[i], w.rows[j] = w.rows[j], w.rows[i] })
+	w.rows = w.rows[:1+w.rand.IntN(len(rows))]
+	w.writing = 8 + w.rand.IntN(30)
 	w.redis.ClockTTL(true)
 	w.admin = redis.NewClient(w.options())
 	for _, key := range rows {
@@ -243,20 +249,20 @@ func (w *world) pause() time.Duration {
 func (w *world) step() {
 	i := w.rand.IntN(len(w.processes))
 	p := w.processes[i]
-	key := rows[w.rand.IntN(len(rows))]
+	key := w.rows[w.rand.IntN(len(w.rows))]
 	n := w.rand.IntN(100)
 	switch {
 	case p.ended():
 		w.trace("a process is back for %d", p.number)
 		w.bear(i)
-	case n < 45:
-		p.call(func(ctx context.Context, id int) { p.read(ctx, id, key) })
-	case n < 60:
-		p.call(func(ctx context.Context, id int) { p.write(ctx, id, key) })
+	case n < 62-w.writing:
+		p.call(false, func(ctx context.Context, id int) { p.read(ctx, id, key) })
+	case n < 62:
+		p.call(true, func(ctx context.Context, id int) { p.write(ctx, id, key) })
 	case n < 65:
-		p.call(p.generate)
+		p.call(true, p.generate)
 	case n < 67:
-		p.call(p.cancelGeneration)
+		p.call(true, p.cancelGeneration)
 	case w.calm:
 	case n < 85:
 		weathers := []weather{calm, calm, {Refused: true, Latency: 1}, {Hole: true, Latency: 1}, {Latency: 400 * time.Millisecond},
@@ -285,10 +291,10 @@ func (w *world) step() {
 }
 
 // call runs a caller of the process.
-func (p *process) call(do func(ctx context.Context, id int)) {
+func (p *process) call(writes bool, do func(ctx context.Context, id int)) {
 	p.nextCall++
 	id := p.nextCall
-	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), callKey{}, id))
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), callKey{}, call{id, writes}))
 	if w := p.world; w.rand.IntN(10) == 0 {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(w.rand.Int64N(int64(time.Second))))
 	}

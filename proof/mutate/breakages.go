@@ -1,0 +1,109 @@
+package main
+
+// breakages are the bugs that the suite must catch: those of the protocol, each
+// of which once looked harmless to somebody, and those of what is around it.
+var breakages = []breakage{
+	// The Redis protocol.
+	{"a fill without its token check", []edit{{"scripts.go", "fillScript = redis.NewScript(luaLive + `\nif live['load'] ~= ARGV[1] then return 0 end", "fillScript = redis.NewScript(luaLive + `"}}},
+	{"an invalidation that leaves the lease", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')", "redis.pcall('HDEL', KEYS[i + 1], 'none')"}}},
+	{"an invalidation that leaves the not-found marker", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed')"}}},
+	{"an invalidation that lifts a writer's block", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')", "redis.pcall('DEL', KEYS[i + 1])"}}},
+	{"a lease token per process in place of per load", []edit{
+		{"scripts.go", "local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]", "local token = ARGV[2]"},
+		{"backend_redis.go", "req.TTL.Milliseconds(), rand.Text(), req.Waited", "req.TTL.Milliseconds(), fmt.Sprintf(\"%p\", b), req.Waited"},
+		{"backend_redis.go", "\t\"crypto/rand\"\n", ""}}},
+	{"a lease request that is sent twice with the same token", []edit{{"scripts.go", "local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]", "local token = ARGV[2]"}}},
+	{"a lease granted during a write", []edit{{"scripts.go", "if blocked then return {'writing', ''} end", ""}}},
+	{"a lease granted over another", []edit{{"scripts.go", "		return {'loading', live['load']}\n", ""}}},
+	{"a lease request that does not look at the key again", []edit{{"scripts.go", "if value then return {'present', value} end", "if value and claim then return {'present', value} end"}}},
+	{"a block that holds one writer's token only", []edit{
+		{"scripts.go", "redis.call('HSET', KEYS[i + 1], 'w:' .. ARGV[1], deadline)", "redis.call('HSET', KEYS[i + 1], 'w:', deadline)"},
+		{"scripts.go", "redis.call('HDEL', KEYS[i + 1], 'w:' .. ARGV[1])", "redis.call('HDEL', KEYS[i + 1], 'w:')"},
+		{"scripts.go", "if live['w:' .. ARGV[1]] then", "if live['w:'] then"},
+		{"scripts.go", "redis.call('HSET', KEYS[2], 'w:' .. ARGV[1], deadline)", "redis.call('HSET', KEYS[2], 'w:', deadline)"}}},
+	{"a finish that leaves leases alone", []edit{{"scripts.go", "	drop(i)\n	redis.call('HDEL'", "	redis.call('UNLINK', KEYS[i])\n	redis.call('HDEL'"}}},
+	{"a seize that leaves the value", []edit{{"scripts.go", "blockScript = redis.NewScript(luaDrop + luaNow + `\nfor i = 1, #KEYS, 2 do drop(i) end", "blockScript = redis.NewScript(luaDrop + luaNow + `"}}},
+	{"a seize that sets before it deletes", []edit{
+		{"scripts.go", "blockScript = redis.NewScript(luaDrop + luaNow + `\nfor i = 1, #KEYS, 2 do drop(i) end", "blockScript = redis.NewScript(luaDrop + luaNow + `"},
+		{"scripts.go", "		redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])\n	end\nend\n", "		redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])\n	end\n	drop(i)\nend\n"}}},
+	{"a fill that deletes before it sets", []edit{{"scripts.go", "	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])\n", "	redis.call('DEL', KEYS[2])\n	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])\n"}}},
+	{"a renewal that revives an expired lease", []edit{{"scripts.go", "elseif live['load'] == ARGV[1] then\n	if live['claim']", "elseif not live['load'] or live['load'] == ARGV[1] then\n	redis.call('HSET', KEYS[2], 'load', ARGV[1])\n	if live['claim']"}}},
+	{"a release of another's lease", []edit{{"scripts.go", "releaseScript = redis.NewScript(luaLive + `\nif live['load'] ~= ARGV[1] then return 0 end", "releaseScript = redis.NewScript(luaLive + `"}}},
+	{"a lease that never expires beside other fields", []edit{{"scripts.go", "if live['load'] and not keep('until', live['until']) then", "if live['load'] and not live['until'] then"}}},
+	{"a block that never expires beside other fields", []edit{{"scripts.go", "'w:' and keep(all[i], all[i + 1]) then blocked = true end", "'w:' then keep(all[i], all[i + 1]) blocked = true end"}}},
+	{"waiters of failing loads that load in turn", []edit{{"scripts.go", "			return {'unleased', ''}\n", "			return {'loading', live['load']}\n"}}},
+	{"a claim that ignores another's value", []edit{{"scripts.go", "if value then return {'present', value} end", "if value and not claim then return {'present', value} end"}}},
+	{"a bad value removed without comparing", []edit{{"scripts.go", "if value and ARGV[4] == '1' and value == ARGV[5] then", "if value and ARGV[4] == '1' then"}}},
+	{"a lease key in another slot", []edit{{"leasekey.go", "return \"{\" + key + \"}:lease\"", "return key + \":lease\""}}},
+
+	// The same in memory.
+	{"memory: a fill without its token check", []edit{{"backend_memory.go", "	if l == nil || l.token != token || token == \"\" {\n		return false, nil\n	}\n	l.endLoad()\n	m.values.Set(key, memoryEntry{value: fill.Value", "	l.endLoad()\n	m.values.Set(key, memoryEntry{value: fill.Value"}}},
+	{"memory: an invalidation that leaves the lease", []edit{{"backend_memory.go", "	m.values.Invalidate(key)\n	l.endLoad()\n}\n\nfunc (m *memoryBackend) Lease", "	m.values.Invalidate(key)\n}\n\nfunc (m *memoryBackend) Lease"}}},
+	{"memory: a lease granted during a write", []edit{{"backend_memory.go", "	case l != nil && len(l.blocks) > 0 && req.Claim == nil:\n		return Lease{State: Writing}, nil\n", ""}}},
+	{"memory: an unblock that leaves the value", []edit{{"backend_memory.go", "		m.drop(key, l)\n		if l != nil {", "		if l != nil {"}}},
+
+	// The write path.
+	{"an update that does not seize", []edit{{"aside.go", "	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)\n", "	var unblocked []string\n"}}},
+	{"an update that does not finalise", []edit{{"aside.go", "		if e := u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {\n			err = e\n		}\n", ""}}},
+	{"a seize that fails and leaves the key trusted", []edit{{"aside.go", "	u.f.queue.hold(unblocked)\n", ""}, {"aside.go", "	defer u.f.queue.release(unblocked)\n", ""}}},
+	{"a queue that delivers before the write returned", []edit{
+		{"aside.go", "	u.f.queue.hold(unblocked)\n", "	_ = u.f.settled(u.keys, unblocked, nil)\n"}, {"aside.go", "	defer u.f.queue.release(unblocked)\n", ""},
+		{"aside.go", "u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {", "error(nil); len(unblocked) == 0 {\n			e = u.f.unblock(ctx, u.budget, u.token, u.keys)"}}},
+	{"a block that is not renewed", []edit{{"aside.go", "	done := repeat(blockTTL/3,", "	done := repeat(time.Hour,"}}},
+	{"a write that goes on after its block", []edit{{"aside.go", "	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })\n", "	lapse := time.AfterFunc(time.Hour, func() {})\n"}}},
+	{"a refused write that is written", []edit{{"aside.go", "		if u.f.cfg.RefuseWrites {\n			return ErrWriteRefused\n		}\n", ""}}},
+	{"an invalidation that ends with its caller", []edit{{"deliver.go", "context.WithoutCancel(ctx), keys, f.newBudget(),", "ctx, keys, f.newBudget(),"}}},
+
+	// Flights.
+	{"joiners that take any flight's result", []edit{{"flight.go", "	return fl.started > arrived || fl.polled > arrived || done && fl.filled > arrived\n", "	return true\n"}}},
+	{"joiners that take a fill sent before they came", []edit{{"flight.go", "done && fl.filled > arrived", "done && fl.filled > 0"}}},
+	{"a polled value handed to a late comer", []edit{{"flight.go", "fl.polled > arrived ||", "fl.polled > 0 ||"}}},
+	{"a write that detaches no flight", []edit{{"flight.go", "			fl.detached = true\n			delete(fs.byKey, key)\n", ""}}},
+	{"a detached flight that fills", []edit{{"flight.go", "if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {", "if ok && f.queue.distrusts(fl.key) {"}}},
+	{"a flight of a distrusted key that fills", []edit{{"flight.go", "if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {", "if ok && fl.isDetached() {"},
+		{"flight.go", "			fl.detached = true\n			delete(fs.byKey, key)\n", "			delete(fs.byKey, key)\n"}}},
+	{"the first caller's cancellation fails the load", []edit{{"flight.go", "context.WithCancelCause(context.WithoutCancel(ctx))", "context.WithCancelCause(ctx)"}}},
+	{"a load that nobody waits for goes on", []edit{{"flight.go", "		fl.cancel(errAbandoned)\n", ""}}},
+	{"a lease kept by a load that was called off", []edit{{"flight.go", "		_ = fl.f.release(context.WithoutCancel(fl.ctx), fl.key, fl.f.newBudget(), token)\n	})", "	})"}}},
+	{"a lease that is not renewed", []edit{{"flight.go", "	extended := repeat(leaseTTL/3,", "	extended := repeat(time.Hour,"}}},
+	{"a failed load that keeps its lease", []edit{{"flight.go", "		_ = f.release(ctx, fl.key, &fl.budget, token) // it ends by itself, too\n", ""}}},
+	{"a panic that harms the process", []edit{{"flight.go", "			if p := recover(); p != nil {\n				fl.err = &PanicError{Value: p, Stack: debug.Stack()}\n			}\n", ""}, {"flight.go", "	\"runtime/debug\"\n", ""}}},
+	{"joiners that share the leader's value", []edit{{"aside.go", "if fl.polled == 0 && (leads || fl.space.Share) {", "if fl.polled == 0 {"}}},
+
+	// The read path.
+	{"a reader that is trusted while the key is queued", []edit{{"aside.go", "	if f.queue.distrusts(r.key) {\n		r.degrade(f)\n		return value, false\n	}\n", ""}}},
+	{"a decode error served as zero", []edit{{"aside.go", "		r.undecodable(ctx, f, data, err)\n		return value, false\n	}\n	return value, true\n", "		r.undecodable(ctx, f, data, err)\n	}\n	return value, true\n"}}},
+	{"an empty value that is a miss", []edit{{"aside.go", "	if !ok {\n		return value, false\n	}\n	value, err = decodeShared", "	if !ok || len(data) <= 2 {\n		return value, false\n	}\n	value, err = decodeShared"}}},
+	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "		fl.hurry()\n		result = fl.loaded\n", "		result = fl.loaded\n"}}},
+
+	// Trouble.
+	{"a breaker that ignores time-outs", []edit{{"front.go", "		br.node.failure(err, weight)\n	}\n	if stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			br.node.failure(err, weight)\n		}\n	}\n	if stores {"}}},
+	{"a breaker that counts callers' cancellations", []edit{{"front.go", "	if ctx.Err() != nil {\n		return zero, context.Cause(ctx)", "	if ctx.Err() != nil {\n		br.node.failure(err, ordinaryFails)\n		return zero, context.Cause(ctx)"}}},
+	{"a breaker that never closes", []edit{{"breaker.go", "			b.open.Store(false)\n", ""}}},
+	{"a budget for each command", []edit{{"front.go", "	b.left -= time.Since(start)\n", ""}}},
+	{"a refusal to store taken for an outage", []edit{{"front.go", "	if answered(err) {\n		br.node.success()\n	} else {\n		br.node.failure(err, weight)\n	}\n", "	br.node.failure(err, weight)\n"}}},
+	{"a caller's deadline spent on Redis alone", []edit{{"front.go", "limit = min(limit, time.Until(deadline)/2)", "limit = min(limit, time.Until(deadline))"}}},
+
+	// The queue.
+	{"an invalidation that is lost when it fails", []edit{{"deliver.go", "	f.queue.add(failed)\n", ""}}},
+	{"a queue that nobody delivers", []edit{{"deliver.go", "	f.deliver()\n	return nil\n", "	return nil\n"}, {"front.go", "onChange: f.deliver,", "onChange: func() {},"}}},
+	{"an acknowledgement that removes a newer entry", []edit{{"queue.go", "if e == nil || e.seq != d.seq {", "if e == nil {"}}},
+	{"a full queue that drops", []edit{{"queue.go", "			q.overflowed(key)\n			continue\n", "			continue\n"}}},
+	{"an overflow that is trusted", []edit{{"queue.go", "return q.overflow != nil || q.entries[key] != nil", "return q.entries[key] != nil"}}},
+	{"an overflow forgotten without a Clear", []edit{{"queue.go", "	if q.overflow != nil && q.dropped <= seq {", "	if q.overflow != nil {"}}},
+	{"a Close that drops the queue", []edit{{"frontcache.go", "	left := f.lastDelivery()\n", "	left := 0\n"}}},
+
+	// Clear.
+	{"a Clear that leaves leases", []edit{{"backend_redis.go", "				p.Eval(ctx, endLeaseSource, []string{key})\n", "				_ = key\n"}}},
+	{"a Clear that takes values before leases", []edit{{"backend_redis.go", "	err := scan(ctx, node, \"*lease*\", func(batch []string) error {", "	var err error\n	defer scan(ctx, node, \"*lease*\", func(batch []string) error {"}}},
+	{"a Clear that lets running loads of this process be joined", []edit{{"frontcache.go", "	overflow, seq := f.queue.toClear()\n	f.flights.detachAll()\n", "	overflow, seq := f.queue.toClear()\n"}, {"frontcache.go", "		return err\n	}\n	f.flights.detachAll()\n", "		return err\n	}\n"}}},
+	{"a Clear that takes a prefix for a pattern", []edit{{"backend_redis.go", "globEscape(prefix)+\"*\"", "prefix+\"*\""}}},
+
+	// Generations.
+	{"a generation that leaves the history stale", []edit{{"generation.go", "	_ = Invalidate(ctx, g.all.cache, ChatMessages(g.chatID)) // queued at worst\n", ""}}},
+	{"a generation whose cancel is not looked for", []edit{{"generation.go", "				g.look(gs.f.closing)\n", ""}}},
+	{"a generation whose key is not kept", []edit{{"generation.go", "				g.beat(gs.f.closing)\n", ""}}},
+	{"a generation that starts beside another", []edit{{"generation.go", "	case l.State == Present:\n		g.taken = true\n", ""}}},
+	{"a generation that keeps its key", []edit{{"generation.go", "	if there {\n", "	if false {\n"}, {"generation.go", "	there := g.claimed", "	_ = g.claimed"}}},
+	{"a generation cancelled by an older signal", []edit{{"generation.go", "	case stale:\n		_ = gs.cache.Delete(ctx, signal)\n", "	case stale:\n"}}},
+}
