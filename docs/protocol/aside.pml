@@ -38,7 +38,7 @@
  *   FSETEX      Python: GET miss, db read, SETEX K
  *   REFUSE      an Update whose seize fails does not write
  *   CRASH       writers and loaders may stop at any step
- *   NOTFOUND    even versions of the row are absent: a fill stores the marker
+ *   NOTFOUND    odd versions of the row are absent, the first one among them: a fill stores the marker
  *   QBOUND      the queue has no room: an invalidation that fails is an overflow, which a Clear ends
  *   LOADFAILS   a load may end without a value, and gives its lease back
  *   W0,W1       kind of writer: 1 Update, 2 write+Invalidate, 0 none; WP0,WP1 its process
@@ -97,7 +97,7 @@ byte cold;                   /* loads begun under a lease since the last invalid
 #define DISTRUST(p) (q[p] || hold[p] > 0 || ov[p])
 #endif
 #ifdef NOTFOUND
-#define ABSENT(v) ((v) % 2 == 0)
+#define ABSENT(v) ((v) % 2 == 1)
 #else
 #define ABSENT(v) false
 #endif
@@ -123,7 +123,7 @@ inline CHK() {
   /* what the marker says is a value, too */
   assert(Ln == 0 || Ln >= lo);
 #ifdef LIN
-  assert(Ln == 0 || K != 0 || Ln >= mr);
+  assert(Ln == 0 || Ln >= mr);
 #endif
   assert(Ln == 0 || DISTRUST(0) || Ln >= lop[0]);
   assert(Ln == 0 || DISTRUST(1) || Ln >= lop[1]);
@@ -159,7 +159,12 @@ inline X_FILL(t, v, res) {
   :: NOFILL -> res = 0
   fi
 }
-inline X_RELEASE(t) { if :: Lk == 1 && Lt == t -> Lk = 0; Lt = 0; Lf = t; cold = 0 :: else fi }
+#ifdef LOADFAILS
+#define MARK(t) Lf = t
+#else
+#define MARK(t) skip
+#endif
+inline X_RELEASE(t) { if :: Lk == 1 && Lt == t -> Lk = 0; Lt = 0; MARK(t); cold = 0 :: else fi }
 inline X_INV() {
   K = 0; cold = 0; DROPMARKS;
 #ifdef B_INVALL
@@ -471,8 +476,12 @@ end: do
 #ifndef NOLTTL
   :: d_step { Lk == 1 -> Lk = 0; Lt = 0; cold = 0 }
 #endif
+#ifdef LOADFAILS
   :: d_step { Lf != 0 -> Lf = 0 }
+#endif
+#ifdef NOTFOUND
   :: d_step { Ln != 0 -> Ln = 0 }
+#endif
 #ifdef BLOCKEXP
   :: d_step { Lk == 2 -> Lk = 0; Lw = 0 }
 #else
