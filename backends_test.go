@@ -3,12 +3,6 @@ package aside_test
 import (
 	"cmp"
 	"context"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strconv"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,6 +12,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 func TestNone_Conformance(t *testing.T) {
@@ -50,28 +45,28 @@ func TestMiniredis_Conformance(t *testing.T) {
 
 func TestRedis_Conformance(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
+	r := redistest.Start(t)
 	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache {
-		r.client(t).FlushAll(t.Context())
-		return overRedis(t, r.addr, aside.Config{})
+		r.Client().FlushAll(t.Context())
+		return overRedis(t, r.Addr, aside.Config{})
 	}})
 }
 
 func TestRedis_ConformanceWithKeyPrefix(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
+	r := redistest.Start(t)
 	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache {
-		r.client(t).FlushAll(t.Context())
-		return overRedis(t, r.addr, aside.Config{KeyPrefix: "app*:"})
+		r.Client().FlushAll(t.Context())
+		return overRedis(t, r.Addr, aside.Config{KeyPrefix: "app*:"})
 	}})
 }
 
 // A client that does not obey deadlines goes through other code.
 func TestRedis_ConformanceOfADisobedientClient(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
+	r := redistest.Start(t)
 	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache {
-		client := redis.NewClient(&redis.Options{Addr: r.addr})
+		client := redis.NewClient(&redis.Options{Addr: r.Addr})
 		t.Cleanup(func() { client.Close() })
 		client.FlushAll(t.Context())
 		c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
@@ -94,8 +89,8 @@ func storing(t *testing.T, test func(t *testing.T, newCache func(t *testing.T) a
 	})
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
-		r := startRedis(t)
-		test(t, func(t *testing.T) aside.Cache { return overRedis(t, r.addr, aside.Config{}) })
+		r := redistest.Start(t)
+		test(t, func(t *testing.T) aside.Cache { return overRedis(t, r.Addr, aside.Config{}) })
 	})
 }
 
@@ -123,68 +118,6 @@ func must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
-}
-
-// redisServer is a redis-server of the test's own.
-type redisServer struct {
-	t    *testing.T
-	addr string
-	dir  string
-	args []string
-	cmd  *exec.Cmd
-}
-
-var missingRedis sync.Once
-
-// startRedis starts a redis-server on a free port with a folder of its own. Where
-// there is none on the PATH the test is skipped; ASIDE_TEST_REQUIRE_REDIS makes
-// that a failure.
-func startRedis(t *testing.T, args ...string) *redisServer {
-	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("ASIDE_TEST_REQUIRE_REDIS") != "" {
-			t.Fatal("redis-server is not on the PATH")
-		}
-		missingRedis.Do(func() { t.Log("redis-server is not on the PATH: tests with the real one are skipped") })
-		t.Skip("no redis-server on the PATH")
-	}
-	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	port := l.Addr().(*net.TCPAddr).Port
-	l.Close()
-	r := &redisServer{t: t, addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), dir: t.TempDir()}
-	r.args = append([]string{"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", r.dir, "--save", "", "--appendonly", "no", "--logfile", filepath.Join(r.dir, "redis.log")}, args...)
-	r.start()
-	t.Cleanup(r.kill)
-	return r
-}
-
-func (r *redisServer) start() {
-	r.t.Helper()
-	r.cmd = exec.Command("redis-server", r.args...)
-	if err := r.cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	c := redis.NewClient(&redis.Options{Addr: r.addr})
-	defer c.Close()
-	for start := time.Now(); c.Ping(context.Background()).Err() != nil; time.Sleep(10 * time.Millisecond) {
-		if time.Since(start) > 20*time.Second {
-			r.t.Fatal("redis-server does not answer")
-		}
-	}
-}
-
-func (r *redisServer) kill() {
-	if r.cmd != nil {
-		r.cmd.Process.Kill()
-		r.cmd.Wait()
-		r.cmd = nil
-	}
-}
-
-func (r *redisServer) client(t *testing.T) *redis.Client {
-	c := redis.NewClient(&redis.Options{Addr: r.addr})
-	t.Cleanup(func() { c.Close() })
-	return c
 }
 
 // counter counts the calls of a loader.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 func generations(t *testing.T, c aside.Cache) *aside.Generations {
@@ -90,9 +91,9 @@ func TestGenerations_WithinAProcess(t *testing.T) {
 
 func TestGenerations_AcrossProcesses(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
-	client := r.client(t)
-	one, two := overRedis(t, r.addr, aside.Config{}), overRedis(t, r.addr, aside.Config{})
+	r := redistest.Start(t)
+	client := r.Client()
+	one, two := overRedis(t, r.Addr, aside.Config{}), overRedis(t, r.Addr, aside.Config{})
 	here, there := generations(t, one), generations(t, two)
 
 	g := start(t, here, "A")

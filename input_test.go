@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 func TestConfigFromEnv(t *testing.T) {
@@ -234,12 +235,12 @@ func (r *recorder) Observe(_ context.Context, e aside.Event) {
 
 func TestClear(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
-	client := r.client(t)
+	r := redistest.Start(t)
+	client := r.Client()
 	client.Set(t.Context(), "theirs", "x", 0)
 	own := aside.Keyspace{Name: "own"}
 	for _, cfg := range []aside.Config{{Keyspaces: []aside.Keyspace{own}}, {KeyPrefix: "app[1]:"}} {
-		c := overRedis(t, r.addr, cfg)
+		c := overRedis(t, r.Addr, cfg)
 		for _, key := range []aside.Key{room, aside.UserChats("u"), own.Key("{1}")} {
 			must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (int, error) { return 1, nil }))
 		}
@@ -256,10 +257,10 @@ func TestClear(t *testing.T) {
 // whatever moment it tries.
 func TestClear_EndsLoadsBeforeItRemovesValues(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
-	filler := overRedis(t, r.addr, aside.Config{})
+	r := redistest.Start(t)
+	filler := overRedis(t, r.Addr, aside.Config{})
 	l := must(filler.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute}))
-	client := r.client(t)
+	client := r.Client()
 	client.AddHook(afterEach{func() {
 		_, _ = filler.Fill(t.Context(), "s:1", l.Token, aside.Fill{Value: []byte("old"), TTL: time.Minute})
 	}})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 var room = aside.ChatMessages("A")
@@ -265,8 +266,8 @@ func TestP1_Race(t *testing.T) {
 	})
 	t.Run("two processes", func(t *testing.T) {
 		t.Parallel()
-		r := startRedis(t)
-		race(t, []aside.Cache{overRedis(t, r.addr, aside.Config{}), overRedis(t, r.addr, aside.Config{})}, 2*time.Second, false)
+		r := redistest.Start(t)
+		race(t, []aside.Cache{overRedis(t, r.Addr, aside.Config{}), overRedis(t, r.Addr, aside.Config{})}, 2*time.Second, false)
 	})
 }
 

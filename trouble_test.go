@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 var errDown = errors.New("connection refused")
@@ -139,9 +139,9 @@ func TestP5_ShortDeadlines(t *testing.T) {
 
 func TestP5_ABackendThatRefusesToStoreStillServesAndInvalidates(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t, "--maxmemory-policy", "noeviction")
-	c := overRedis(t, r.addr, aside.Config{})
-	client := r.client(t)
+	r := redistest.Start(t, "--maxmemory-policy", "noeviction")
+	c := overRedis(t, r.Addr, aside.Config{})
+	client := r.Client()
 	read(t, c, func(context.Context) (string, error) { return "v", nil })
 	client.ConfigSet(t.Context(), "maxmemory", "1")
 	read(t, c, fails(t))
@@ -163,12 +163,12 @@ func TestP5_ABackendThatRefusesToStoreStillServesAndInvalidates(t *testing.T) {
 
 func TestP5_NoScriptsAllowed(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
-	admin := r.client(t)
+	r := redistest.Start(t)
+	admin := r.Client()
 	if err := admin.Do(t.Context(), "ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-@scripting").Err(); err != nil {
 		t.Fatal(err)
 	}
-	c := overRedis(t, r.addr, aside.Config{Redis: aside.Redis{Username: "plain", Password: "secret"}})
+	c := overRedis(t, r.Addr, aside.Config{Redis: aside.Redis{Username: "plain", Password: "secret"}})
 	admin.Set(t.Context(), room.String(), `"theirs"`, time.Minute)
 	if got := read(t, c, fails(t)); got != "theirs" {
 		t.Errorf("got %q", got)
@@ -225,18 +225,18 @@ func TestP5_BlackHole(t *testing.T) {
 // The whole of an outage with a real server: killed, back; frozen, back.
 func TestP6_RealOutages(t *testing.T) {
 	t.Parallel()
-	for name, outage := range map[string]struct{ begin, end func(*redisServer) }{
-		"killed": {(*redisServer).kill, (*redisServer).start},
+	for name, outage := range map[string]struct{ begin, end func(*redistest.Server) }{
+		"killed": {(*redistest.Server).Kill, (*redistest.Server).Start},
 		"frozen": {
-			func(r *redisServer) { r.cmd.Process.Signal(syscall.SIGSTOP) },
-			func(r *redisServer) { r.cmd.Process.Signal(syscall.SIGCONT) },
+			(*redistest.Server).Pause,
+			(*redistest.Server).Resume,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := startRedis(t)
+			r := redistest.Start(t)
 			cfg := aside.Config{Timeout: 250 * time.Millisecond}
-			c, other := overRedis(t, r.addr, cfg), overRedis(t, r.addr, cfg)
+			c, other := overRedis(t, r.Addr, cfg), overRedis(t, r.Addr, cfg)
 			read(t, c, func(context.Context) (string, error) { return "old", nil })
 			outage.begin(r)
 			writes["Update"](t, c)
@@ -249,25 +249,16 @@ func TestP6_RealOutages(t *testing.T) {
 				}
 			}
 			outage.end(r)
-			eventually(t, "the invalidation is delivered", func() bool { return !aside.Pending(c, room) })
+			redistest.Eventually(t, "the invalidation is delivered", func() bool { return !aside.Pending(c, room) })
 			if got := read(t, other, func(context.Context) (string, error) { return "new", nil }); got != "new" {
 				t.Errorf("another process reads %q after the delivery", got)
 			}
-			eventually(t, "hits come back", func() bool {
+			redistest.Eventually(t, "hits come back", func() bool {
 				before := asideStats(t, c).Hits
 				read(t, c, func(context.Context) (string, error) { return "new", nil })
 				return asideStats(t, c).Hits > before
 			})
 		})
-	}
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for start := time.Now(); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Since(start) > 20*time.Second {
-			t.Fatalf("not within 20s: %s", what)
-		}
 	}
 }
 
@@ -440,8 +431,8 @@ func TestP2_RefuseWrites(t *testing.T) {
 // What says that a Redis is out of memory must not be circumvented by a script.
 func TestP5_OutOfMemoryNothingIsStored(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t, "--maxmemory-policy", "noeviction")
-	c, client := overRedis(t, r.addr, aside.Config{}), r.client(t)
+	r := redistest.Start(t, "--maxmemory-policy", "noeviction")
+	c, client := overRedis(t, r.Addr, aside.Config{}), r.Client()
 	l := must(c.Lease(t.Context(), "s:leased", aside.LeaseRequest{TTL: time.Minute}))
 	client.Set(t.Context(), "s:old", "v", time.Minute)
 	client.ConfigSet(t.Context(), "maxmemory", "1")
@@ -485,24 +476,24 @@ func TestP5_ManyShortDeadlinesOpenTheBreaker(t *testing.T) {
 // an outage.
 func TestP6_WithRightsToTheKeyPrefixAlone(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
-	admin := r.client(t)
+	r := redistest.Start(t)
+	admin := r.Client()
 	if err := admin.Do(t.Context(), "ACL", "SETUSER", "app", "on", ">pw", "~app:*", "~{app:*", "~lease:app:*", "+@all", "-@admin", "-info", "-dbsize").Err(); err != nil {
 		t.Fatal(err)
 	}
-	c := overRedis(t, r.addr, aside.Config{Timeout: 250 * time.Millisecond, KeyPrefix: "app:", Redis: aside.Redis{Username: "app", Password: "pw"}})
+	c := overRedis(t, r.Addr, aside.Config{Timeout: 250 * time.Millisecond, KeyPrefix: "app:", Redis: aside.Redis{Username: "app", Password: "pw"}})
 	read(t, c, func(context.Context) (string, error) { return "v", nil })
 	if s, err := c.Status(t.Context()); err != nil || s.Breaker != "closed" {
 		t.Errorf("status %+v, %v", s, err)
 	}
-	r.cmd.Process.Signal(syscall.SIGSTOP)
+	r.Pause()
 	for range 4 {
 		writes["Update"](t, c)
 		read(t, c, func(context.Context) (string, error) { return "w", nil })
 	}
-	r.cmd.Process.Signal(syscall.SIGCONT)
-	eventually(t, "the invalidation is delivered", func() bool { return !aside.Pending(c, room) })
-	eventually(t, "hits come back", func() bool {
+	r.Resume()
+	redistest.Eventually(t, "the invalidation is delivered", func() bool { return !aside.Pending(c, room) })
+	redistest.Eventually(t, "hits come back", func() bool {
 		before := asideStats(t, c).Hits
 		read(t, c, func(context.Context) (string, error) { return "w", nil })
 		return asideStats(t, c).Hits > before

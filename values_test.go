@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 type message struct {
@@ -32,8 +33,8 @@ var history = []message{
 
 func TestP7_WhatIsStoredIsPlainJSON(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
-	c, client := overRedis(t, r.addr, aside.Config{}), r.client(t)
+	r := redistest.Start(t)
+	c, client := overRedis(t, r.Addr, aside.Config{}), r.Client()
 	load := func(context.Context) ([]message, error) { return history, nil }
 	must(aside.GetOrLoad(t.Context(), c, room, load))
 	want := string(must(json.Marshal(history)))
@@ -50,8 +51,8 @@ func TestP7_WhatIsStoredIsPlainJSON(t *testing.T) {
 
 func TestP7_OtherProgramsShareTheKeys(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
-	c, client := overRedis(t, r.addr, aside.Config{}), r.client(t)
+	r := redistest.Start(t)
+	c, client := overRedis(t, r.Addr, aside.Config{}), r.Client()
 	client.Do(t.Context(), "SETEX", "chat_messages:A", 60, `["theirs"]`)
 	load := func(context.Context) ([]string, error) { return []string{"ours"}, nil }
 	if got := must(aside.GetOrLoad(t.Context(), c, room, load)); !cmp.Equal(got, []string{"theirs"}) {
@@ -62,7 +63,7 @@ func TestP7_OtherProgramsShareTheKeys(t *testing.T) {
 		t.Errorf("after DEL: %q", got)
 	}
 	// The invalidation of another language: one DEL of two keys, while a load runs.
-	finish := slowLoad(t, overRedis(t, r.addr, aside.Config{}), "old")
+	finish := slowLoad(t, overRedis(t, r.Addr, aside.Config{}), "old")
 	client.Del(t.Context(), "chat_messages:A", "{chat_messages:A}:lease")
 	finish()
 	if n := client.Exists(t.Context(), "chat_messages:A").Val(); n != 0 {
@@ -94,8 +95,8 @@ func TestP8_WhatDoesNotDecodeIsReplaced(t *testing.T) {
 
 func TestP8_AWrongTypeUnderTheKeyIsReplaced(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
-	c, client := overRedis(t, r.addr, aside.Config{}), r.client(t)
+	r := redistest.Start(t)
+	c, client := overRedis(t, r.Addr, aside.Config{}), r.Client()
 	for _, key := range []string{"chat_messages:A", "{chat_messages:A}:lease"} {
 		writes["Invalidate"](t, c)
 		client.Del(t.Context(), key)
@@ -306,9 +307,9 @@ func TestAKeyspaceMayHaveACodec(t *testing.T) {
 
 func TestTimesToLive(t *testing.T) {
 	t.Parallel()
-	r := startRedis(t)
-	c := overRedis(t, r.addr, aside.Config{TTLs: map[string]time.Duration{"chat_messages": time.Minute}, Jitter: 0.5})
-	client := r.client(t)
+	r := redistest.Start(t)
+	c := overRedis(t, r.Addr, aside.Config{TTLs: map[string]time.Duration{"chat_messages": time.Minute}, Jitter: 0.5})
+	client := r.Client()
 	for i := range 20 {
 		must(aside.GetOrLoad(t.Context(), c, aside.ChatMessages(fmt.Sprint(i)), func(context.Context) (int, error) { return i, nil }))
 		ttl := client.PTTL(t.Context(), fmt.Sprint("chat_messages:", i)).Val()

@@ -19,13 +19,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 // client talks to one server.
@@ -412,7 +412,7 @@ func TestRedisKilledAndBack(t *testing.T) {
 	// What is written while it is away is kept by a Redis that comes back with its
 	// data: the stale history in it must not be served.
 	r.client.Save(t.Context())
-	r.kill()
+	r.Kill()
 	c.say(room, "during")
 	for range 5 {
 		if got := c.history(room, "MISS"); len(got) != 2 {
@@ -425,8 +425,8 @@ func TestRedisKilledAndBack(t *testing.T) {
 	}
 	c.want(503, "POST", "/cache/clear", "")
 	c.want(503, "GET", "/cache/test", "")
-	r.start()
-	eventually(t, "hits come back", func() bool {
+	r.Start()
+	redistest.Eventually(t, "hits come back", func() bool {
 		a := c.want(200, "GET", "/api/v1/chats/"+room+"/messages", "")
 		if !bytes.Contains(a.body, []byte("during")) {
 			t.Fatalf("stale after Redis is back: %s", a.body)
@@ -447,7 +447,7 @@ func TestRedisFrozen(t *testing.T) {
 	c := serverOn(t, r.env)
 	room := c.room()
 	c.history(room, "MISS")
-	r.cmd.Process.Signal(syscall.SIGSTOP)
+	r.Pause()
 	for i := range 10 {
 		start := time.Now()
 		c.history(room, "MISS")
@@ -459,8 +459,8 @@ func TestRedisFrozen(t *testing.T) {
 	if s := c.status(); s["breaker"] != "open" || s["enabled"] != false {
 		t.Errorf("status %v", s)
 	}
-	r.cmd.Process.Signal(syscall.SIGCONT)
-	eventually(t, "hits come back", func() bool {
+	r.Resume()
+	redistest.Eventually(t, "hits come back", func() bool {
 		a := c.want(200, "GET", "/api/v1/chats/"+room+"/messages", "")
 		if n := bytes.Count(a.body, []byte(`"x"`)); n != 10 {
 			t.Fatalf("%d messages of 10", n)
@@ -582,7 +582,7 @@ func TestCancelThroughAnotherServer(t *testing.T) {
 	if len(got) != 2 || got[1].Role != "assistant" || !strings.HasPrefix(got[1].Content, "0") {
 		t.Errorf("what was generated is not saved: %+v", got)
 	}
-	eventually(t, "the generation's keys are gone", func() bool {
+	redistest.Eventually(t, "the generation's keys are gone", func() bool {
 		return r.client.Exists(t.Context(), "generation:"+room, "cancel:"+room).Val() == 0
 	})
 	two.want(404, "POST", "/api/v1/chats/"+room+"/cancel", "")
@@ -605,8 +605,8 @@ func TestAClientThatLeavesEndsItsGeneration(t *testing.T) {
 		leave()
 		break
 	}
-	eventually(t, "what was generated is saved", func() bool { return len(c.history(room, "")) == 2 })
-	eventually(t, "the generation is over", func() bool {
+	redistest.Eventually(t, "what was generated is saved", func() bool { return len(c.history(room, "")) == 2 })
+	redistest.Eventually(t, "the generation is over", func() bool {
 		return c.do("POST", "/api/v1/chats/"+room+"/cancel", "").code == 404
 	})
 }
@@ -643,61 +643,17 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for start := time.Now(); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Since(start) > 20*time.Second {
-			t.Fatalf("not within 20s: %s", what)
-		}
-	}
-}
-
-// redisServer is a redis-server of the test's own.
+// redisServer is a Redis of the test's own, and the settings of a server that
+// uses it.
 type redisServer struct {
-	t      *testing.T
+	*redistest.Server
 	env    map[string]string
-	args   []string
-	cmd    *exec.Cmd
 	client *redis.Client
 }
 
-func startRedis(t *testing.T) *redisServer {
+func startRedis(t *testing.T) redisServer {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("ASIDE_TEST_REQUIRE_REDIS") != "" {
-			t.Fatal("redis-server is not on the PATH")
-		}
-		t.Skip("no redis-server on the PATH")
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-	l.Close()
-	r := &redisServer{
-		t: t, env: map[string]string{"REDIS_HOST": "127.0.0.1", "REDIS_PORT": port},
-		args:   []string{"--port", port, "--bind", "127.0.0.1", "--dir", t.TempDir(), "--save", ""},
-		client: redis.NewClient(&redis.Options{Addr: "127.0.0.1:" + port}),
-	}
-	r.start()
-	t.Cleanup(func() { r.client.Close(); r.kill() })
-	return r
-}
-
-func (r *redisServer) start() {
-	r.t.Helper()
-	r.cmd = exec.Command("redis-server", r.args...)
-	if err := r.cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
-	eventually(r.t, "redis-server answers", func() bool { return r.client.Ping(context.Background()).Err() == nil })
-}
-
-func (r *redisServer) kill() {
-	if r.cmd != nil {
-		r.cmd.Process.Kill()
-		r.cmd.Wait()
-		r.cmd = nil
-	}
+	s := redistest.Start(t)
+	host, port, _ := net.SplitHostPort(s.Addr)
+	return redisServer{s, map[string]string{"REDIS_HOST": host, "REDIS_PORT": port}, s.Client()}
 }

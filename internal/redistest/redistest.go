@@ -1,0 +1,128 @@
+// Package redistest starts real Redis servers for tests.
+package redistest
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Server is a server process of the test's own: a free port, a temporary folder,
+// nothing saved to disk unless its arguments say so. It ends with the test.
+type Server struct {
+	Addr string
+	Dir  string
+
+	t    testing.TB
+	name string
+	args []string
+	cmd  *exec.Cmd
+}
+
+var missing sync.Once
+
+// Require skips the test where there is no such program on the PATH, and fails it
+// if ASIDE_TEST_REQUIRE_REDIS is set.
+func Require(t testing.TB, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err == nil {
+		return
+	}
+	if os.Getenv("ASIDE_TEST_REQUIRE_REDIS") != "" {
+		t.Fatalf("%s is not on the PATH", program)
+	}
+	missing.Do(func() { t.Logf("%s is not on the PATH: tests with the real one are skipped", program) })
+	t.Skipf("no %s on the PATH", program)
+}
+
+// Start starts redis-server with args after its own, and waits until it answers.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	s := New(t, args...)
+	s.Start()
+	return s
+}
+
+// New makes a server that is not started yet.
+func New(t testing.TB, args ...string) *Server {
+	t.Helper()
+	Require(t, "redis-server")
+	port := strconv.Itoa(FreePort(t))
+	dir := t.TempDir()
+	s := &Server{
+		Addr: net.JoinHostPort("127.0.0.1", port), Dir: dir, t: t, name: "redis-server",
+		args: append([]string{"--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "no", "--logfile", filepath.Join(dir, "redis.log")}, args...),
+	}
+	t.Cleanup(s.Kill)
+	return s
+}
+
+// FreePort returns a port that was free a moment ago, below those that the
+// system gives to outgoing connections.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// Start starts the server, again after Kill, and waits until it answers.
+func (s *Server) Start() {
+	s.t.Helper()
+	s.Launch()
+	c := redis.NewClient(&redis.Options{Addr: s.Addr})
+	defer c.Close()
+	Eventually(s.t, s.name+" answers", func() bool { return c.Ping(context.Background()).Err() == nil })
+}
+
+// Launch starts the server and does not wait.
+func (s *Server) Launch() {
+	s.t.Helper()
+	s.cmd = exec.Command(s.name, s.args...)
+	s.cmd.SysProcAttr = dieWithParent()
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// Kill ends the server at once, as a crash does.
+func (s *Server) Kill() {
+	if s.cmd != nil {
+		_ = s.cmd.Process.Kill()
+		_ = s.cmd.Wait()
+		s.cmd = nil
+	}
+}
+
+// Pause stops the server without closing its connections; Resume lets it go on.
+func (s *Server) Pause()  { _ = s.cmd.Process.Signal(syscall.SIGSTOP) }
+func (s *Server) Resume() { _ = s.cmd.Process.Signal(syscall.SIGCONT) }
+
+// Client returns a client of the server, which is closed with the test.
+func (s *Server) Client() *redis.Client {
+	c := redis.NewClient(&redis.Options{Addr: s.Addr})
+	s.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// Eventually waits for ok, for so long that no machine is too slow.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for start := time.Now(); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Since(start) > 30*time.Second {
+			t.Fatalf("not within 30s: %s", what)
+		}
+	}
+}
