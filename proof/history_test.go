@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -176,4 +177,44 @@ func describe(ops []*op) string {
 		fmt.Fprintln(&b, "\t", o)
 	}
 	return b.String()
+}
+
+// A check that can not fail shows nothing.
+func TestHistory_Check(t *testing.T) {
+	t.Parallel()
+	reads := func(process, version int, call, ret int64) *op {
+		return &op{Key: "k", Process: process, Kind: read, Version: version, Call: call, Return: ret}
+	}
+	updates := func(process, version int, call, ret int64) *op {
+		return &op{Key: "k", Process: process, Kind: update, Version: version, Call: call, Return: ret, Settled: ret, Sealed: true}
+	}
+	unsealed := func(process, version int, call, ret, settled int64) *op {
+		return &op{Key: "k", Process: process, Kind: update, Version: version, Call: call, Return: ret, Settled: settled}
+	}
+	none := func(process int, call, ret int64) *op {
+		return &op{Key: "k", Process: process, Kind: read, Absent: true, Call: call, Return: ret}
+	}
+	for name, c := range map[string]struct {
+		ops []*op
+		ok  bool
+	}{
+		"old or new while it is written":         {[]*op{updates(0, 2, 10, 20), reads(1, 1, 11, 12), reads(1, 2, 14, 15)}, true},
+		"old after new, while it is written":     {[]*op{updates(0, 2, 10, 20), reads(1, 2, 11, 12), reads(2, 1, 14, 15)}, false},
+		"old after the write":                    {[]*op{updates(0, 2, 10, 20), reads(1, 1, 21, 22)}, false},
+		"new before the write":                   {[]*op{updates(0, 2, 10, 20), reads(1, 2, 8, 9)}, false},
+		"what nobody wrote":                      {[]*op{updates(0, 2, 10, 20), reads(1, 3, 21, 22)}, false},
+		"old elsewhere while it is queued":       {[]*op{unsealed(0, 2, 10, 20, 30), reads(1, 2, 21, 22), reads(1, 1, 23, 24)}, true},
+		"old in the same process":                {[]*op{unsealed(0, 2, 10, 20, 30), reads(0, 1, 23, 24)}, false},
+		"old elsewhere when it was delivered":    {[]*op{unsealed(0, 2, 10, 20, 30), reads(1, 1, 31, 32)}, false},
+		"old elsewhere when it never was":        {[]*op{unsealed(0, 2, 10, 20, never), reads(1, 1, 31, 32)}, true},
+		"absent when it was":                     {[]*op{updates(0, 2, 1, 2), updates(0, 3, 3, 4), updates(0, 4, 5, 6), updates(0, 5, 7, 8), none(1, 9, 10)}, true},
+		"absent when it was not":                 {[]*op{updates(0, 2, 1, 2), none(1, 9, 10)}, false},
+		"two writes in the order of the commits": {[]*op{updates(0, 2, 10, 20), updates(1, 3, 10, 20), reads(2, 3, 21, 22)}, true},
+		"two writes in the other order":          {[]*op{updates(0, 3, 10, 12), updates(1, 2, 13, 20), reads(2, 3, 21, 22)}, false},
+	} {
+		h := history{ops: c.ops}
+		if err := h.check(); (err == nil) != c.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

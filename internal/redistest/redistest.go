@@ -91,7 +91,7 @@ func (s *Server) Start() {
 func (s *Server) Launch() {
 	s.t.Helper()
 	s.cmd = exec.Command(s.name, s.args...)
-	s.cmd.SysProcAttr = dieWithParent()
+	s.cmd.SysProcAttr = DieWithParent()
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
