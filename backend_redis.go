@@ -44,7 +44,7 @@ func NewRedis(client redis.UniversalClient, cfg Config) (Cache, error) {
 	if _, ok := client.(*redis.Ring); ok {
 		return nil, errors.New("aside: NewRedis: a redis.Ring moves keys between nodes that fail, so that an invalidation may miss them: hand in a Client, a ClusterClient or a failover client")
 	}
-	return newFront(newRedisBackend(client), cfg), nil
+	return newFront(newRedisBackend(client, cfg.WaitReplicas), cfg), nil
 }
 
 // redisBackend keeps values and leases in Redis. Its methods are a script each,
@@ -55,12 +55,13 @@ type redisBackend struct {
 	single  bool                 // client is of one node: a script may touch any keys
 	obeys   bool                 // client obeys a context's deadline by itself
 	owned   bool                 // Close closes client
+	wait    int                  // how many replicas must have an invalidation
 	reached atomic.Bool          // a command has been answered
 	closed  atomic.Bool
 }
 
-func newRedisBackend(client redis.UniversalClient) *redisBackend {
-	b := &redisBackend{client: client}
+func newRedisBackend(client redis.UniversalClient, waitReplicas int) *redisBackend {
+	b := &redisBackend{client: client, wait: waitReplicas}
 	b.cluster, _ = client.(*redis.ClusterClient)
 	// ClusterClient is not among the obedient: it looks up its nodes and
 	// commands with deadlines of its own.
@@ -142,7 +143,7 @@ func (b *redisBackend) Set(ctx context.Context, key string, value []byte, ttl ti
 
 func (b *redisBackend) Delete(ctx context.Context, keys ...string) error {
 	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
-		_, err := b.run(ctx, deleteScript, pairs)
+		err := b.apply(ctx, deleteScript, pairs)
 		return b.orPlainDelete(ctx, err, pairs)
 	})
 }
@@ -216,14 +217,13 @@ func (b *redisBackend) Release(ctx context.Context, key, token string) error {
 
 func (b *redisBackend) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
 	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
-		_, err := b.run(ctx, blockScript, pairs, token, ttl.Milliseconds())
-		return err
+		return b.apply(ctx, blockScript, pairs, token, ttl.Milliseconds())
 	})
 }
 
 func (b *redisBackend) Unblock(ctx context.Context, token string, keys ...string) error {
 	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
-		_, err := b.run(ctx, unblockScript, pairs, token)
+		err := b.apply(ctx, unblockScript, pairs, token)
 		return b.orPlainDelete(ctx, err, pairs)
 	})
 }

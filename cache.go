@@ -157,7 +157,7 @@ func Open(cfg Config) (Cache, error) {
 		if err != nil {
 			return nil, err
 		}
-		b := newRedisBackend(client)
+		b := newRedisBackend(client, cfg.WaitReplicas)
 		b.owned = true
 		return newFront(b, cfg), nil
 	}

@@ -70,6 +70,14 @@ type Config struct {
 	// deliver the invalidation.
 	RefuseWrites bool
 
+	// WaitReplicas is how many of a Redis master's replicas must have an
+	// invalidation, or a writer's block, before it counts as applied.
+	// Replication is asynchronous: without this, a failover may bring back a value
+	// that only the lost master had deleted. While fewer answer, each
+	// invalidation takes most of Timeout and then stays queued, which distrusts its
+	// key. Set it below the number of replicas. Defaults to 0.
+	WaitReplicas int
+
 	// Keyspaces names keyspaces that Clear removes when there is no KeyPrefix,
 	// beside chat_messages, user_chats, generation and cancel, and those of TTLs.
 	Keyspaces []Keyspace
@@ -177,8 +185,8 @@ func (c Config) validate() error {
 	if c.Timeout < 0 || c.Timeout > 0 && c.Timeout < time.Millisecond {
 		bad("Config.Timeout %v: at least 1ms is accepted", c.Timeout)
 	}
-	if c.MemoryMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 {
-		bad("Config.MemoryMaxBytes %d, MaxValueBytes %d, QueueSize %d: they can not be negative", c.MemoryMaxBytes, c.MaxValueBytes, c.QueueSize)
+	if c.MemoryMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 || c.WaitReplicas < 0 {
+		bad("Config.MemoryMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d: they can not be negative", c.MemoryMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas)
 	}
 	errs = append(errs, c.Redis.validate()...)
 	return errors.Join(errs...)

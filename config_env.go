@@ -50,6 +50,7 @@ func Environ() map[string]string {
 //	REDIS_TLS               true or false (false)
 //	REDIS_CLUSTER           true: a single REDIS_HOST is a Cluster's (false)
 //	REDIS_SENTINEL_MASTER   the master's name; REDIS_HOST are then the Sentinels
+//	REDIS_WAIT_REPLICAS     replicas that must have an invalidation (0)
 //
 // Times to live, and the time-outs, are seconds (1800) or Go durations (30m).
 func ConfigFromEnv(env map[string]string) (Config, error) {
@@ -73,6 +74,10 @@ func ConfigFromEnv(env map[string]string) (Config, error) {
 	readVar(&e, "CACHE_MAX_VALUE_BYTES", "a whole number from 1 to 536870912 (512 MiB)", &c.MaxValueBytes, parseInt(1, 512<<20))
 	readVar(&e, "CACHE_QUEUE_SIZE", "a whole number from 1 to 100000000", &c.QueueSize, func(s string) (int, error) {
 		n, err := parseInt(1, 1e8)(s)
+		return int(n), err
+	})
+	readVar(&e, "REDIS_WAIT_REPLICAS", "a whole number from 0 to 100", &c.WaitReplicas, func(s string) (int, error) {
+		n, err := parseInt(0, 100)(s)
 		return int(n), err
 	})
 	readVar(&e, "CACHE_REFUSE_WRITES", "true or false", &c.RefuseWrites, parseBool)

@@ -1,0 +1,72 @@
+package aside
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// apply runs a script that invalidates, and waits for the replicas that must have
+// it.
+func (b *redisBackend) apply(ctx context.Context, script *redis.Script, keys []string, args ...any) error {
+	if b.wait == 0 {
+		_, err := b.run(ctx, script, keys, args...)
+		return err
+	}
+	err := b.andWait(ctx, keys[0], func(p redis.Pipeliner) { script.EvalSha(ctx, p, keys, args...) })
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		err = b.andWait(ctx, keys[0], func(p redis.Pipeliner) { script.Eval(ctx, p, keys, args...) })
+	}
+	return err
+}
+
+// andWait sends a command and then WAIT on the same connection, as WAIT is about
+// what was written on its own.
+func (b *redisBackend) andWait(ctx context.Context, key string, send func(redis.Pipeliner)) error {
+	_, err := within(ctx, b, func(ctx context.Context) (any, error) {
+		node := b.client
+		if b.cluster != nil {
+			master, err := b.cluster.MasterForKey(ctx, key)
+			if err != nil {
+				return nil, err
+			}
+			node = master
+		}
+		var acked *redis.Cmd
+		_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
+			send(p)
+			acked = p.Do(ctx, "WAIT", b.wait, waitFor(ctx).Milliseconds())
+			return nil
+		})
+		switch {
+		case err == nil:
+			if got, err := acked.Int(); err != nil || got < b.wait {
+				return nil, notReplicated{got, b.wait}
+			}
+		case b.cluster != nil && (redis.HasErrorPrefix(err, "MOVED") || redis.HasErrorPrefix(err, "ASK")):
+			b.cluster.ReloadState(ctx) // for the next try
+		}
+		return nil, err
+	})
+	return err
+}
+
+// waitFor leaves a quarter of the time for WAIT's answer to arrive.
+func waitFor(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return time.Second
+	}
+	return max(time.Millisecond, time.Until(deadline)*3/4) // 0 ms is for ever
+}
+
+// notReplicated is an answer of Redis that an invalidation is not safe yet.
+type notReplicated struct{ got, want int }
+
+func (e notReplicated) Error() string {
+	return fmt.Sprintf("%d replicas have the invalidation, %d must", e.got, e.want)
+}
+
+func (notReplicated) RedisError() {}
