@@ -97,27 +97,52 @@ func checkFloor(ops []*op) error {
 		if r.Kind != read {
 			continue
 		}
-		floor, top := 1, 1
-		for _, w := range ops {
-			if w.Kind == read {
-				continue
-			}
-			if w.Settled < r.Call || w.Process == r.Process && w.Return < r.Call {
-				floor = max(floor, w.Version)
-			}
-			if w.Call <= r.Return {
-				top = max(top, w.Version)
-			}
-		}
-		if r.Absent {
-			if none := top - top%5; none < floor || none == 0 {
-				return fmt.Errorf("%v: no version from %d to %d is absent", r, floor, top)
-			}
-		} else if r.Version < floor || r.Version > top {
+		if floor, top := bounds(r, ops); !r.within(floor, top) {
 			return fmt.Errorf("%v: a version from %d to %d was to be read", r, floor, top)
 		}
 	}
 	return nil
+}
+
+// bounds returns the oldest and the newest version that a read may return.
+func bounds(r *op, ops []*op) (floor, top int) {
+	floor, top = 1, 1
+	for _, w := range ops {
+		if w.Kind == read {
+			continue
+		}
+		if w.Settled < r.Call || w.Process == r.Process && w.Return < r.Call {
+			floor = max(floor, w.Version)
+		}
+		if w.Call <= r.Return {
+			top = max(top, w.Version)
+		}
+	}
+	return floor, top
+}
+
+func (o *op) within(floor, top int) bool {
+	if o.Absent {
+		newest := top - top%5
+		return newest >= floor && newest > 0
+	}
+	return o.Version >= floor && o.Version <= top
+}
+
+// stale returns the reads that were older than the floor.
+func (h *history) stale() (out []*op) {
+	byKey := make(map[string][]*op)
+	for _, o := range h.ops {
+		byKey[o.Key] = append(byKey[o.Key], o)
+	}
+	for _, ops := range byKey {
+		for _, r := range ops {
+			if floor, top := bounds(r, ops); r.Kind == read && !r.within(floor, top) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
 }
 
 // row is the sequential specification. The versions fix the order of the writes.

@@ -3,6 +3,7 @@ package redistest
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -66,16 +67,30 @@ func New(t testing.TB, args ...string) *Server {
 	return s
 }
 
-// FreePort returns a port that was free a moment ago, below those that the
-// system gives to outgoing connections.
+// Args adds arguments, which win over those before.
+func (s *Server) Args(args ...string) { s.args = append(s.args, args...) }
+
+// FreePort returns a port that is free, and so is the one that is 10000 above it,
+// which a node of a Cluster uses as well. It is below those that the system gives
+// to outgoing connections.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 12000 + rand.IntN(20000)
+		if isFree(port) && isFree(port+10000) {
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("found no free port")
+	return 0
+}
+
+func isFree(port int) bool {
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	if err != nil {
+		return false
+	}
+	return l.Close() == nil
 }
 
 // Start starts the server, again after Kill, and waits until it answers.
