@@ -283,6 +283,10 @@ func (b *redisBackend) eachMaster(ctx context.Context, do func(context.Context, 
 // noticed by others.
 const scanCount = 1000
 
+// pipelined is how many commands Clear sends at a time: SCAN may return more keys
+// than it was asked for.
+const pipelined = 128
+
 func (b *redisBackend) Clear(ctx context.Context, prefixes ...string) error {
 	_, err := within(ctx, b, func(ctx context.Context) (any, error) {
 		return nil, b.eachMaster(ctx, func(ctx context.Context, node redis.UniversalClient) error {
@@ -334,8 +338,8 @@ func scan(ctx context.Context, node redis.UniversalClient, pattern string, do fu
 		if err != nil {
 			return err
 		}
-		if len(batch) > 0 {
-			if err := do(batch); err != nil {
+		for some := range slices.Chunk(batch, pipelined) {
+			if err := do(some); err != nil {
 				return err
 			}
 		}

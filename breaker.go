@@ -14,23 +14,47 @@ const (
 	breakerOpens  = 12
 	ordinaryFails = 4
 	hastyFails    = 1
+	// A node that has been silent for a third of the budget while so many
+	// commands wait for it is left alone before the first of them times out.
+	silentWaiting = 3
 	// probeInterval is how long an open breaker waits between its probes.
 	probeInterval = 250 * time.Millisecond
 )
 
 // breaker keeps calls away from a node that does not answer. It opens after
-// some failures in a row; then a goroutine of its own probes the node
-// until it answers, and closes it. No caller ever pays for a probe, which is why
-// this is not a breaker of the usual kind, with a half-open state that lets some
-// calls through.
+// some failures in a row, or when several commands wait for a node that is silent;
+// then a goroutine of its own probes the node until it answers, and closes it. No
+// caller ever pays for a probe, which is why this is not a breaker of the usual
+// kind, with a half-open state that lets some calls through.
 type breaker struct {
 	failures atomic.Int32
 	open     atomic.Bool
+	waiting  atomic.Int32  // commands on their way
+	heard    atomic.Int64  // when the node last answered, or was asked while nothing was on its way
+	silence  time.Duration // how long it may be silent; 0 is for ever
 	probe    func() error
 	onChange func()
 	log      *slog.Logger
 	stop     context.Context
 	spawn    func(work func())
+}
+
+// sent notes a command on its way, until over.
+func (b *breaker) sent(now time.Time) {
+	n := b.waiting.Add(1)
+	if n == 1 {
+		b.heard.Store(now.UnixNano())
+	} else if b.silence > 0 && n > silentWaiting && now.UnixNano()-b.heard.Load() > int64(b.silence) {
+		b.failure(errSilent, breakerOpens)
+	}
+}
+
+// over notes the end of a command that sent was called for.
+func (b *breaker) over(answered bool) {
+	b.waiting.Add(-1)
+	if answered {
+		b.heard.Store(time.Now().UnixNano())
+	}
 }
 
 func (b *breaker) success() {
@@ -51,18 +75,16 @@ func (b *breaker) failure(err error, weight int32) {
 func (b *breaker) untilAnswered() {
 	tick := time.NewTicker(probeInterval)
 	defer tick.Stop()
-	for {
+	for b.probe() != nil {
 		select {
 		case <-tick.C:
 		case <-b.stop.Done():
 			return
 		}
-		if b.probe() == nil {
-			b.failures.Store(0)
-			b.open.Store(false)
-			b.log.Warn("cache backend answers again")
-			b.onChange()
-			return
-		}
 	}
+	b.failures.Store(0)
+	b.heard.Store(time.Now().UnixNano())
+	b.open.Store(false)
+	b.log.Warn("cache backend answers again")
+	b.onChange()
 }

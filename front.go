@@ -133,9 +133,11 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 		limit = min(limit, time.Until(deadline)/2) // the loader needs time, too
 	}
 	start := time.Now()
+	br.node.sent(start)
 	within, cancel := context.WithTimeout(ctx, limit)
 	v, err := command(within)
 	cancel()
+	br.node.over(err == nil || answered(err))
 	if err == nil {
 		br.node.success()
 		if stores {
@@ -215,8 +217,12 @@ func (f *front) newBreaker(name string, probe func(context.Context) error) break
 	if name = strings.TrimSpace(name); name != "" {
 		log = log.With("node", name)
 	}
+	silence := f.cfg.Timeout / 3
+	if f.cfg.WaitReplicas > 0 {
+		silence = 0 // WAIT is silent for as long as the replicas are
+	}
 	return breaker{
-		log: log, stop: f.closing, spawn: f.later, onChange: f.deliver,
+		log: log, stop: f.closing, spawn: f.later, onChange: f.deliver, silence: silence,
 		probe: func() error {
 			ctx, cancel := context.WithTimeout(f.closing, f.cfg.Timeout)
 			defer cancel()

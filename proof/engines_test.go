@@ -57,7 +57,7 @@ func TestCluster(t *testing.T) {
 	for name, waitReplicas := range map[string]int{"every operation": 0, "every operation, waiting for a replica": 1} {
 		t.Run(name, func(t *testing.T) {
 			asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache {
-				must(t, client.ForEachMaster(t.Context(), func(ctx context.Context, c *redis.Client) error { return c.FlushAll(ctx).Err() }))
+				flush(t, client)
 				cfg := configOf(t, clusterEnv(servers))
 				cfg.Timeout, cfg.WaitReplicas = 20*time.Second, waitReplicas
 				return open(t, cfg)
@@ -66,6 +66,7 @@ func TestCluster(t *testing.T) {
 	}
 	t.Run("Clear and the count of keys are of all masters", func(t *testing.T) { clearCluster(t, servers, client) })
 	t.Run("a slot moves while it is read and written", func(t *testing.T) {
+		flush(t, client) // what the last test left is of another database
 		f := newFleet(t, clusterEnv(servers))
 		for range 3 {
 			f.start(job{Readers: 4, Writers: 2})
@@ -80,6 +81,7 @@ func TestCluster(t *testing.T) {
 		f.check(trouble{}, 0, 0)
 	})
 	t.Run("a master is killed", func(t *testing.T) { // the last, as the Cluster has one less then
+		flush(t, client) // what the last test left is of another database
 		f := newFleet(t, clusterEnv(servers))
 		for range 3 {
 			f.start(job{Readers: 4, Writers: 2})
@@ -95,8 +97,13 @@ func TestCluster(t *testing.T) {
 	})
 }
 
-func clearCluster(t *testing.T, servers []*redistest.Server, client *redis.ClusterClient) {
+func flush(t *testing.T, client *redis.ClusterClient) {
+	t.Helper()
 	must(t, client.ForEachMaster(t.Context(), func(ctx context.Context, c *redis.Client) error { return c.FlushAll(ctx).Err() }))
+}
+
+func clearCluster(t *testing.T, servers []*redistest.Server, client *redis.ClusterClient) {
+	flush(t, client)
 	cfg := configOf(t, clusterEnv(servers))
 	cfg.Timeout = 20 * time.Second
 	c := open(t, cfg)
@@ -241,14 +248,7 @@ func (f *fleet) checkFailover(from, to int64) {
 	}
 	for _, o := range stale {
 		if o.Call < from {
-			var near []*op
-			for _, n := range h.ops {
-				if n.Key == o.Key && n.Return > o.Call-int64(60*time.Millisecond) && n.Call < o.Return+int64(20*time.Millisecond) {
-					near = append(near, n)
-				}
-			}
-			t.Errorf("before the failover at %v: %v was stale\n%s", time.Duration(from), o, describe(near))
-			break
+			t.Errorf("before the failover: %v was stale", o)
 		}
 	}
 	if reads < 100 {

@@ -34,6 +34,7 @@ type weather struct {
 	Refused bool          // no connection
 	Hole    bool          // connected, and no answer
 	Latency time.Duration // at most this, each way
+	Slow    time.Duration // and at least this, there and back
 	Lost    float64       // the share of commands that something happens to
 }
 
@@ -205,7 +206,7 @@ func (n *network) send(ctx context.Context, name string, run, repeat func(contex
 		late()
 		lost = false
 	}
-	if err := n.alive.sleep(ctx, delay()); err != nil {
+	if err := n.alive.sleep(ctx, now.Slow+delay()); err != nil {
 		late()
 		return err
 	}

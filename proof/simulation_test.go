@@ -148,7 +148,7 @@ func newWorld(seed uint64) *world {
 	w.rows = w.rows[:1+w.rand.IntN(len(rows))]
 	w.writing = 8 + w.rand.IntN(30)
 	w.redis.ClockTTL(true)
-	w.admin = redis.NewClient(w.options())
+	w.admin = redis.NewClient(inMemory(w.redis))
 	for _, key := range rows {
 		w.db[key.String()] = 1
 	}
@@ -163,7 +163,7 @@ func (w *world) bear(i int) {
 	p := &process{world: w, number: len(w.all), life: &life{died: make(chan struct{}), over: w.over}}
 	p.network = &network{seed: w.seed ^ uint64(p.number)<<32, alive: p.life, state: calm, sent: make(map[string]uint64),
 		trace: func(format string, args ...any) { w.trace("process %d: "+format, append([]any{p.number}, args...)...) }}
-	client := redis.NewClient(w.options())
+	client := redis.NewClient(inMemory(w.redis))
 	client.AddHook(p.network)
 	cfg := aside.Config{
 		Logger: slog.New(slog.DiscardHandler), Keyspaces: []aside.Keyspace{rowSpace},
@@ -187,9 +187,10 @@ func (w *world) bear(i int) {
 	w.all = append(w.all, p)
 }
 
-func (w *world) options() *redis.Options {
+// inMemory returns the options of a client of a Redis in the same bubble.
+func inMemory(server *miniredis.Miniredis) *redis.Options {
 	return &redis.Options{
-		Dialer:                func(context.Context, string, string) (net.Conn, error) { return w.redis.Dial() },
+		Dialer:                func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
 		ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}, // it would look names up
 	}

@@ -4,7 +4,7 @@
 //
 //	go run ./proof/mutate                 all of them
 //	go run ./proof/mutate -run token      those with token in their names
-//	go run ./proof/mutate -table FILE     all of them, by every suite, as a table
+//	go run ./proof/mutate -table FILE     all of them, and a table in a file
 package main
 
 import (
@@ -44,7 +44,7 @@ const suiteTimeout = 3 * time.Minute
 
 func main() {
 	run := flag.String("run", "", "only the breakages whose names have this in them")
-	table := flag.String("table", "", "the file to write a table to; every suite is then run on every breakage")
+	table := flag.String("table", "", "the file to write a table to")
 	flag.Parse()
 	if err := mutate(*run, *table); err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
@@ -65,17 +65,19 @@ func mutate(run, table string) error {
 	if err := copyTree(strings.TrimSpace(root), dir); err != nil {
 		return err
 	}
-	if caught, report := test(dir, true); len(caught) > 0 {
+	if caught, report := test(dir); len(caught) > 0 {
 		return fmt.Errorf("the suite fails without any breakage: %s\n%s", caught, report)
 	}
-	rows := []string{"| breakage | simulation | tests that caught it |", "|---|---|---|"}
+	rows := []string{"# Deliberate breakages, and what caught them", "",
+		"Written by `go run ./proof/mutate -table docs/breakages.md`: the suites are run in turn until one fails, the simulation first.", "",
+		"| breakage | caught by |", "|---|---|"}
 	var survived []string
 	for _, b := range breakages {
 		if !strings.Contains(b.name, run) {
 			continue
 		}
 		start := time.Now()
-		caught, err := try(dir, b, table != "")
+		caught, err := try(dir, b)
 		if err != nil {
 			return fmt.Errorf("%s: %w", b.name, err)
 		}
@@ -83,7 +85,7 @@ func mutate(run, table string) error {
 			survived = append(survived, b.name)
 		}
 		fmt.Printf("%-60s %3.0fs  %s\n", b.name, time.Since(start).Seconds(), describe(caught))
-		rows = append(rows, tableRow(b.name, caught))
+		rows = append(rows, fmt.Sprintf("| %s | %s |", b.name, describe(caught)))
 	}
 	if table != "" {
 		if err := os.WriteFile(table, []byte(strings.Join(rows, "\n")+"\n"), 0o666); err != nil {
@@ -97,7 +99,7 @@ func mutate(run, table string) error {
 }
 
 // try applies a breakage, runs the suites, and takes it back.
-func try(dir string, b breakage, all bool) (caught []string, err error) {
+func try(dir string, b breakage) (caught []string, err error) {
 	originals := make(map[string][]byte)
 	defer func() {
 		for file, text := range originals {
@@ -123,14 +125,14 @@ func try(dir string, b breakage, all bool) (caught []string, err error) {
 	if out, err := command(dir, "go", "build", "./...").CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("it does not compile:\n%s", out)
 	}
-	caught, _ = test(dir, all)
+	caught, _ = test(dir)
 	return caught, nil
 }
 
 var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
 
-// test runs the suites and returns the tests that failed, named suite:test.
-func test(dir string, all bool) (caught []string, report string) {
+// test runs the suites, until one of them fails, and returns the tests that did.
+func test(dir string) (caught []string, report string) {
 	for _, s := range suites {
 		ctx, cancel := context.WithTimeout(context.Background(), suiteTimeout+time.Minute)
 		args := append([]string{"test", "-count=1", "-failfast", "-timeout", suiteTimeout.String()}, s.args...)
@@ -144,23 +146,24 @@ func test(dir string, all bool) (caught []string, report string) {
 		report += string(out)
 		names := failed.FindAllSubmatch(out, -1)
 		for _, n := range names {
-			caught = append(caught, s.name+":"+string(n[1]))
+			caught = append(caught, string(n[1]))
 		}
 		if len(names) == 0 {
-			caught = append(caught, s.name+":(it hangs or panics)")
+			caught = append(caught, "the "+s.name+", which hang or panic")
 		}
-		if !all {
-			break
-		}
+		break
 	}
-	return caught, report
+	return leaves(caught), report
 }
 
 func describe(caught []string) string {
 	if len(caught) == 0 {
 		return "SURVIVED"
 	}
-	return strings.Join(leaves(caught), ", ")
+	if len(caught) > 3 {
+		caught = append(slices.Clone(caught[:3]), fmt.Sprintf("and %d more", len(caught)-3))
+	}
+	return strings.Join(caught, ", ")
 }
 
 // leaves leaves out the tests whose subtests are there.
@@ -168,21 +171,6 @@ func leaves(caught []string) []string {
 	return slices.DeleteFunc(slices.Clone(caught), func(name string) bool {
 		return slices.ContainsFunc(caught, func(other string) bool { return strings.HasPrefix(other, name+"/") })
 	})
-}
-
-func tableRow(name string, caught []string) string {
-	simulated, tests := "", []string(nil)
-	for _, c := range leaves(caught) {
-		if rest, ok := strings.CutPrefix(c, "tests:"); ok {
-			tests = append(tests, rest)
-		} else {
-			simulated = "yes"
-		}
-	}
-	if len(tests) > 3 {
-		tests = append(tests[:3], fmt.Sprintf("and %d more", len(tests)-3))
-	}
-	return fmt.Sprintf("| %s | %s | %s |", name, simulated, strings.Join(tests, ", "))
 }
 
 // copyTree copies the files that git knows or would add.

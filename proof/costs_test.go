@@ -1,0 +1,180 @@
+package proof
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside"
+)
+
+// A caller's cost is what a call takes beyond its own load. These tests are in
+// virtual time, in which computing takes none, so that what they find is the
+// waiting alone, and exact.
+
+const (
+	ownLoad = 5 * time.Millisecond
+	outage  = 10 * time.Second
+	rate    = 200 // calls a second, each of a key of its own
+)
+
+type costs []time.Duration
+
+func (c costs) quantile(q float64) time.Duration { return c[int(q*float64(len(c)-1))] }
+
+// process returns a Cache on a Redis behind a network of its own.
+func processOn(t *testing.T, server *miniredis.Miniredis, cfg aside.Config) (aside.Cache, *network) {
+	n := &network{seed: 1, alive: &life{died: make(chan struct{}), over: make(chan struct{})}, state: weather{Latency: 1},
+		sent: make(map[string]uint64), trace: func(string, ...any) {}}
+	client := redis.NewClient(inMemory(server))
+	client.AddHook(n)
+	cfg.Logger = slog.New(slog.DiscardHandler)
+	c, err := aside.NewRedis(client, cfg)
+	must(t, err)
+	t.Cleanup(func() { c.Close(); client.Close() })
+	return c, n
+}
+
+// during calls GetOrLoad at the rate for an outage's time.
+func during(t *testing.T, c aside.Cache, prefix string) (found costs) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for i := range int(outage/time.Second) * rate {
+		wg.Go(func() {
+			start := time.Now()
+			v, err := aside.GetOrLoad(context.Background(), c, tableSpace.Key(fmt.Sprint(prefix, i)), func(context.Context) (int, error) {
+				time.Sleep(ownLoad)
+				return i, nil
+			})
+			if v != i || err != nil {
+				t.Errorf("call %d: %d, %v", i, v, err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			found = append(found, max(0, time.Since(start)-ownLoad))
+		})
+		time.Sleep(time.Second / rate)
+	}
+	wg.Wait()
+	slices.Sort(found)
+	return found
+}
+
+// No call in an outage pays more than one budget, and of a hundred ninety-nine pay
+// nothing.
+func TestCosts_Reads(t *testing.T) {
+	t.Parallel()
+	const budget = 250 * time.Millisecond
+	t.Logf("%-42s %10s %10s %10s", "", "p50", "p99", "worst")
+	for name, w := range map[string]weather{
+		"healthy":                       {Latency: 1},
+		"refused":                       {Latency: 1, Refused: true},
+		"black hole":                    {Latency: 1, Hole: true},
+		"half of the commands lost":     {Latency: time.Millisecond, Lost: 0.5},
+		"slow (50 ms a command)":        {Latency: 1, Slow: 50 * time.Millisecond},
+		"slower than the budget":        {Latency: 1, Slow: 300 * time.Millisecond},
+		"black hole, second 10 s of it": {Latency: 1, Hole: true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			server := miniredis.NewMiniRedis()
+			server.ClockTTL(true)
+			c, n := processOn(t, server, aside.Config{})
+			during(t, c, "warm")
+			n.set(w)
+			if name == "black hole, second 10 s of it" {
+				during(t, c, "open")
+			}
+			cost := during(t, c, "x")
+			t.Logf("%-42s %10v %10v %10v", name, cost.quantile(0.5), cost.quantile(0.99), cost.quantile(1))
+			if limit := budget + 20*w.Latency; cost.quantile(1) > limit && w.Slow == 0 { // what succeeds is not counted
+				t.Errorf("%s: a call paid %v, more than one budget", name, cost.quantile(1))
+			}
+			if down := w.Refused || w.Hole || w.Slow > budget; down && cost.quantile(0.99) >= time.Millisecond {
+				t.Errorf("%s: one call in a hundred paid %v or more", name, cost.quantile(0.99))
+			}
+			n.set(calm)
+			time.Sleep(time.Second)
+			close(n.alive.over)
+			c.Close()
+			server.Close()
+		})
+	}
+}
+
+// rowOfKey finds the value keys in the trace of a command of the deliverer.
+var rowOfKey = regexp.MustCompile(` row:(\d+)`)
+
+// Invalidations are queued while Redis is away and delivered when it is back, the
+// oldest first, and none is lost.
+func TestCosts_Invalidations(t *testing.T) {
+	t.Parallel()
+	for name, queueSize := range map[string]int{"all have room": 0, "the queue's bound is reached": 1000} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const keys = 10_000
+				server := miniredis.NewMiniRedis()
+				server.ClockTTL(true)
+				space := aside.Keyspace{Name: "row", TTL: time.Hour}
+				c, n := processOn(t, server, aside.Config{QueueSize: queueSize, Keyspaces: []aside.Keyspace{space}})
+				for i := range keys {
+					server.Set(space.Key(fmt.Sprint(i)).String(), "0") // the old value
+				}
+				n.set(weather{Latency: 1, Hole: true})
+				var worst time.Duration
+				for i := range keys {
+					start := time.Now()
+					must(t, aside.Invalidate(context.Background(), c, space.Key(fmt.Sprint(i))))
+					worst = max(worst, time.Since(start))
+				}
+				if worst > 250*time.Millisecond {
+					t.Errorf("an invalidation took %v, more than one budget", worst)
+				}
+				s, _ := c.Status(context.Background())
+				if want := min(keys, max(queueSize, 0)); queueSize > 0 && (s.Queued != want || !s.Overflowed) || queueSize == 0 && s.Queued != keys {
+					t.Errorf("%d are queued, overflowed: %v", s.Queued, s.Overflowed)
+				}
+				t.Logf("worst %v, %d queued, overflowed: %v", worst, s.Queued, s.Overflowed)
+				for i := 0; i < keys; i += 97 {
+					v, err := aside.GetOrLoad(context.Background(), c, space.Key(fmt.Sprint(i)), func(context.Context) (int, error) { return 1, nil })
+					if v != 1 || err != nil {
+						t.Fatalf("while Redis is away: key %d is %d, %v", i, v, err)
+					}
+				}
+				var delivered []int
+				n.trace = func(format string, args ...any) {
+					for _, m := range rowOfKey.FindAllStringSubmatch(fmt.Sprintf(format, args...), -1) {
+						row, _ := strconv.Atoi(m[1])
+						delivered = append(delivered, row)
+					}
+				}
+				n.set(calm)
+				back := time.Now()
+				for s, _ = c.Status(context.Background()); s.Queued > 0 || s.Overflowed; s, _ = c.Status(context.Background()) {
+					if time.Sleep(10 * time.Millisecond); time.Since(back) > time.Minute {
+						t.Fatalf("a minute after Redis is back %d are queued, overflowed: %v", s.Queued, s.Overflowed)
+					}
+				}
+				t.Logf("delivered %v after Redis was back", time.Since(back))
+				if !slices.IsSorted(delivered) || len(delivered) < s.Queued {
+					t.Error("they were not delivered in the order of their writes")
+				}
+				if left := len(server.Keys()); left > 0 {
+					t.Errorf("%d old values are left", left)
+				}
+				close(n.alive.over)
+				c.Close()
+				server.Close()
+			})
+		})
+	}
+}
