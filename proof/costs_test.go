@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -111,7 +112,7 @@ func TestCosts_Reads(t *testing.T) {
 	}
 }
 
-// rowOfKey finds the value keys in the trace of a command of the deliverer.
+// rowOfKey finds the value keys in the trace of a command that invalidates.
 var rowOfKey = regexp.MustCompile(` row:(\d+)`)
 
 // Invalidations are queued while Redis is away and delivered when it is back, the
@@ -126,6 +127,18 @@ func TestCosts_Invalidations(t *testing.T) {
 				server.ClockTTL(true)
 				space := aside.Keyspace{Name: "row", TTL: time.Hour}
 				c, n := processOn(t, server, aside.Config{QueueSize: queueSize, Keyspaces: []aside.Keyspace{space}})
+				var mu sync.Mutex
+				var delivered []int
+				n.trace = func(_ string, args ...any) {
+					if text := fmt.Sprint(args...); strings.HasPrefix(text, "[eval") && args[len(args)-1] == nil {
+						mu.Lock()
+						defer mu.Unlock()
+						for _, m := range rowOfKey.FindAllStringSubmatch(text, -1) {
+							row, _ := strconv.Atoi(m[1])
+							delivered = append(delivered, row)
+						}
+					}
+				}
 				for i := range keys {
 					server.Set(space.Key(fmt.Sprint(i)).String(), "0") // the old value
 				}
@@ -150,13 +163,6 @@ func TestCosts_Invalidations(t *testing.T) {
 						t.Fatalf("while Redis is away: key %d is %d, %v", i, v, err)
 					}
 				}
-				var delivered []int
-				n.trace = func(format string, args ...any) {
-					for _, m := range rowOfKey.FindAllStringSubmatch(fmt.Sprintf(format, args...), -1) {
-						row, _ := strconv.Atoi(m[1])
-						delivered = append(delivered, row)
-					}
-				}
 				n.set(calm)
 				back := time.Now()
 				for s, _ = c.Status(context.Background()); s.Queued > 0 || s.Overflowed; s, _ = c.Status(context.Background()) {
@@ -165,7 +171,7 @@ func TestCosts_Invalidations(t *testing.T) {
 					}
 				}
 				t.Logf("delivered %v after Redis was back", time.Since(back))
-				if !slices.IsSorted(delivered) || len(delivered) < s.Queued {
+				if !slices.IsSorted(delivered) || len(delivered) == 0 {
 					t.Error("they were not delivered in the order of their writes")
 				}
 				if left := len(server.Keys()); left > 0 {
