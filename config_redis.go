@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // errRedisURL does not show the URL, which may have a password.
@@ -112,6 +113,8 @@ func (r Redis) client() (redis.UniversalClient, error) {
 		ContextTimeoutEnabled: true,
 		DialerRetries:         1, // a refused connection is known at once, and why
 		MaxRetries:            1,
+		// Hand-overs of Redis Enterprise; to find out about them looks the host up.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	if r.TLS && o.TLSConfig == nil {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -123,6 +126,7 @@ func (r Redis) client() (redis.UniversalClient, error) {
 		}
 		u.ContextTimeoutEnabled = true
 		u.DialerRetries, u.MaxRetries = 1, 1
+		u.MaintNotificationsConfig = o.MaintNotificationsConfig
 		u.Username = cmp.Or(u.Username, r.Username)
 		u.Password = cmp.Or(u.Password, r.Password)
 		if o.TLSConfig != nil && u.Network != "unix" {
