@@ -337,6 +337,7 @@ func TestP2_AWriterThatDiesLeavesNothingStale(t *testing.T) {
 		c := newCache(t)
 		dying := &asidetest.Faulty{Cache: c}
 		process := must(aside.New(dying, aside.Config{}))
+		defer process.Close()
 		read(t, c, func(context.Context) (string, error) { return "old", nil })
 		err := aside.Update(t.Context(), process, func(context.Context) error {
 			dying.SetFault(func(context.Context, string) error { return errors.New("dead") })

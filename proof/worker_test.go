@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9/logging"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite"
 
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m) // no goroutine is left
 }
 
 // job is what a worker is to do.
