@@ -54,6 +54,7 @@ func FuzzKeys(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	f.Cleanup(func() { c.Close() })
 	f.Fuzz(func(t *testing.T, name, id, other string) {
 		space := aside.Keyspace{Name: name, TTL: time.Minute}
 		for range 2 {
@@ -105,6 +106,7 @@ func FuzzStoredBytes(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	f.Cleanup(func() { c.Close() })
 	spaces := []aside.Keyspace{{Name: "json"}, {Name: "shared", Share: true}, {Name: "gob", Codec: gobCodec{}}}
 	f.Fuzz(func(t *testing.T, stored []byte) {
 		for _, space := range spaces {
