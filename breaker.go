@@ -41,10 +41,11 @@ type breaker struct {
 
 // sent notes a command on its way, until over.
 func (b *breaker) sent(now time.Time) {
+	if b.waiting.Load() == 0 {
+		b.heard.Store(now.UnixNano()) // before anyone can see that something waits
+	}
 	n := b.waiting.Add(1)
-	if n == 1 {
-		b.heard.Store(now.UnixNano())
-	} else if b.silence > 0 && n > silentWaiting && now.UnixNano()-b.heard.Load() > int64(b.silence) {
+	if b.silence > 0 && n > silentWaiting && now.UnixNano()-b.heard.Load() > int64(b.silence) {
 		b.failure(errSilent, breakerOpens)
 	}
 }

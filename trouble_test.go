@@ -568,3 +568,58 @@ func TestP6_OverflowOfAKeyWithoutAKeyspace(t *testing.T) {
 		}
 	})
 }
+
+// Several commands that wait for a silent backend open the breaker before the
+// first of them times out; a backend that is slow, but answers, is not silent.
+func TestP5_ASilentBackendIsLeftAloneSoon(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fault asidetest.Fault
+		want  string
+	}{
+		"silent": {asidetest.Hang, "open"},
+		"slow":   {func(context.Context, string) error { time.Sleep(80 * time.Millisecond); return nil }, "closed"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			cache, backend := faulty(t, aside.Config{})
+			defer cache.Close()
+			backend.SetFault(c.fault)
+			for i := range 20 {
+				go aside.GetOrLoad(t.Context(), cache, aside.ChatMessages(fmt.Sprint(i)), func(context.Context) (int, error) { return i, nil })
+				time.Sleep(5 * time.Millisecond)
+			}
+			if s, _ := cache.Status(t.Context()); s.Breaker != c.want {
+				t.Errorf("%s: after 100ms the breaker is %s", name, s.Breaker)
+			}
+			backend.SetFault(nil)
+			time.Sleep(time.Second)
+			if s, _ := cache.Status(t.Context()); s.Breaker != "closed" {
+				t.Errorf("%s: at the end the breaker is %s", name, s.Breaker)
+			}
+		})
+	}
+}
+
+// With WaitReplicas an invalidation that no replica has is not applied yet.
+func TestP6_AnInvalidationWaitsForReplicas(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t, "--repl-diskless-sync-delay", "0")
+	c := overRedis(t, r.Addr, aside.Config{WaitReplicas: 1, Timeout: 250 * time.Millisecond})
+	for name, write := range writes {
+		write(t, c)
+		if !aside.Pending(c, room) {
+			t.Errorf("%s: applied, and no replica has it", name)
+		}
+	}
+	if s, _ := c.Status(t.Context()); s.Breaker != "closed" {
+		t.Errorf("the breaker is %s: a missing replica is no outage", s.Breaker)
+	}
+	host, port, _ := net.SplitHostPort(r.Addr)
+	redistest.Start(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
+	redistest.Eventually(t, "it is applied", func() bool { return !aside.Pending(c, room) })
+	redistest.Eventually(t, "hits come back", func() bool {
+		before := asideStats(t, c).Hits
+		read(t, c, func(context.Context) (string, error) { return "v", nil })
+		return asideStats(t, c).Hits > before
+	})
+}

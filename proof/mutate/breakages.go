@@ -78,6 +78,8 @@ var breakages = []breakage{
 
 	// Trouble.
 	{"a breaker that ignores time-outs", []edit{{"front.go", "		br.node.failure(err, weight)\n	}\n	if stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			br.node.failure(err, weight)\n		}\n	}\n	if stores {"}}},
+	{"a silent node that is waited for", []edit{{"breaker.go", "		b.failure(errSilent, breakerOpens)\n", ""}}},
+	{"too few replicas taken for enough", []edit{{"replicas.go", "				return nil, notReplicated{got, b.wait}\n", "				return nil, nil\n"}}},
 	{"a breaker that counts callers' cancellations", []edit{{"front.go", "	if ctx.Err() != nil {\n		return zero, context.Cause(ctx)", "	if ctx.Err() != nil {\n		br.node.failure(err, ordinaryFails)\n		return zero, context.Cause(ctx)"}}},
 	{"a breaker that never closes", []edit{{"breaker.go", "			b.open.Store(false)\n", ""}}},
 	{"a budget for each command", []edit{{"front.go", "	b.left -= time.Since(start)\n", ""}}},
