@@ -605,11 +605,12 @@ func TestP6_AnInvalidationWaitsForReplicas(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t, "--repl-diskless-sync-delay", "0")
 	c := overRedis(t, r.Addr, aside.Config{WaitReplicas: 1, Timeout: 250 * time.Millisecond})
-	for name, write := range writes {
-		write(t, c)
-		if !aside.Pending(c, room) {
-			t.Errorf("%s: applied, and no replica has it", name)
-		}
+	if err := c.Block(t.Context(), "w", time.Second, "s:other"); !errors.Is(err, aside.ErrUnavailable) {
+		t.Errorf("a block that no replica has was taken: %v", err)
+	}
+	writes["Invalidate"](t, c)
+	if !aside.Pending(c, room) {
+		t.Error("applied, and no replica has it")
 	}
 	if s, _ := c.Status(t.Context()); s.Breaker != "closed" {
 		t.Errorf("the breaker is %s: a missing replica is no outage", s.Breaker)
