@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
@@ -436,4 +437,47 @@ func TestP1_AReaderDoesNotTakeWhatWasStoredOrFoundBeforeItCame(t *testing.T) {
 			time.Sleep(time.Second)
 		})
 	}
+}
+
+// A client library may send a command again on another connection, and the first
+// copy arrive late: it must not bring a lease back to life.
+func TestP1_ALateCopyOfALeaseRequestGrantsAnotherLease(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	t.Cleanup(func() { client.Close() })
+	last := &recordScripts{}
+	client.AddHook(last)
+	c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
+	t.Cleanup(func() { c.Close() })
+	l := must(c.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute}))
+	request := last.args
+	if err := c.Delete(t.Context(), "s:1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Do(t.Context(), request...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if stored := must(c.Fill(t.Context(), "s:1", l.Token, aside.Fill{Value: []byte("old"), TTL: time.Minute})); stored {
+		t.Error("a load that began before the invalidation was stored")
+	}
+}
+
+// recordScripts keeps the last script command that was answered.
+type recordScripts struct{ args []any }
+
+func (r *recordScripts) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (r *recordScripts) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if err == nil && (cmd.Name() == "eval" || cmd.Name() == "evalsha") {
+			r.args = cmd.Args()
+		}
+		return err
+	}
+}
+
+func (r *recordScripts) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
 }
