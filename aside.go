@@ -3,7 +3,6 @@ package aside
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -65,6 +64,7 @@ type read struct {
 	space    Keyspace
 	arrived  uint64 // see flight.accepts
 	degraded bool   // goes without the backend from here on
+	hasty    bool   // its deadline is so short that a healthy backend may miss it
 	bad      []byte // a stored value that did not decode
 }
 
@@ -96,7 +96,7 @@ func getOrLoad[T any](ctx context.Context, f *front, r *read, load func(context.
 			return zero, outcome, err
 		}
 		if !fl.accepts(r.arrived, done) {
-			if fl.failed && !r.degraded {
+			if !r.degraded && fl.failed {
 				r.degrade(f) // the wait has cost a budget already
 			}
 			continue
@@ -105,12 +105,13 @@ func getOrLoad[T any](ctx context.Context, f *front, r *read, load func(context.
 			return value, outcome, err
 		}
 	}
-	f.count.loads.Add(1)
-	value, err := load(ctx)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		f.count.loadErrors.Add(1)
+	alone := &flight{f: f, key: r.key, load: boxed, ctx: ctx}
+	alone.callLoader()
+	if p, ok := alone.err.(*PanicError); ok {
+		panic(p)
 	}
-	return value, outcome, err
+	value, _ := alone.value.(T)
+	return value, outcome, alone.err
 }
 
 // lookup is the hit path: one question to the backend.
@@ -122,6 +123,7 @@ func lookup[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
 		r.degrade(f)
 		return value, false
 	}
+	r.hasty = f.hasty(ctx)
 	data, ok, err := f.get(ctx, r.key, f.newBudget())
 	if err != nil {
 		if ctx.Err() == nil {
@@ -153,12 +155,15 @@ func (r *read) undecodable(ctx context.Context, f *front, data []byte, err error
 
 // wait waits for the flight's result, or for ctx to end. done says that the
 // fill, too, is over. A caller who has met trouble with the backend waits for
-// neither what comes before the load nor what comes after it.
+// neither what comes before the load nor what comes after it, unless the trouble
+// may be its own hurry: others then keep their lease.
 func (fl *flight) wait(ctx context.Context, r *read) (done bool, err error) {
 	defer fl.f.flights.leave(fl)
 	result := fl.done
 	if r.degraded {
-		fl.hurry()
+		if !r.hasty {
+			fl.hurry()
+		}
 		result = fl.loaded
 	}
 	select {

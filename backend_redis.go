@@ -144,18 +144,27 @@ func (b *redisBackend) Set(ctx context.Context, key string, value []byte, ttl ti
 func (b *redisBackend) Delete(ctx context.Context, keys ...string) error {
 	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
 		err := b.apply(ctx, deleteScript, pairs)
-		return b.orPlainDelete(ctx, err, pairs)
+		return b.orPlain(ctx, err, pairs, "")
 	})
 }
 
-// orPlainDelete invalidates where Redis does not allow scripts: nobody holds a
-// lease or a block there, so nothing but the values has to go.
-func (b *redisBackend) orPlainDelete(ctx context.Context, err error, pairs []string) error {
+// orPlain invalidates where Redis does not allow scripts, with single commands:
+// the lease ends before the value goes, so that no fill comes between.
+func (b *redisBackend) orPlain(ctx context.Context, err error, pairs []string, block string) error {
 	if !redis.HasErrorPrefix(err, "NOPERM") && !isUnknownCommand(err) {
 		return err
 	}
-	_, err = within(ctx, b, func(ctx context.Context) (int64, error) {
-		return b.client.Del(ctx, pairs...).Result()
+	send := func(p redis.Pipeliner) {
+		for i := 0; i < len(pairs); i += 2 {
+			p.HDel(ctx, pairs[i+1], append(leaseFields, "w:"+block)...)
+			p.Del(ctx, pairs[i])
+		}
+	}
+	if b.wait > 0 {
+		return b.andWait(ctx, pairs[0], send)
+	}
+	_, err = within(ctx, b, func(ctx context.Context) (any, error) {
+		return b.client.Pipelined(ctx, func(p redis.Pipeliner) error { send(p); return nil })
 	})
 	return err
 }
@@ -224,7 +233,7 @@ func (b *redisBackend) Block(ctx context.Context, token string, ttl time.Duratio
 func (b *redisBackend) Unblock(ctx context.Context, token string, keys ...string) error {
 	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
 		err := b.apply(ctx, unblockScript, pairs, token)
-		return b.orPlainDelete(ctx, err, pairs)
+		return b.orPlain(ctx, err, pairs, token)
 	})
 }
 

@@ -123,9 +123,15 @@ func (f *front) deliverBatch(ctx context.Context, batch []dueKey) {
 	for i, d := range batch {
 		keys[i] = d.key
 	}
-	failed, _ := f.eachShard(ctx, keys, f.newBudget(), func(ctx context.Context, keys []string) error {
+	failed, err := f.eachShard(ctx, keys, f.newBudget(), func(ctx context.Context, keys []string) error {
 		return f.backend.Delete(ctx, keys...)
 	})
+	if len(batch) > 1 && answered(err) { // one that is refused does not hold up the others
+		for i := range batch {
+			f.deliverBatch(ctx, batch[i:i+1])
+		}
+		return
+	}
 	undelivered := make(map[string]bool, len(failed))
 	for _, key := range failed {
 		undelivered[key] = true
@@ -141,7 +147,7 @@ func (f *front) deliverBatch(ctx context.Context, batch []dueKey) {
 }
 
 // lastDelivery is Close's: one try within one budget, with the breaker ignored.
-func (f *front) lastDelivery() (left int) {
+func (f *front) lastDelivery() (left int, overflowed bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), f.cfg.Timeout)
 	defer cancel()
 	due := f.queue.due(func(string) bool { return false })
@@ -157,6 +163,8 @@ func (f *front) lastDelivery() (left int) {
 		f.queue.delivered(batch)
 		due = due[len(batch):]
 	}
-	left, _ = f.queue.status()
-	return left
+	if prefixes, seq := f.queue.toClear(); len(prefixes) > 0 && f.backend.Clear(ctx, prefixes...) == nil {
+		f.queue.cleared(seq)
+	}
+	return f.queue.status()
 }

@@ -263,7 +263,12 @@ func (fl *flight) askLease(req LeaseRequest) (Lease, error) {
 // left, the lease is given back at once, whether or not the loader obeys its
 // context: the next caller must not wait for a load that was called off.
 func (fl *flight) keepLease(token string) (stop func()) {
+	begun, longest := time.Now(), fl.f.cfg.LoadTimeout // a load that does not obey it loses its lease
 	extended := repeat(leaseTTL/3, func(ctx context.Context) (again bool) {
+		if longest > 0 && time.Since(begun) > longest+leaseTTL {
+			fl.lost.Store(true)
+			return false
+		}
 		held, err := fl.f.extend(ctx, fl.key, token, leaseTTL)
 		if err == nil && !held {
 			fl.lost.Store(true)
@@ -359,7 +364,8 @@ func (fl *flight) store(token string, fill Fill, ok bool) {
 		ok = false
 	}
 	if !ok {
-		_ = f.release(ctx, fl.key, &fl.budget, token) // it ends by itself, too
+		// It ends by itself, too. Who waited for this has paid for it.
+		fl.failed = f.release(ctx, fl.key, &fl.budget, token) != nil
 		return
 	}
 	sent := f.flights.seq.Add(1)

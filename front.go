@@ -150,7 +150,7 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 		return zero, context.Cause(ctx) // the caller's own end, no fault of the backend
 	}
 	weight := int32(ordinaryFails)
-	if limit < f.cfg.Timeout/5 && time.Since(start) >= limit {
+	if limit < f.hastyLimit() && time.Since(start) >= limit {
 		weight = hastyFails
 	}
 	if answered(err) {
@@ -162,6 +162,18 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 		br.store.failure(err, weight)
 	}
 	return zero, fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// hastyLimit is the time below which a command that times out says little.
+func (f *front) hastyLimit() time.Duration { return f.cfg.Timeout / 5 }
+
+// hasty reports whether ctx leaves a command less than that.
+func (f *front) hasty(ctx context.Context) bool {
+	if f.local {
+		return false
+	}
+	deadline, ok := ctx.Deadline()
+	return ok && time.Until(deadline)/2 < f.hastyLimit()
 }
 
 // troubles are how replies start that say that nothing will work.

@@ -185,8 +185,11 @@ func (f *front) Close() error {
 	f.close()
 	f.starting.Unlock()
 	f.running.Wait()
-	left := f.lastDelivery()
+	left, overflowed := f.lastDelivery()
 	err := f.backend.Close()
+	if overflowed {
+		return fmt.Errorf("aside: closed with %d invalidations undelivered, and more than the queue held: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable)
+	}
 	if left > 0 {
 		return fmt.Errorf("aside: closed with %d invalidations undelivered: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable)
 	}

@@ -96,12 +96,13 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	// A signal that is older than the generation is not meant for it. One that
 	// comes after the claim is, so only what was there before is removed.
 	signal := CancelKey(chatID).String()
-	_, stale, _ := gs.cache.Get(ctx, signal)
-	g.claim(ctx)
+	budget := gs.f.newBudget()
+	_, stale, _ := gs.f.get(ctx, gs.f.name(signal), budget)
+	g.claim(ctx, budget)
 	switch {
 	case ctx.Err() != nil:
-		gs.remove(g)
-		gs.f.later(g.finish)
+		gs.retire(g)
+		gs.f.later(g.end)
 		return nil, ctx.Err()
 	case g.isTaken():
 		gs.remove(g)
@@ -157,12 +158,8 @@ func (g *Generation) isTaken() bool {
 
 // finish ends a generation that nobody looks after any more.
 func (g *Generation) finish() {
-	gs := g.all
-	gs.mu.Lock()
-	gs.ending[g] = true
-	gs.mu.Unlock()
+	g.all.retire(g)
 	g.end()
-	gs.remove(g)
 }
 
 // Cancel asks the room's generation to stop, in whichever process it runs; its
@@ -192,7 +189,7 @@ func (gs *Generations) Running(ctx context.Context, chatID string) (bool, error)
 	if gs.own(chatID) != nil {
 		return true, nil
 	}
-	_, ok, err := gs.cache.Get(ctx, GenerationKey(chatID).String())
+	_, ok, err := gs.f.get(ctx, gs.f.name(GenerationKey(chatID).String()), gs.f.newBudget())
 	return ok, err
 }
 
@@ -221,6 +218,16 @@ func (gs *Generations) remove(g *Generation) {
 	}
 }
 
+// retire takes g off what is running. Its key may still be there.
+func (gs *Generations) retire(g *Generation) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	gs.ending[g] = true
+	if gs.active[g.chatID] == g {
+		delete(gs.active, g.chatID)
+	}
+}
+
 // endingIn returns the room's generations that are finished but whose keys may
 // still be there.
 func (gs *Generations) endingIn(chatID string) (out []*Generation) {
@@ -235,14 +242,15 @@ func (gs *Generations) endingIn(chatID string) (out []*Generation) {
 }
 
 // claim writes the key if there is none. It needs the turn.
-func (g *Generation) claim(ctx context.Context) {
+func (g *Generation) claim(ctx context.Context, b *budget) {
 	ttl := g.all.f.ttl.base(&generation)
 	sent := time.Now()
 	another := len(g.all.endingIn(g.chatID)) > 0 // the key there may be that of one of ours
 	var l Lease
 	var err error
 	if !another {
-		l, err = g.all.cache.Lease(ctx, GenerationKey(g.chatID).String(), LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
+		f := g.all.f // what it distrusts are values that were loaded, not this
+		l, err = f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -274,7 +282,7 @@ func (g *Generation) beat(ctx context.Context) {
 		return
 	}
 	if !held || !g.extend(ctx) {
-		g.claim(ctx)
+		g.claim(ctx, g.all.f.newBudget())
 	}
 }
 

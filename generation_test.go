@@ -286,3 +286,66 @@ func TestGenerations_FinishedWhileAwayIsRemovedLater(t *testing.T) {
 		g.Finish()
 	})
 }
+
+// A Start whose caller left leaves nothing behind that keeps the next one out.
+func TestGenerations_AnAbandonedStartKeepsNobodyOut(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		gs := generations(t, c)
+		for range 50 {
+			ctx, leave := context.WithCancel(t.Context())
+			backend.SetFault(func(_ context.Context, method string) error {
+				if method == "Lease" {
+					leave()
+				}
+				return nil
+			})
+			if _, err := gs.Start(ctx, "A"); !errors.Is(err, context.Canceled) {
+				t.Fatalf("the abandoned Start: %v", err)
+			}
+			backend.SetFault(nil)
+			g, err := gs.Start(t.Context(), "A")
+			if err != nil {
+				t.Fatalf("the next Start: %v", err)
+			}
+			g.Finish()
+		}
+	})
+}
+
+// While the queue has overflowed, what runs elsewhere is still seen.
+func TestGenerations_AnOverflowHidesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		backend := &asidetest.Faulty{Cache: memory}
+		here, there := must(aside.New(backend, aside.Config{QueueSize: 1})), must(aside.New(memory, aside.Config{}))
+		defer there.Close()
+		defer here.Close()
+		g, err := generations(t, there).Start(t.Context(), "A")
+		if err != nil {
+			t.Fatal(err)
+		}
+		backend.SetFault(func(_ context.Context, method string) error {
+			if method == "Delete" || method == "Clear" {
+				return errDown
+			}
+			return nil
+		})
+		if err := aside.Invalidate(t.Context(), here, aside.UserChats("1"), aside.UserChats("2")); err != nil {
+			t.Fatal(err)
+		}
+		gs := generations(t, here)
+		if running, err := gs.Running(t.Context(), "A"); !running || err != nil {
+			t.Errorf("Running: %v, %v", running, err)
+		}
+		if _, err := gs.Start(t.Context(), "A"); !errors.Is(err, aside.ErrGenerating) {
+			t.Errorf("Start: %v", err)
+		}
+		backend.SetFault(nil)
+		g.Finish()
+		time.Sleep(time.Second)
+	})
+}

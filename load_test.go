@@ -3,6 +3,7 @@ package aside_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"runtime"
 	"strings"
 	"sync"
@@ -305,4 +306,138 @@ func TestP5_OneBudgetForACallThatJoins(t *testing.T) {
 		}
 		wg.Wait()
 	})
+}
+
+// A caller with next to no time fails to ask the backend: that is no reason for
+// those who wait to load by themselves.
+func TestP3_ACallerInAHurryHurriesNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		defer memory.Close()
+		var loads counter
+		load := func(context.Context) (string, error) {
+			loads.Add(1)
+			time.Sleep(time.Second)
+			return "v", nil
+		}
+		var caches []aside.Cache
+		for range 3 {
+			slow := &asidetest.Faulty{Cache: memory}
+			slow.SetFault(func(ctx context.Context, _ string) error {
+				select {
+				case <-time.After(2 * time.Millisecond):
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			})
+			caches = append(caches, must(aside.New(slow, aside.Config{})))
+		}
+		for _, c := range caches {
+			go aside.GetOrLoad(t.Context(), c, room, load)
+			time.Sleep(10 * time.Millisecond)
+		}
+		for _, c := range caches {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Millisecond)
+			aside.GetOrLoad(ctx, c, room, load)
+			cancel()
+		}
+		time.Sleep(5 * time.Second)
+		if loads.Load() != 1 {
+			t.Errorf("%d loads, want 1", loads.Load())
+		}
+		for _, c := range caches {
+			c.Close()
+		}
+	})
+}
+
+// A loader that never returns keeps its lease for as long as a load may take.
+func TestP3_ALoaderThatHangsIsReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		one, two := must(aside.New(memory, aside.Config{LoadTimeout: time.Minute})), must(aside.New(memory, aside.Config{}))
+		defer one.Close()
+		hangs := make(chan struct{})
+		go aside.GetOrLoad(t.Context(), one, room, func(context.Context) (string, error) { <-hangs; return "old", nil })
+		synctest.Wait()
+		start := time.Now()
+		read(t, two, func(context.Context) (string, error) { return "new", nil })
+		if took := time.Since(start); took < time.Minute || took > time.Minute+10*time.Second {
+			t.Errorf("replaced after %v", took)
+		}
+		close(hangs)
+		time.Sleep(time.Second)
+		if got := read(t, two, fails(t)); got != "new" {
+			t.Errorf("stored %q", got)
+		}
+	})
+}
+
+// Callers whose results can not be shared load by themselves in the end, with the
+// same protection.
+func TestP4_ALoadOfOnesOwnIsProtected(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := must(aside.Open(aside.Config{Type: aside.TypeMemory, LoadTimeout: time.Minute, Logger: slog.New(slog.DiscardHandler)}))
+		defer c.Close()
+		type unstorable struct{ C chan int }
+		var panics atomic.Int64
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				defer func() {
+					if p, ok := recover().(*aside.PanicError); ok && p.Value == "boom" {
+						panics.Add(1)
+					}
+				}()
+				var rounds int
+				aside.GetOrLoad(t.Context(), c, room, func(ctx context.Context) (unstorable, error) {
+					if _, ok := ctx.Deadline(); !ok {
+						t.Error("a load has no timeout")
+					}
+					time.Sleep(time.Second)
+					if rounds++; time.Now().Second() > 3 {
+						panic("boom")
+					}
+					return unstorable{}, nil
+				})
+			})
+		}
+		wg.Wait()
+		if panics.Load() == 0 {
+			t.Error("no load panicked: this shows nothing")
+		}
+	})
+}
+
+// What those who wait look at was written before they look (for the race
+// detector).
+func TestP5_AWaiterInTroubleMeetsAFillThatFails(t *testing.T) {
+	t.Parallel()
+	c, backend := faulty(t, aside.Config{})
+	for range 50 {
+		var gets atomic.Bool
+		backend.SetFault(func(_ context.Context, method string) error {
+			if method == "Fill" || method == "Get" && gets.Load() {
+				return errDown
+			}
+			return nil
+		})
+		loading, release := make(chan struct{}), make(chan struct{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			read(t, c, func(context.Context) (string, error) { close(loading); <-release; return "v", nil })
+		})
+		<-loading
+		gets.Store(true)
+		wg.Go(func() { read(t, c, func(context.Context) (string, error) { return "v", nil }) })
+		time.Sleep(time.Millisecond)
+		close(release)
+		wg.Wait()
+		backend.SetFault(nil)
+		writes["Invalidate"](t, c)
+	}
 }

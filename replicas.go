@@ -15,11 +15,9 @@ func (b *redisBackend) apply(ctx context.Context, script *redis.Script, keys []s
 		_, err := b.run(ctx, script, keys, args...)
 		return err
 	}
-	err := b.andWait(ctx, keys[0], func(p redis.Pipeliner) { script.EvalSha(ctx, p, keys, args...) })
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		err = b.andWait(ctx, keys[0], func(p redis.Pipeliner) { script.Eval(ctx, p, keys, args...) })
-	}
-	return err
+	// Its text, not its digest: to learn that Redis does not know the script would
+	// cost a WAIT for nothing.
+	return b.andWait(ctx, keys[0], func(p redis.Pipeliner) { script.Eval(ctx, p, keys, args...) })
 }
 
 // andWait sends a command and then WAIT on the same connection, as WAIT is about
@@ -35,31 +33,41 @@ func (b *redisBackend) andWait(ctx context.Context, key string, send func(redis.
 			node = master
 		}
 		var acked *redis.Cmd
-		_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
+		cmds, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
 			send(p)
-			acked = p.Do(ctx, "WAIT", b.wait, waitFor(ctx).Milliseconds())
+			acked = p.Do(ctx, "WAIT", b.wait, waitFor(ctx, node).Milliseconds())
 			return nil
 		})
-		switch {
-		case err == nil:
-			if got, err := acked.Int(); err != nil || got < b.wait {
-				return nil, notReplicated{got, b.wait}
+		for _, cmd := range cmds {
+			if cmd != acked && cmd.Err() != nil {
+				err := cmd.Err()
+				if b.cluster != nil && (redis.HasErrorPrefix(err, "MOVED") || redis.HasErrorPrefix(err, "ASK")) {
+					b.cluster.ReloadState(ctx) // for the next try
+				}
+				return nil, err
 			}
-		case b.cluster != nil && (redis.HasErrorPrefix(err, "MOVED") || redis.HasErrorPrefix(err, "ASK")):
-			b.cluster.ReloadState(ctx) // for the next try
 		}
-		return nil, err
+		if err != nil && !isReply(err) {
+			return nil, err
+		}
+		if got, err := acked.Int(); err != nil || got < b.wait {
+			return nil, notReplicated{got, b.wait}
+		}
+		return nil, nil
 	})
 	return err
 }
 
 // waitFor leaves a quarter of the time for WAIT's answer to arrive.
-func waitFor(ctx context.Context) time.Duration {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return time.Second
+func waitFor(ctx context.Context, node redis.UniversalClient) time.Duration {
+	d := time.Second
+	if deadline, ok := ctx.Deadline(); ok {
+		d = time.Until(deadline)
 	}
-	return max(time.Millisecond, time.Until(deadline)*3/4) // 0 ms is for ever
+	if c, ok := node.(*redis.Client); ok && c.Options().ReadTimeout > 0 {
+		d = min(d, c.Options().ReadTimeout)
+	}
+	return max(time.Millisecond, d*3/4) // 0 ms is for ever
 }
 
 // notReplicated is an answer of Redis that an invalidation is not safe yet.

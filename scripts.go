@@ -194,6 +194,9 @@ return 1
 `)
 )
 
+// leaseFields are those that an invalidation removes from a lease key. Blocks stay.
+var leaseFields = []string{"load", "until", "claim", "failed", "none"}
+
 // endLeaseSource ends the lease in KEYS[1] for Clear. Blocks stay. It is text,
 // since a pipeline can not fall back from a digest that Redis does not know.
 const endLeaseSource = `

@@ -624,3 +624,101 @@ func TestP6_AnInvalidationWaitsForReplicas(t *testing.T) {
 		return asideStats(t, c).Hits > before
 	})
 }
+
+// A user who may not WAIT, or may not run scripts, has no invalidation applied
+// that no replica has, and lifts nobody's block.
+func TestP6_RightsAndReplicas(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	admin := overRedis(t, r.Addr, aside.Config{})
+	for _, rule := range []string{"-wait", "-@scripting"} {
+		user := "without" + rule
+		if err := r.Client().Do(t.Context(), "ACL", "SETUSER", user, "on", ">p", "~*", "+@all", rule).Err(); err != nil {
+			t.Fatal(err)
+		}
+		c := overRedis(t, r.Addr, aside.Config{WaitReplicas: 1, Timeout: time.Second, Redis: aside.Redis{Username: user, Password: "p"}})
+		if err := admin.Block(t.Context(), "w", time.Minute, room.String()); err != nil {
+			t.Fatal(err)
+		}
+		writes["Invalidate"](t, c)
+		if !aside.Pending(c, room) {
+			t.Errorf("%s: applied, and no replica has it", rule)
+		}
+		if l := must(admin.Lease(t.Context(), room.String(), aside.LeaseRequest{TTL: time.Second})); l.State != aside.Writing {
+			t.Errorf("%s: another writer's block was lifted: %v", rule, l.State)
+		}
+	}
+}
+
+// One invalidation that Redis refuses does not hold up those that were queued with
+// it.
+func TestP6_ARefusedInvalidationHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	if err := r.Client().Do(t.Context(), "ACL", "SETUSER", "chats", "on", ">p", "~chat_messages:*", "~{chat_messages:*", "+@all").Err(); err != nil {
+		t.Fatal(err)
+	}
+	c := overRedis(t, r.Addr, aside.Config{Timeout: 250 * time.Millisecond, Redis: aside.Redis{Username: "chats", Password: "p"}})
+	r.Pause()
+	if err := aside.Invalidate(t.Context(), c, aside.UserChats("not allowed"), room); err != nil {
+		t.Fatal(err)
+	}
+	r.Resume()
+	redistest.Eventually(t, "the other is delivered", func() bool { return !aside.Pending(c, room) })
+	if !aside.Pending(c, aside.UserChats("not allowed")) {
+		t.Error("what Redis refused is taken for delivered")
+	}
+}
+
+func TestP6_CloseDeliversAnOverflowOrSaysSo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for name, fault := range map[string]asidetest.Fault{"back": nil, "away": refuse} {
+			c, backend := faulty(t, aside.Config{QueueSize: 1})
+			other := aside.ChatMessages("B")
+			for _, key := range []aside.Key{room, other} {
+				must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) { return "old", nil }))
+			}
+			backend.SetFault(refuse)
+			if err := aside.Invalidate(t.Context(), c, room, other); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			left := 2
+			backend.SetFault(func(ctx context.Context, method string) error {
+				if fault != nil {
+					return fault(ctx, method)
+				}
+				if method == "Delete" || method == "Clear" {
+					left--
+				}
+				return nil
+			})
+			if err := c.Close(); (err == nil) != (fault == nil) || fault == nil && left > 0 {
+				t.Errorf("%s: Close returned %v, and %d of a Delete and a Clear were not tried", name, err, left)
+			}
+		}
+	})
+}
+
+// A lease that can not be given back is paid for once.
+func TestP5_OneBudgetForAFailedLoadsLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		go aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) {
+			time.Sleep(time.Second)
+			return "", errors.New("database down")
+		})
+		time.Sleep(900 * time.Millisecond)
+		time.AfterFunc(50*time.Millisecond, func() { backend.SetFault(asidetest.Hang) })
+		start := time.Now()
+		read(t, c, func(context.Context) (string, error) { return "v", nil })
+		if took := time.Since(start); took > 350*time.Millisecond { // the load's last 100 ms, and a budget
+			t.Errorf("the call took %v", took)
+		}
+		backend.SetFault(nil)
+		time.Sleep(time.Second)
+	})
+}
