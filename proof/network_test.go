@@ -158,7 +158,13 @@ func brief(cmd redis.Cmder) string {
 func (n *network) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		run := func(ctx context.Context) error { return next(ctx, cmds) }
-		err := n.send(ctx, "pipeline", run, func(context.Context) error { return nil })
+		err := n.send(ctx, "pipeline", run, func(ctx context.Context) error {
+			var copies []redis.Cmder
+			for _, cmd := range cmds {
+				copies = append(copies, redis.NewCmd(ctx, cmd.Args()...))
+			}
+			return next(ctx, copies)
+		})
 		if err != nil && (len(cmds) == 0 || cmds[0].Err() == nil) {
 			for _, cmd := range cmds {
 				cmd.SetErr(err)

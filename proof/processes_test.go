@@ -16,6 +16,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -27,14 +28,14 @@ type fleet struct {
 	rows    []string
 	workers []*handle
 
-	mu       sync.Mutex
-	ops      []*op
-	writes   map[[2]int]*op // by process and number
-	errors   []string
-	loads    []int64
-	loaded   []int64
-	ended    map[int]int64 // when a worker was killed
-	readings sync.WaitGroup
+	mu     sync.Mutex
+	ops    []*op
+	writes map[[2]int]*op // by process and number
+	errors []string
+	loads  []int64
+	loaded []int64
+	ended  map[int]int64 // when a worker was killed
+	stats  []aside.Stats
 }
 
 // handle is a worker as its parent sees it.
@@ -111,6 +112,8 @@ func (f *fleet) follow(h *handle, out io.Reader) {
 		switch {
 		case r.Ready:
 			close(h.ready)
+		case r.Stats != nil:
+			f.stats = append(f.stats, *r.Stats)
 		case r.Error != "":
 			f.errors = append(f.errors, r.Error)
 		case r.Loading != 0:
@@ -321,22 +324,26 @@ func (f *fleet) check(tr trouble, from, to int64) {
 	}
 	h := f.history(outages)
 	err := h.check()
-	hits := 0
+	reads := 0
 	for _, o := range h.ops {
 		if o.Kind == read {
-			hits++
+			reads++
 		}
 	}
-	t.Logf("%d reads and %d writes", hits, len(h.ops)-hits)
+	var hits, waits int64
+	for _, s := range f.stats {
+		hits, waits = hits+s.Hits, waits+s.Waited
+	}
+	t.Logf("%d reads (%d hits, %d waits for another process) and %d writes", reads, hits, waits, len(h.ops)-reads)
+	if reads < 100 || len(h.ops)-reads < 10 || hits < 20 || waits == 0 {
+		t.Error("too few to show anything")
+	}
 	if tr.revives {
 		t.Logf("what a restart from a snapshot brought back (not promised): %.200v", err)
 		return
 	}
 	if err != nil {
 		t.Errorf("%.3000v", err)
-	}
-	if hits < 100 || len(h.ops)-hits < 10 {
-		t.Error("too few to show anything")
 	}
 }
 

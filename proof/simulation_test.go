@@ -98,6 +98,7 @@ type world struct {
 	over    chan struct{}
 	calls   sync.WaitGroup // of living processes
 	calm    bool           // no faults in this run
+	space   aside.Keyspace // rowSpace, in some runs with Share
 	rows    []aside.Key    // that are used in this run
 	writing int            // of 100 steps, how many are writes
 
@@ -140,10 +141,11 @@ var (
 func newWorld(seed uint64) *world {
 	w := &world{
 		seed: seed, rand: draws(seed, "driver"), start: time.Now(), redis: miniredis.NewMiniRedis(),
-		trace: func(string, ...any) {}, over: make(chan struct{}), calm: seed%8 == 0,
+		trace: func(string, ...any) {}, over: make(chan struct{}), calm: seed%8 == 0, space: rowSpace,
 		db: make(map[string]int), loads: make(map[string]int), writes: make(map[*op]bool), generating: make(map[*aside.Generation]bool),
 	}
-	w.rows = append(w.rows, rows...)
+	w.space.Share = seed%3 == 0
+	w.rows = append(w.rows, w.space.Key("1"), w.space.Key("{2}"), rows[2])
 	w.rand.Shuffle(len(rows), func(i, j int) { w.rows[i], w.rows[j] = w.rows[j], w.rows[i] })
 	w.rows = w.rows[:1+w.rand.IntN(len(rows))]
 	w.writing = 8 + w.rand.IntN(30)
@@ -183,7 +185,7 @@ func (w *world) bear(i int) {
 	if p.gens, err = aside.NewGenerations(p.cache); err != nil {
 		panic(err)
 	}
-	w.processes[i] = p
+	w.history.change(func([]*op) { w.processes[i] = p }) // others look through them
 	w.all = append(w.all, p)
 }
 
@@ -219,6 +221,14 @@ func (w *world) run() error {
 		}
 	}
 	w.calls.Wait()
+	if w.calm {
+		time.Sleep(4 * time.Second) // a failed load's mark is gone
+		for _, key := range w.redis.Keys() {
+			if strings.Contains(key, "lease") || strings.HasPrefix(key, "generation:") {
+				w.fail("%q is still in Redis, when all calls are over and nothing has failed", key)
+			}
+		}
+	}
 	time.Sleep(time.Minute) // what is queued is delivered, what was set expires
 	w.settle()
 	w.checkPeace()
@@ -273,9 +283,13 @@ func (w *world) step() {
 		w.trace("process %d: the network is %+v", p.number, now)
 	case n < 89:
 		w.kill(p)
-	case n < 93:
+	case n < 92:
 		w.redis.Del(key.String())
 		w.trace("evicted %v", key)
+	case n < 93:
+		w.redis.Set(key.String(), "not JSON") // by another program; nobody is to be served it
+		w.redis.SetTTL(key.String(), valueTTL)
+		w.trace("corrupted %v", key)
 	case n < 95:
 		w.evictLease(key)
 	case n < 97:
@@ -406,7 +420,7 @@ func (p *process) write(ctx context.Context, id int, key aside.Key) {
 	}
 	var err error
 	if key == rows[2] && r.IntN(2) == 0 {
-		o.Kind = invalidate
+		p.history.change(func([]*op) { o.Kind = invalidate })
 		if write(ctx) == errDead {
 			return
 		}

@@ -53,12 +53,13 @@ type job struct {
 
 // report is a line of a worker's.
 type report struct {
-	Op      *op    `json:",omitempty"` // that is over; of a write also when it has begun, and when it has settled
-	ID      int    `json:",omitempty"` // of a write
-	Error   string `json:",omitempty"`
-	Loading int64  `json:",omitempty"` // when a load began
-	Loaded  int64  `json:",omitempty"` // when it ended
-	Ready   bool   `json:",omitempty"`
+	Op      *op          `json:",omitempty"` // that is over; of a write also when it has begun, and when it has settled
+	ID      int          `json:",omitempty"` // of a write
+	Error   string       `json:",omitempty"`
+	Loading int64        `json:",omitempty"` // when a load began
+	Loaded  int64        `json:",omitempty"` // when it ended
+	Ready   bool         `json:",omitempty"`
+	Stats   *aside.Stats `json:",omitempty"` // at the end
 }
 
 // clock is the system's monotonic clock, which all processes share.
@@ -115,6 +116,8 @@ func work(text string) error {
 	_, _ = in.ReadString('\n') // enough
 	stop()
 	wg.Wait()
+	s, _ := w.cache.Status(context.Background()) // the counts are there even when Redis is not
+	w.print(report{Stats: &s.Stats})
 	_ = w.cache.Close()
 	return w.db.Close()
 }

@@ -66,7 +66,7 @@ var breakages = []breakage{
 	{"a load that nobody waits for goes on", []edit{{"flight.go", "		fl.cancel(errAbandoned)\n", ""}}},
 	{"a lease kept by a load that was called off", []edit{{"flight.go", "		_ = fl.f.release(context.WithoutCancel(fl.ctx), fl.key, fl.f.newBudget(), token)\n	})", "	})"}}},
 	{"a lease that is not renewed", []edit{{"flight.go", "	extended := repeat(leaseTTL/3,", "	extended := repeat(time.Hour,"}}},
-	{"a failed load that keeps its lease", []edit{{"flight.go", "		_ = f.release(ctx, fl.key, &fl.budget, token) // it ends by itself, too\n", ""}}},
+	{"a failed load that keeps its lease", []edit{{"flight.go", "		fl.failed = f.release(ctx, fl.key, &fl.budget, token) != nil\n", ""}}},
 	{"a panic that harms the process", []edit{{"flight.go", "			if p := recover(); p != nil {\n				fl.err = &PanicError{Value: p, Stack: debug.Stack()}\n			}\n", ""}, {"flight.go", "	\"runtime/debug\"\n", ""}}},
 	{"joiners that share the leader's value", []edit{{"aside.go", "if fl.polled == 0 && (leads || fl.space.Share) {", "if fl.polled == 0 {"}}},
 
@@ -74,14 +74,20 @@ var breakages = []breakage{
 	{"a reader that is trusted while the key is queued", []edit{{"aside.go", "	if f.queue.distrusts(r.key) {\n		r.degrade(f)\n		return value, false\n	}\n", ""}}},
 	{"a decode error served as zero", []edit{{"aside.go", "		r.undecodable(ctx, f, data, err)\n		return value, false\n	}\n	return value, true\n", "		r.undecodable(ctx, f, data, err)\n	}\n	return value, true\n"}}},
 	{"an empty value that is a miss", []edit{{"aside.go", "	if !ok {\n		return value, false\n	}\n	value, err = decodeShared", "	if !ok || len(data) <= 2 {\n		return value, false\n	}\n	value, err = decodeShared"}}},
-	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "		fl.hurry()\n		result = fl.loaded\n", "		result = fl.loaded\n"}}},
+	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "			fl.hurry()\n", ""}}},
 
 	// Trouble.
 	{"a breaker that ignores time-outs", []edit{{"front.go", "		br.node.failure(err, weight)\n	}\n	if stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			br.node.failure(err, weight)\n		}\n	}\n	if stores {"}}},
+	{"a caller in a hurry that hurries others", []edit{{"aside.go", "		if !r.hasty {\n			fl.hurry()\n		}\n", "		fl.hurry()\n"}}},
+	{"a loader that hangs and keeps its lease", []edit{{"flight.go", "		if longest > 0 && time.Since(begun) > longest+leaseTTL {", "		if _, _ = begun, longest; false {"}}},
+	{"a refused invalidation that holds up others", []edit{{"deliver.go", "	if len(batch) > 1 && answered(err) {", "	if _ = err; false {"}}},
+	{"an invalidation without scripts that lifts blocks", []edit{{"backend_redis.go", "			p.HDel(ctx, pairs[i+1], append(leaseFields, \"w:\"+block)...)\n", "			p.Del(ctx, pairs[i+1])\n"}}},
+	{"a WAIT that fails taken for scripts that are forbidden", []edit{{"replicas.go", "			if cmd != acked && cmd.Err() != nil {", "			if cmd.Err() != nil {"}}},
+	{"an abandoned start that keeps the next one out", []edit{{"generation.go", "		gs.retire(g)\n		gs.f.later(g.end)\n", "		gs.remove(g)\n		gs.f.later(g.finish)\n"}}},
 	{"a silent node that is waited for", []edit{{"breaker.go", "		b.failure(errSilent, breakerOpens)\n", ""}}},
-	{"too few replicas taken for enough", []edit{{"replicas.go", "				return nil, notReplicated{got, b.wait}\n", "				return nil, nil\n"}}},
+	{"too few replicas taken for enough", []edit{{"replicas.go", "			return nil, notReplicated{got, b.wait}\n", "			return nil, nil\n"}}},
 	{"a breaker that counts callers' cancellations", []edit{{"front.go", "	if ctx.Err() != nil {\n		return zero, context.Cause(ctx)", "	if ctx.Err() != nil {\n		br.node.failure(err, ordinaryFails)\n		return zero, context.Cause(ctx)"}}},
-	{"a breaker that never closes", []edit{{"breaker.go", "			b.open.Store(false)\n", ""}}},
+	{"a breaker that never closes", []edit{{"breaker.go", "	b.open.Store(false)\n", ""}}},
 	{"a budget for each command", []edit{{"front.go", "	b.left -= time.Since(start)\n", ""}}},
 	{"a refusal to store taken for an outage", []edit{{"front.go", "	if answered(err) {\n		br.node.success()\n	} else {\n		br.node.failure(err, weight)\n	}\n", "	br.node.failure(err, weight)\n"}}},
 	{"a caller's deadline spent on Redis alone", []edit{{"front.go", "limit = min(limit, time.Until(deadline)/2)", "limit = min(limit, time.Until(deadline))"}}},
@@ -93,7 +99,7 @@ var breakages = []breakage{
 	{"a full queue that drops", []edit{{"queue.go", "			q.overflowed(key)\n			continue\n", "			continue\n"}}},
 	{"an overflow that is trusted", []edit{{"queue.go", "return q.overflow != nil || q.entries[key] != nil", "return q.entries[key] != nil"}}},
 	{"an overflow forgotten without a Clear", []edit{{"queue.go", "	if q.overflow != nil && q.dropped <= seq {", "	if q.overflow != nil {"}}},
-	{"a Close that drops the queue", []edit{{"frontcache.go", "	left := f.lastDelivery()\n", "	left := 0\n"}}},
+	{"a Close that drops the queue", []edit{{"frontcache.go", "	left, overflowed := f.lastDelivery()\n", "	left, overflowed := 0, false\n"}}},
 
 	// Clear.
 	{"a Clear that leaves leases", []edit{{"backend_redis.go", "				p.Eval(ctx, endLeaseSource, []string{key})\n", "				_ = key\n"}}},
