@@ -246,9 +246,9 @@ var troubles = []trouble{
 		}
 	}},
 	{name: "a read-only replica", do: func(t *testing.T, _ *fleet, _ *redistest.Server, admin *redis.Client) {
-		must(t, admin.SlaveOf(t.Context(), "127.0.0.1", "1").Err())
+		must(t, admin.ReplicaOf(t.Context(), "127.0.0.1", "1").Err())
 		time.Sleep(time.Second)
-		must(t, admin.SlaveOf(t.Context(), "NO", "ONE").Err())
+		must(t, admin.ReplicaOf(t.Context(), "NO", "ONE").Err())
 	}},
 	{name: "scripts flushed", do: func(t *testing.T, _ *fleet, _ *redistest.Server, admin *redis.Client) {
 		for range 20 {
