@@ -21,7 +21,7 @@ import (
 
 // A caller's cost is what a call takes beyond its own load. These tests are in
 // virtual time, in which computing takes none, so that what they find is the
-// waiting alone, and exact.
+// waiting alone.
 
 const (
 	ownLoad = 5 * time.Millisecond
@@ -33,7 +33,7 @@ type costs []time.Duration
 
 func (c costs) quantile(q float64) time.Duration { return c[int(q*float64(len(c)-1))] }
 
-// process returns a Cache on a Redis behind a network of its own.
+// processOn returns a Cache on a Redis behind a network of its own.
 func processOn(t *testing.T, server *miniredis.Miniredis, cfg aside.Config) (aside.Cache, *network) {
 	n := &network{seed: 1, alive: &life{died: make(chan struct{}), over: make(chan struct{})}, state: weather{Latency: 1},
 		sent: make(map[string]uint64), trace: func(string, ...any) {}}

@@ -189,7 +189,8 @@ func (n *network) send(ctx context.Context, name string, run, repeat func(contex
 			go func() {
 				select {
 				case <-time.After(after):
-					_ = repeat(context.WithoutCancel(ctx))
+					err := repeat(context.WithoutCancel(ctx))
+					n.trace("carried out late: %s: %v", name, err)
 				case <-n.alive.over:
 				}
 			}()

@@ -538,7 +538,6 @@ func (w *world) checkPeace() {
 				w.fail("process %d: %v is still pending", p.number, key)
 			}
 			for range 2 {
-				o := &op{Key: key.String(), Process: p.number, Kind: read, Call: w.now()}
 				v, err := aside.GetOrLoad(context.Background(), p.cache, key, func(context.Context) (int, error) {
 					if v := p.version(key); !absent(v) {
 						return v, nil
@@ -548,7 +547,6 @@ func (w *world) checkPeace() {
 				if want := p.version(key); absent(want) && !errors.Is(err, aside.ErrNotFound) || !absent(want) && (err != nil || v != want) {
 					w.fail("process %d, in peace: %v is %d, %v, want %d", p.number, key, v, err, want)
 				}
-				_ = o
 			}
 		}
 	}

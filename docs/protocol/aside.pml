@@ -1,4 +1,4 @@
-/* aside.pml - the Redis protocol of DESIGN.md, one key.
+/* aside.pml - the protocol of scripts.go, one key.
  *
  * K    value key: 0 absent, else the database version it was loaded from
  * Lk   lease key: 0 absent, 1 load:<Lt>, 2 write:<set Lw>
@@ -43,7 +43,7 @@
  *   LOADFAILS   a load may end without a value, and gives its lease back
  *   W0,W1       kind of writer: 1 Update, 2 write+Invalidate, 0 none; WP0,WP1 its process
  *
- * RUN   ./check NAME -DNF=1 -DNR=2 ...   (spin -a, gcc -O2 -DSAFETY -DCOLLAPSE, pan)
+ * RUN   ./check aside NAME -DNF=1 -DNR=2 ...   (spin -a, gcc -O2 -DSAFETY -DCOLLAPSE, pan)
  * BOUNDS one key; NR readers (one read each; 0 and 1 in process 0 unless RP1=1, 2 in process 1);
  *   at most 2 writers, NF lost/late commands (2 slots); K TTL and lease expiry at any time, any number of times.
  * NOT MODELLED: Cluster/failover, breaker, per-token deadlines (Lw lapses only when no live writer is

@@ -84,8 +84,11 @@ func mutate(run, table string) error {
 		"| breakage | caught by |", "|---|---|"}
 	var survived []string
 	for i, b := range breakages {
+		if !strings.Contains(b.name, run) {
+			continue
+		}
 		rows = append(rows, fmt.Sprintf("| %s | %s |", b.name, describe(results[i])))
-		if len(results[i]) == 0 && strings.Contains(b.name, run) {
+		if len(results[i]) == 0 {
 			survived = append(survived, b.name)
 		}
 	}
