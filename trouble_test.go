@@ -722,3 +722,18 @@ func TestP5_OneBudgetForAFailedLoadsLease(t *testing.T) {
 		time.Sleep(time.Second)
 	})
 }
+
+// The database has changed, whether or not the caller is still there: its
+// invalidation is applied, not queued.
+func TestP6_AnInvalidationOutlivesItsCaller(t *testing.T) {
+	t.Parallel()
+	c, _ := faulty(t, aside.Config{})
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	if err := aside.Invalidate(ctx, c, room); err != nil || aside.Pending(c, room) {
+		t.Errorf("err %v, pending %v", err, aside.Pending(c, room))
+	}
+	if s := asideStats(t, c); s.Invalidated != 1 || s.InvalidationQueued != 0 {
+		t.Errorf("stats %+v", s)
+	}
+}

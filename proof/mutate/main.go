@@ -43,7 +43,7 @@ var suites = []struct {
 	{"tests", []string{"./..."}, ""},
 }
 
-const suiteTimeout = 3 * time.Minute
+const suiteTimeout = 100 * time.Second
 
 func main() {
 	run := flag.String("run", "", "only the breakages whose names have this in them")
