@@ -727,7 +727,8 @@ func TestP5_OneBudgetForAFailedLoadsLease(t *testing.T) {
 // invalidation is applied, not queued.
 func TestP6_AnInvalidationOutlivesItsCaller(t *testing.T) {
 	t.Parallel()
-	c, _ := faulty(t, aside.Config{})
+	c, backend := faulty(t, aside.Config{})
+	backend.SetFault(func(ctx context.Context, _ string) error { return ctx.Err() }) // as a client does
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
 	if err := aside.Invalidate(ctx, c, room); err != nil || aside.Pending(c, room) {
