@@ -123,10 +123,9 @@ func lookup[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
 		r.degrade(f)
 		return value, false
 	}
-	r.hasty = f.hasty(ctx)
 	data, ok, err := f.get(ctx, r.key, f.newBudget())
 	if err != nil {
-		if ctx.Err() == nil {
+		if r.hasty = f.hasty(ctx); ctx.Err() == nil {
 			r.degrade(f)
 		}
 		return value, false

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -287,78 +286,6 @@ func (b *redisBackend) eachMaster(ctx context.Context, do func(context.Context, 
 		return do(ctx, node)
 	})
 }
-
-// scanCount is how many keys Redis looks at for one SCAN: few enough not to be
-// noticed by others.
-const scanCount = 1000
-
-// pipelined is how many commands Clear sends at a time: SCAN may return more keys
-// than it was asked for.
-const pipelined = 128
-
-func (b *redisBackend) Clear(ctx context.Context, prefixes ...string) error {
-	_, err := within(ctx, b, func(ctx context.Context) (any, error) {
-		return nil, b.eachMaster(ctx, func(ctx context.Context, node redis.UniversalClient) error {
-			return clearNode(ctx, node, prefixes)
-		})
-	})
-	return err
-}
-
-// clearNode ends the leases before it removes values: a load that was running
-// can then not put its value behind the scan.
-func clearNode(ctx context.Context, node redis.UniversalClient, prefixes []string) error {
-	owned := func(lease string) bool {
-		key, ok := leasedKey(lease)
-		return ok && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(key, p) })
-	}
-	err := scan(ctx, node, "*lease*", func(batch []string) error {
-		_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, key := range slices.DeleteFunc(batch, func(k string) bool { return !owned(k) }) {
-				p.Eval(ctx, endLeaseSource, []string{key})
-			}
-			return nil
-		})
-		return err
-	})
-	for _, prefix := range prefixes {
-		if err != nil {
-			return err
-		}
-		err = scan(ctx, node, globEscape(prefix)+"*", func(batch []string) error {
-			// One command a key: a node of a Cluster has many slots.
-			_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
-				for _, key := range batch {
-					if _, isLease := leasedKey(key); !isLease {
-						p.Unlink(ctx, key)
-					}
-				}
-				return nil
-			})
-			return err
-		})
-	}
-	return err
-}
-
-func scan(ctx context.Context, node redis.UniversalClient, pattern string, do func(batch []string) error) error {
-	for cursor := uint64(0); ; {
-		batch, next, err := node.Scan(ctx, cursor, pattern, scanCount).Result()
-		if err != nil {
-			return err
-		}
-		for some := range slices.Chunk(batch, pipelined) {
-			if err := do(some); err != nil {
-				return err
-			}
-		}
-		if cursor = next; cursor == 0 {
-			return nil
-		}
-	}
-}
-
-var globEscape = strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`, `^`, `\^`, `\`, `\\`).Replace
 
 func (b *redisBackend) Status(ctx context.Context) (Status, error) {
 	return within(ctx, b, func(ctx context.Context) (Status, error) {

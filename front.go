@@ -167,13 +167,14 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 // hastyLimit is the time below which a command that times out says little.
 func (f *front) hastyLimit() time.Duration { return f.cfg.Timeout / 5 }
 
-// hasty reports whether ctx leaves a command less than that.
+// hasty reports whether a command that has just failed may have had less time than
+// that: it had half of what ctx left, and the other half is left now.
 func (f *front) hasty(ctx context.Context) bool {
 	if f.local {
 		return false
 	}
 	deadline, ok := ctx.Deadline()
-	return ok && time.Until(deadline)/2 < f.hastyLimit()
+	return ok && time.Until(deadline) < f.hastyLimit()
 }
 
 // troubles are how replies start that say that nothing will work.

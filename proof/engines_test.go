@@ -68,10 +68,7 @@ func TestCluster(t *testing.T) {
 	t.Run("a slot moves while it is read and written", func(t *testing.T) {
 		flush(t, client) // what the last test left is of another database
 		f := newFleet(t, clusterEnv(servers))
-		for range 3 {
-			f.start(job{Readers: 4, Writers: 2})
-		}
-		f.begin()
+		f.traffic()
 		time.Sleep(time.Second)
 		for i := range 6 {
 			moveSlot(t, servers[:3], client, tableSpace.Key(f.rows[0]).String(), i)
@@ -83,10 +80,7 @@ func TestCluster(t *testing.T) {
 	t.Run("a master is killed", func(t *testing.T) { // the last, as the Cluster has one less then
 		flush(t, client) // what the last test left is of another database
 		f := newFleet(t, clusterEnv(servers))
-		for range 3 {
-			f.start(job{Readers: 4, Writers: 2})
-		}
-		f.begin()
+		f.traffic()
 		time.Sleep(time.Second)
 		from := clock()
 		killMasterOf(t, servers, client, tableSpace.Key(f.rows[0]).String())
@@ -204,10 +198,7 @@ func TestSentinel(t *testing.T) {
 			sentinel, master := redistest.StartSentinel(t, 2)
 			env := map[string]string{"REDIS_HOST": sentinel.Addr, "REDIS_SENTINEL_MASTER": "main", "REDIS_WAIT_REPLICAS": wait}
 			f := newFleet(t, env)
-			for range 3 {
-				f.start(job{Readers: 4, Writers: 2})
-			}
-			f.begin()
+			f.traffic()
 			time.Sleep(1500 * time.Millisecond)
 			from := clock()
 			master.Kill()

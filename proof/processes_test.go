@@ -144,6 +144,15 @@ func (f *fleet) begin() {
 	}
 }
 
+// traffic starts three workers that read and write.
+func (f *fleet) traffic() {
+	f.t.Helper()
+	for range 3 {
+		f.start(job{Readers: 4, Writers: 2})
+	}
+	f.begin()
+}
+
 // end ends all workers and waits for them.
 func (f *fleet) end() {
 	for _, h := range f.workers {
@@ -295,10 +304,7 @@ func TestProcesses(t *testing.T) {
 			r := redistest.Start(t, tr.args...)
 			admin := r.Client()
 			f := newFleet(t, envOf(r.Addr))
-			for range 3 {
-				f.start(job{Readers: 4, Writers: 2})
-			}
-			f.begin()
+			f.traffic()
 			time.Sleep(time.Second)
 			from := clock()
 			tr.do(t, f, r, admin)

@@ -102,15 +102,15 @@ var breakages = []breakage{
 	{"a Close that drops the queue", []edit{{"frontcache.go", "	left, overflowed := f.lastDelivery()\n", "	left, overflowed := 0, false\n"}}},
 
 	// Clear.
-	{"a Clear that leaves leases", []edit{{"backend_redis.go", "				p.Eval(ctx, endLeaseSource, []string{key})\n", "				_ = key\n"}}},
-	{"a Clear that takes values before leases", []edit{{"backend_redis.go", "	err := scan(ctx, node, \"*lease*\", func(batch []string) error {", "	var err error\n	defer scan(ctx, node, \"*lease*\", func(batch []string) error {"}}},
+	{"a Clear that leaves leases", []edit{{"clear.go", "				p.Eval(ctx, endLeaseSource, []string{key})\n", "				_ = key\n"}}},
+	{"a Clear that takes values before leases", []edit{{"clear.go", "	err := scan(ctx, node, \"*lease*\", func(batch []string) error {", "	var err error\n	defer scan(ctx, node, \"*lease*\", func(batch []string) error {"}}},
 	{"a Clear that lets running loads of this process be joined", []edit{{"frontcache.go", "	overflow, seq := f.queue.toClear()\n	f.flights.detachAll()\n", "	overflow, seq := f.queue.toClear()\n"}, {"frontcache.go", "		return err\n	}\n	f.flights.detachAll()\n", "		return err\n	}\n"}}},
-	{"a Clear that takes a prefix for a pattern", []edit{{"backend_redis.go", "globEscape(prefix)+\"*\"", "prefix+\"*\""}}},
+	{"a Clear that takes a prefix for a pattern", []edit{{"clear.go", "globEscape(prefix)+\"*\"", "prefix+\"*\""}}},
 
 	// Generations.
 	{"a generation that leaves the history stale", []edit{{"generation.go", "	_ = Invalidate(ctx, g.all.cache, ChatMessages(g.chatID)) // queued at worst\n", ""}}},
-	{"a generation whose cancel is not looked for", []edit{{"generation.go", "				g.look(gs.f.closing)\n", ""}}},
-	{"a generation whose key is not kept", []edit{{"generation.go", "				g.beat(gs.f.closing)\n", ""}}},
+	{"a generation whose cancel is not looked for", []edit{{"generation_poll.go", "				g.look(gs.f.closing)\n", ""}}},
+	{"a generation whose key is not kept", []edit{{"generation_poll.go", "				g.beat(gs.f.closing)\n", ""}}},
 	{"a generation that starts beside another", []edit{{"generation.go", "	case l.State == Present:\n		g.taken = true\n", ""}}},
 	{"a generation that keeps its key", []edit{{"generation.go", "	if there {\n", "	if false {\n"}, {"generation.go", "	there := g.claimed", "	_ = g.claimed"}}},
 	{"a generation cancelled by an older signal", []edit{{"generation.go", "	case stale:\n		_ = gs.cache.Delete(ctx, signal)\n", "	case stale:\n"}}},

@@ -1,0 +1,86 @@
+package aside
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// poll starts the process's one poller, unless it runs.
+func (gs *Generations) poll() {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	if gs.polling {
+		return
+	}
+	gs.polling = true
+	gs.f.later(gs.pollAll)
+}
+
+// pollAll looks for cancel signals, keeps the keys of what is running and
+// removes those of what has ended, until there is nothing left to look after.
+func (gs *Generations) pollAll() {
+	tick := time.NewTicker(cancelPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-gs.f.closing.Done():
+			return
+		}
+		active, ending, idle := gs.snapshot()
+		if idle {
+			return
+		}
+		var group sync.WaitGroup
+		slots := make(chan struct{}, pollers)
+		for _, g := range active {
+			slots <- struct{}{}
+			group.Go(func() {
+				g.look(gs.f.closing)
+				g.beat(gs.f.closing)
+				<-slots
+			})
+		}
+		for _, g := range ending {
+			slots <- struct{}{}
+			group.Go(func() {
+				g.end()
+				<-slots
+			})
+		}
+		group.Wait()
+	}
+}
+
+func (gs *Generations) snapshot() (active, ending []*Generation, idle bool) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for _, g := range gs.active {
+		active = append(active, g)
+	}
+	for g := range gs.ending {
+		ending = append(ending, g)
+	}
+	if idle = len(active)+len(ending) == 0; idle {
+		gs.polling = false
+	}
+	return active, ending, idle
+}
+
+// look ends the generation's context when there is a cancel signal, and removes
+// the signal, which has been handled then.
+func (g *Generation) look(ctx context.Context) {
+	g.mu.Lock()
+	skip := g.finished || g.taken || g.ctx.Err() != nil
+	g.mu.Unlock()
+	if skip {
+		return
+	}
+	signal := CancelKey(g.chatID).String()
+	if _, ok, err := g.all.cache.Get(ctx, signal); err != nil || !ok {
+		return
+	}
+	g.cancel(ErrCancelled)
+	_ = g.all.cache.Delete(ctx, signal)
+}
