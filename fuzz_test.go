@@ -114,6 +114,9 @@ func FuzzStoredBytes(f *testing.F) {
 			stores(t, c, space, stored, map[string]int{"loaded": 1})
 			stores(t, c, space, stored, "loaded")
 		}
+		raw := aside.Keyspace{Name: "bytes", Codec: aside.Bytes}
+		stores(t, c, raw, stored, "loaded")
+		stores(t, c, raw, stored, []byte("loaded"))
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -302,6 +303,75 @@ func TestAKeyspaceMayHaveACodec(t *testing.T) {
 	}
 	if data, _, _ := c.Get(t.Context(), "c:1"); string(data) != "!v" {
 		t.Errorf("stored %q", data)
+	}
+}
+
+func TestBytesAreStoredAsTheyAre(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		raw := aside.Keyspace{Name: "raw", Codec: aside.Bytes}
+		for _, text := range []string{"", "plain", "\x00\xff"} {
+			key := raw.Key("as string " + text)
+			for range 2 {
+				if v := must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) { return text, nil })); v != text {
+					t.Errorf("got %q, want %q", v, text)
+				}
+			}
+			if data, ok, err := c.Get(t.Context(), key.String()); !ok || string(data) != text {
+				t.Errorf("stored %q, %v, %v; want %q", data, ok, err, text)
+			}
+			key = raw.Key("as bytes " + text)
+			mine := []byte(text)
+			for range 3 { // what a caller does to its bytes is nobody else's
+				v := must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) ([]byte, error) { return mine, nil }))
+				if string(v) != text {
+					t.Errorf("got %q, want %q", v, text)
+				}
+				for i := range v {
+					v[i]++
+				}
+				mine = []byte("loaded again")
+			}
+		}
+		got := must(aside.GetOrLoad(t.Context(), c, raw.Key("other"), func(context.Context) (int, error) { return 7, nil }))
+		if _, ok, _ := c.Get(t.Context(), "raw:other"); got != 7 || ok {
+			t.Errorf("an int is returned (%d) and not stored (%v) by a codec of bytes", got, ok)
+		}
+	})
+}
+
+// encoding/json and what reads its output twice as fast agree on what is particular.
+func TestJSONReadsWhatEncodingJSONReads(t *testing.T) {
+	t.Parallel()
+	type odd struct {
+		Number  json.Number
+		Raw     json.RawMessage
+		Quoted  int `json:",string"`
+		Took    time.Duration
+		At      time.Time
+		Digest  [4]byte
+		Bytes   []byte
+		Any     any
+		Ptr     *string
+		ByID    map[int]string
+		Skipped string `json:"-"`
+		message
+	}
+	for _, text := range []string{
+		`{"Number":12.50,"Raw":{"a": 1},"Quoted":"7","Took":1500,"At":"2026-11-25T12:00:00+09:00","Digest":[1,2,3,4],"Bytes":"AQI=","Any":[1,{"x":null}],"Ptr":null,"ByID":{"3":"c"}}`,
+		`{"number":"12","QUOTED":"7","content":"in lower case","Content":"twice"}`,
+		`{"Content":"\ud800 \u0000","Any":1e3,"Digest":[1,2]}`,
+		"{\"Content\":\"not \xff UTF-8\"}",
+		`{"Quoted":7}`, `{"At":"2026-11-25 12:00"}`, `{"Bytes":"A"}`, `{"ByID":{"x":""}}`, `{} {}`, `{"Content":"a",}`, `[`,
+	} {
+		var got, want odd
+		gotErr, wantErr := aside.JSON.Decode([]byte(text), &got), json.Unmarshal([]byte(text), &want)
+		if (gotErr == nil) != (wantErr == nil) {
+			t.Errorf("%s: error %v, encoding/json's is %v", text, gotErr, wantErr)
+		} else if wantErr == nil && !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", text, got, want)
+		}
 	}
 }
 
