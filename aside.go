@@ -68,32 +68,39 @@ type read struct {
 	bad      []byte // a stored value that did not decode
 }
 
+func getOrLoad[T any](ctx context.Context, f *front, r *read, load func(context.Context) (T, error)) (T, Outcome, error) {
+	if value, ok := lookup[T](ctx, f, r); ok {
+		return value, Hit, nil
+	}
+	outcome := Miss
+	if f.off {
+		outcome = Off
+	}
+	value, err := join(ctx, f, r, load)
+	return value, outcome, err
+}
+
 // maxRounds is how often a caller joins flights before it loads by itself. Two
 // are enough but where results can not be shared: callers who ask for one key as
 // values of different types, or a value that can not be encoded.
 const maxRounds = 4
 
-func getOrLoad[T any](ctx context.Context, f *front, r *read, load func(context.Context) (T, error)) (T, Outcome, error) {
-	var zero T
-	outcome := Miss
-	if f.off {
-		outcome = Off
-	}
+// join gets the value of a key that missed from a flight.
+func join[T any](ctx context.Context, f *front, r *read, load func(context.Context) (T, error)) (value T, err error) {
 	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
 	for round := 0; round < maxRounds; round++ {
-		if value, ok := lookup[T](ctx, f, r); ok {
-			if round == 0 {
-				outcome = Hit
+		if round > 0 {
+			if value, ok := lookup[T](ctx, f, r); ok {
+				return value, nil
 			}
-			return value, outcome, nil
 		}
 		if err := ctx.Err(); err != nil {
-			return zero, outcome, err
+			return value, err
 		}
 		fl, leads := f.flights.join(ctx, f, r, boxed)
 		done, err := fl.wait(ctx, r)
 		if err != nil {
-			return zero, outcome, err
+			return value, err
 		}
 		if !fl.accepts(r.arrived, done) {
 			if !r.degraded && fl.failed {
@@ -102,7 +109,7 @@ func getOrLoad[T any](ctx context.Context, f *front, r *read, load func(context.
 			continue
 		}
 		if value, ok, err := take[T](f, fl, r, leads); ok {
-			return value, outcome, err
+			return value, err
 		}
 	}
 	alone := &flight{f: f, key: r.key, load: boxed, ctx: ctx}
@@ -110,8 +117,8 @@ func getOrLoad[T any](ctx context.Context, f *front, r *read, load func(context.
 	if p, ok := alone.err.(*PanicError); ok {
 		panic(p)
 	}
-	value, _ := alone.value.(T)
-	return value, outcome, alone.err
+	value, _ = alone.value.(T)
+	return value, alone.err
 }
 
 // lookup is the hit path: one question to the backend.
@@ -123,7 +130,7 @@ func lookup[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
 		r.degrade(f)
 		return value, false
 	}
-	data, ok, err := f.get(ctx, r.key, f.newBudget())
+	found, ok, err := f.look(ctx, &r.space, r.key)
 	if err != nil {
 		if r.hasty = f.hasty(ctx); ctx.Err() == nil {
 			r.degrade(f)
@@ -133,9 +140,9 @@ func lookup[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
 	if !ok {
 		return value, false
 	}
-	value, err = decodeShared[T](f, &r.space, r.key, data)
+	value, err = readStored[T](&r.space, found)
 	if err != nil {
-		r.undecodable(ctx, f, data, err)
+		r.undecodable(ctx, f, found.data, err)
 		return value, false
 	}
 	return value, true
@@ -196,7 +203,7 @@ func take[T any](f *front, fl *flight, r *read, leads bool) (value T, ok bool, e
 	if fl.data == nil {
 		return value, false, nil
 	}
-	if value, err = decodeShared[T](f, fl.space, r.key, fl.data); err != nil {
+	if value, err = readStored[T](fl.space, f.stored(fl.space, r.key, fl.data)); err != nil {
 		r.undecodable(context.Background(), f, fl.data, err)
 		return value, false, nil
 	}

@@ -20,7 +20,7 @@ import (
 // that value and lease change together. Leases are in a map of their own: they
 // are few, short, and must not be evicted.
 type memoryBackend struct {
-	values  *otter.Cache[string, memoryEntry]
+	values  *otter.Cache[string, *memoryEntry]
 	seed    maphash.Seed
 	stripes [64]memoryStripe
 	closed  atomic.Bool
@@ -32,8 +32,10 @@ type memoryStripe struct {
 	sweepAt int // the size at which what has expired is swept out
 }
 
+// memoryEntry is a value or a not-found marker. It is not modified once it is
+// there, but for what its bytes were decoded to.
 type memoryEntry struct {
-	value    []byte
+	stored
 	notFound bool
 	ttl      time.Duration
 }
@@ -49,20 +51,21 @@ type memoryLease struct {
 	blocks   map[string]time.Time
 }
 
-// memoryEntryOverhead is about what otter and the map need beside key and value.
-const memoryEntryOverhead = 128
+// entryOverhead is about what otter and its map need beside key and value.
+const entryOverhead = 128
+
+// weight is what an entry of so many bytes weighs.
+func weight(bytes int) uint32 { return uint32(min(bytes+entryOverhead, math.MaxUint32)) }
 
 func newMemoryBackend(maxBytes int64) *memoryBackend {
 	m := &memoryBackend{seed: maphash.MakeSeed()}
 	for i := range m.stripes {
 		m.stripes[i].leases = make(map[string]*memoryLease)
 	}
-	m.values = otter.Must(&otter.Options[string, memoryEntry]{
+	m.values = otter.Must(&otter.Options[string, *memoryEntry]{
 		MaximumWeight: uint64(maxBytes),
-		Weigher: func(key string, e memoryEntry) uint32 {
-			return uint32(min(len(key)+len(e.value)+memoryEntryOverhead, math.MaxUint32))
-		},
-		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[string, memoryEntry]) time.Duration {
+		Weigher:       func(key string, e *memoryEntry) uint32 { return weight(len(key) + len(e.data)) },
+		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[string, *memoryEntry]) time.Duration {
 			return e.Value.ttl
 		}),
 	})
@@ -133,15 +136,25 @@ func (l *memoryLease) expire(now time.Time) {
 const failedMark = 2 * time.Second
 
 func (m *memoryBackend) Get(_ context.Context, key string) ([]byte, bool, error) {
-	e, ok := m.values.GetIfPresent(key)
-	return e.value, ok && !e.notFound, nil
+	if s, ok := m.look(key); ok {
+		return s.data, true, nil
+	}
+	return nil, false, nil
+}
+
+// look is Get with what the value was decoded to.
+func (m *memoryBackend) look(key string) (*stored, bool) {
+	if e, ok := m.values.GetIfPresent(key); ok && !e.notFound {
+		return &e.stored, true
+	}
+	return nil, false
 }
 
 func (m *memoryBackend) Set(_ context.Context, key string, value []byte, ttl time.Duration) error {
 	s, l := m.lock(key)
 	defer s.unlock(key)
 	l.endLoad()
-	m.values.Set(key, memoryEntry{value: value, ttl: ttl})
+	m.values.Set(key, &memoryEntry{stored: stored{data: value}, ttl: ttl})
 	return nil
 }
 
@@ -169,7 +182,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req LeaseRequest) (
 	s, l := m.lock(key)
 	defer s.unlock(key)
 	e, ok := m.values.GetIfPresent(key)
-	if ok && req.Bad != nil && bytes.Equal(e.value, req.Bad) {
+	if ok && req.Bad != nil && bytes.Equal(e.data, req.Bad) {
 		m.values.Invalidate(key)
 		ok = false
 	}
@@ -182,7 +195,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req LeaseRequest) (
 	case ok && e.notFound && req.Claim == nil:
 		return Lease{State: Absent}, nil
 	case ok && !e.notFound:
-		return Lease{State: Present, Value: e.value}, nil
+		return Lease{State: Present, Value: e.data}, nil
 	case l != nil && len(l.blocks) > 0 && req.Claim == nil:
 		return Lease{State: Writing}, nil
 	case l != nil && l.token != "" && req.Waited != "" && l.failed == req.Waited:
@@ -194,7 +207,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req LeaseRequest) (
 	l.token, l.until, l.claim = rand.Text(), time.Now().Add(req.TTL), req.Claim != nil
 	if l.claim {
 		l.token = req.Owner
-		m.values.Set(key, memoryEntry{value: req.Claim, ttl: req.TTL})
+		m.values.Set(key, &memoryEntry{stored: stored{data: req.Claim}, ttl: req.TTL})
 	}
 	return Lease{State: Granted, Token: l.token}, nil
 }
@@ -218,8 +231,7 @@ func (m *memoryBackend) Extend(_ context.Context, key, token string, ttl time.Du
 		if !ok {
 			return false, nil
 		}
-		e.ttl = ttl
-		m.values.Set(key, e)
+		m.values.Set(key, &memoryEntry{stored: stored{data: e.data}, ttl: ttl})
 	}
 	l.until = until
 	return true, nil
@@ -232,7 +244,7 @@ func (m *memoryBackend) Fill(_ context.Context, key, token string, fill Fill) (b
 		return false, nil
 	}
 	l.endLoad()
-	m.values.Set(key, memoryEntry{value: fill.Value, notFound: fill.NotFound, ttl: fill.TTL})
+	m.values.Set(key, &memoryEntry{stored: stored{data: fill.Value}, notFound: fill.NotFound, ttl: fill.TTL})
 	return true, nil
 }
 

@@ -2,25 +2,66 @@ package aside_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
+	"time"
+
+	"github.com/maypok86/otter/v2"
 
 	"github.com/cacheaside/aside"
 )
 
+// These are of the hot paths alone; the module bench compares them with others'.
+
+var shared = aside.Keyspace{Name: "s", Share: true}
+
+// BenchmarkHit is of hits in memory; otter is the cache underneath.
 func BenchmarkHit(b *testing.B) {
 	load := func(context.Context) (string, error) { return "a value of some length", nil }
-	for name, key := range map[string]aside.Key{"memory": room, "memory,share": aside.Keyspace{Name: "s", Share: true}.Key("A")} {
+	for name, space := range map[string]aside.Keyspace{"json": {Name: "j"}, "bytes": {Name: "b", Codec: aside.Bytes}, "share": shared} {
 		b.Run(name, func(b *testing.B) {
 			c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
 			defer c.Close()
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := aside.GetOrLoad(b.Context(), c, key, load); err != nil {
-					b.Fatal(err)
+			key := space.Key("A")
+			parallel(b, func() error {
+				_, err := aside.GetOrLoad(b.Context(), c, key, load)
+				return err
+			})
+		})
+	}
+	b.Run("otter", func(b *testing.B) {
+		c := must(otter.New(&otter.Options[string, string]{MaximumWeight: 1 << 20, Weigher: func(k, v string) uint32 { return uint32(len(v)) },
+			ExpiryCalculator: otter.ExpiryWriting[string, string](time.Minute)}))
+		c.Set("s:A", "a value of some length")
+		parallel(b, func() error {
+			if _, ok := c.GetIfPresent("s:A"); !ok {
+				return fmt.Errorf("a miss")
+			}
+			return nil
+		})
+	})
+}
+
+// parallel runs do in one goroutine, then in one a processor.
+func parallel(b *testing.B, do func() error) {
+	b.Run("1", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if err := do(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("n", func(b *testing.B) {
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				if err := do(); err != nil {
+					b.Error(err)
 				}
 			}
 		})
-	}
+	})
 }
 
 func BenchmarkMiss(b *testing.B) {

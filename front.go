@@ -29,7 +29,8 @@ type front struct {
 	flights flights
 	queue   *queue
 	count   counters
-	shared  *sharedValues
+	memory  *memoryBackend // backend, when it is one
+	memo    *memo
 	warned  sync.Map // keyspace name: a value that could not be stored was logged
 
 	breakers sync.Map // shard name: *breakers
@@ -57,7 +58,7 @@ func newFront(backend Cache, cfg Config) *front {
 		log:     cfg.Logger,
 		flights: flights{byKey: make(map[string]*flight)},
 		queue:   newQueue(cfg.QueueSize),
-		shared:  newSharedValues(cfg.MemoryMaxBytes),
+		memo:    newMemo(cfg.MemoryMaxBytes),
 		shardOf: func(string) string { return "" },
 	}
 	f.closing, f.close = context.WithCancel(context.Background())
@@ -65,7 +66,7 @@ func newFront(backend Cache, cfg Config) *front {
 	case noneBackend:
 		f.off, f.local = true, true
 	case *memoryBackend:
-		f.local = true
+		f.local, f.memory = true, b
 	case *redisBackend:
 		f.shardOf = b.shard
 	}
@@ -280,6 +281,28 @@ func (f *front) notStored(space *Keyspace, key string, err error) {
 	if _, again := f.warned.LoadOrStore(space.Name, true); !again {
 		f.log.Warn("cache: loaded values are returned but not stored (logged once a keyspace)", "key", key, "err", err)
 	}
+}
+
+// look asks for a key's value on behalf of GetOrLoad.
+func (f *front) look(ctx context.Context, space *Keyspace, key string) (*stored, bool, error) {
+	if f.memory != nil {
+		s, ok := f.memory.look(key)
+		return s, ok, nil
+	}
+	data, ok, err := f.get(ctx, key, f.newBudget())
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	return f.stored(space, key, data), true, nil
+}
+
+// stored returns data with what it was decoded to before, if the keyspace's values
+// are kept.
+func (f *front) stored(space *Keyspace, key string, data []byte) *stored {
+	if space.Share {
+		return f.memo.of(key, data)
+	}
+	return &stored{data: data}
 }
 
 // The backend's commands, each within a budget.

@@ -9,7 +9,12 @@ import (
 
 // The methods of front that make it a Cache.
 
-func (f *front) name(key string) string { return f.cfg.KeyPrefix + key }
+func (f *front) name(key string) string {
+	if f.cfg.KeyPrefix == "" {
+		return key
+	}
+	return f.cfg.KeyPrefix + key
+}
 
 func (f *front) names(keys []string) []string {
 	if f.cfg.KeyPrefix == "" {

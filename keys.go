@@ -2,7 +2,6 @@ package aside
 
 import (
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -105,16 +104,29 @@ func (s Keyspace) check() error {
 }
 
 func checkName(name string) error {
-	if name == "" || name == "lease" || len(name) > 64 || strings.IndexFunc(name, notInName) >= 0 {
+	if name == "" || name == "lease" || len(name) > 64 || !allInName(name) {
 		return fmt.Errorf("%w: keyspace name %.80q: 1 to 64 letters, digits, '_', '-' or '.' are accepted, and not \"lease\"",
 			ErrInvalidKey, name)
 	}
 	return nil
 }
 
-func notInName(r rune) bool {
-	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '_' || r == '-' || r == '.')
+func allInName(name string) bool {
+	for i := range len(name) {
+		if !inName[name[i]] {
+			return false
+		}
+	}
+	return true
 }
+
+// inName are the bytes of names. It is a table as each read checks its key.
+var inName = func() (table [256]bool) {
+	for _, c := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") {
+		table[c] = true
+	}
+	return table
+}()
 
 // texts checks keys and returns them as strings, each once.
 func texts(keys []Key) ([]string, error) {

@@ -37,7 +37,7 @@ var breakages = []breakage{
 	{"a lease key in another slot", []edit{{"leasekey.go", "return \"{\" + key + \"}:lease\"", "return key + \":lease\""}}},
 
 	// The same in memory.
-	{"memory: a fill without its token check", []edit{{"backend_memory.go", "	if l == nil || l.token != token || token == \"\" {\n		return false, nil\n	}\n	l.endLoad()\n	m.values.Set(key, memoryEntry{value: fill.Value", "	l.endLoad()\n	m.values.Set(key, memoryEntry{value: fill.Value"}}},
+	{"memory: a fill without its token check", []edit{{"backend_memory.go", "	if l == nil || l.token != token || token == \"\" {\n		return false, nil\n	}\n	l.endLoad()\n	m.values.Set(key, &memoryEntry{stored: stored{data: fill.Value}", "	l.endLoad()\n	m.values.Set(key, &memoryEntry{stored: stored{data: fill.Value}"}}},
 	{"memory: an invalidation that leaves the lease", []edit{{"backend_memory.go", "	m.values.Invalidate(key)\n	l.endLoad()\n}\n\nfunc (m *memoryBackend) Lease", "	m.values.Invalidate(key)\n}\n\nfunc (m *memoryBackend) Lease"}}},
 	{"memory: a lease granted during a write", []edit{{"backend_memory.go", "	case l != nil && len(l.blocks) > 0 && req.Claim == nil:\n		return Lease{State: Writing}, nil\n", ""}}},
 	{"memory: an unblock that leaves the value", []edit{{"backend_memory.go", "		m.drop(key, l)\n		if l != nil {", "		if l != nil {"}}},
@@ -72,8 +72,8 @@ var breakages = []breakage{
 
 	// The read path.
 	{"a reader that is trusted while the key is queued", []edit{{"aside.go", "	if f.queue.distrusts(r.key) {\n		r.degrade(f)\n		return value, false\n	}\n", ""}}},
-	{"a decode error served as zero", []edit{{"aside.go", "		r.undecodable(ctx, f, data, err)\n		return value, false\n	}\n	return value, true\n", "		r.undecodable(ctx, f, data, err)\n	}\n	return value, true\n"}}},
-	{"an empty value that is a miss", []edit{{"aside.go", "	if !ok {\n		return value, false\n	}\n	value, err = decodeShared", "	if !ok || len(data) <= 2 {\n		return value, false\n	}\n	value, err = decodeShared"}}},
+	{"a decode error served as zero", []edit{{"aside.go", "		r.undecodable(ctx, f, found.data, err)\n		return value, false\n	}\n	return value, true\n", "		r.undecodable(ctx, f, found.data, err)\n	}\n	return value, true\n"}}},
+	{"an empty value that is a miss", []edit{{"aside.go", "	if !ok {\n		return value, false\n	}\n	value, err = readStored", "	if !ok || len(found.data) <= 2 {\n		return value, false\n	}\n	value, err = decodeShared"}}},
 	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "			fl.hurry()\n", ""}}},
 
 	// Trouble.

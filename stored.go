@@ -1,0 +1,65 @@
+package aside
+
+import (
+	"bytes"
+	"sync/atomic"
+
+	"github.com/maypok86/otter/v2"
+)
+
+// stored is a value as a cache has it. For keyspaces with Share, it remembers
+// what the bytes were decoded to.
+type stored struct {
+	data    []byte
+	decoded atomic.Pointer[any]
+}
+
+// readStored returns what s says to the keyspace's codec.
+func readStored[T any](space *Keyspace, s *stored) (T, error) {
+	if !space.Share {
+		return decode[T](space, s.data)
+	}
+	if v := s.decoded.Load(); v != nil {
+		if value, ok := (*v).(T); ok {
+			return value, nil
+		}
+	}
+	value, err := decode[T](space, s.data)
+	if err == nil {
+		v := any(value)
+		if !s.decoded.CompareAndSwap(nil, &v) {
+			// Another caller was first, and all share one value.
+			if first, ok := (*s.decoded.Load()).(T); ok {
+				return first, nil
+			}
+		}
+	}
+	return value, err
+}
+
+// memo keeps the values of keyspaces with Share that came from another process's
+// memory, by key, so that bytes that have not changed need not be decoded again. It
+// is no cache of the keys: it says what bytes mean, so nothing in it is stale.
+type memo struct {
+	values *otter.Cache[string, *stored]
+}
+
+func newMemo(maxBytes int64) *memo {
+	return &memo{otter.Must(&otter.Options[string, *stored]{
+		MaximumWeight: uint64(maxBytes),
+		// The decoded value's size is not known; it is of the order of its bytes.
+		Weigher: func(key string, s *stored) uint32 {
+			return weight(len(key) + 2*len(s.data))
+		},
+	})}
+}
+
+// of returns data with what it was decoded to before, if anything.
+func (m *memo) of(key string, data []byte) *stored {
+	if s, ok := m.values.GetIfPresent(key); ok && bytes.Equal(s.data, data) {
+		return s
+	}
+	s := &stored{data: data}
+	m.values.Set(key, s)
+	return s
+}
