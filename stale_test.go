@@ -134,6 +134,28 @@ func TestP1_AWriteInAnotherProcessWins(t *testing.T) {
 	}
 }
 
+// A failover can bring back the lease that a write has ended. The load that holds
+// it does not use it, as the write was made in its own process.
+func TestP1_ALeaseThatCameBackStoresNothing(t *testing.T) {
+	t.Parallel()
+	for name, write := range writes {
+		server := miniredis.RunT(t)
+		c := overRedis(t, server.Addr(), aside.Config{})
+		finish := slowLoad(t, c, "old")
+		const lease = "{chat_messages:A}:lease"
+		token, until := server.HGet(lease, "load"), server.HGet(lease, "until")
+		if token == "" {
+			t.Fatal("the load holds no lease")
+		}
+		write(t, c)
+		server.HSet(lease, "load", token, "until", until)
+		finish()
+		if value, err := server.Get(room.String()); err == nil {
+			t.Errorf("%s: stored %q", name, value)
+		}
+	}
+}
+
 func TestP1_WhileAWriteRunsNothingIsStored(t *testing.T) {
 	t.Parallel()
 	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
