@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -125,6 +126,10 @@ func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error
 	value, err := within(ctx, b, func(ctx context.Context) ([]byte, error) {
 		return b.client.Get(ctx, key).Bytes()
 	})
+	return b.got(value, err)
+}
+
+func (b *redisBackend) got(value []byte, err error) ([]byte, bool, error) {
 	switch {
 	case err == nil:
 		return value, true, nil
@@ -133,6 +138,57 @@ func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error
 	default:
 		return nil, false, err
 	}
+}
+
+// getMany is one MGET, or where the keys are of several slots, or the user may not
+// read all of them, a pipeline of GETs.
+func (b *redisBackend) getMany(ctx context.Context, keys []string) ([]found, error) {
+	if !b.single {
+		return b.getEach(ctx, keys)
+	}
+	values, err := within(ctx, b, func(ctx context.Context) ([]any, error) {
+		return b.client.MGet(ctx, keys...).Result()
+	})
+	if isReply(err) {
+		return b.getEach(ctx, keys)
+	}
+	out := make([]found, len(values))
+	for i, v := range values {
+		if text, ok := v.(string); ok {
+			out[i] = found{value: unsafe.Slice(unsafe.StringData(text), len(text)), ok: true} // not copied, as it is not modified
+		}
+	}
+	return out, err
+}
+
+func (b *redisBackend) getEach(ctx context.Context, keys []string) ([]found, error) {
+	out := make([]found, len(keys))
+	cmds, err := within(ctx, b, func(ctx context.Context) ([]redis.Cmder, error) {
+		cmds, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
+			for _, key := range keys {
+				p.Get(ctx, key)
+			}
+			return nil
+		})
+		if isReply(err) {
+			err = nil // of one of them
+		}
+		return cmds, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	failed := 0
+	for i, cmd := range cmds {
+		value, ok, err := b.got(cmd.(*redis.StringCmd).Bytes())
+		if out[i] = (found{value, ok, err}); err != nil {
+			failed++
+		}
+	}
+	if failed == len(keys) {
+		return nil, out[0].err
+	}
+	return out, nil
 }
 
 func (b *redisBackend) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {

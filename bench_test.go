@@ -3,12 +3,14 @@ package aside_test
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/maypok86/otter/v2"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 // These are of the hot paths alone; the module bench compares them with others'.
@@ -40,6 +42,46 @@ func BenchmarkHit(b *testing.B) {
 			return nil
 		})
 	})
+}
+
+// BenchmarkRedisHit is of hits on a Redis server, and of what its client takes for
+// a GET.
+func BenchmarkRedisHit(b *testing.B) {
+	r := redistest.Start(b)
+	c := must(aside.Open(aside.Config{Timeout: time.Minute, Redis: aside.Redis{Hosts: []string{r.Addr}}}))
+	defer c.Close()
+	client := r.Client()
+	raw := aside.Keyspace{Name: "b", Codec: aside.Bytes}
+	for _, size := range []int{100, 10_000} {
+		value := make([]byte, size)
+		key := raw.Key(fmt.Sprint(size))
+		must(aside.GetOrLoad(b.Context(), c, key, func(context.Context) ([]byte, error) { return value, nil }))
+		for _, goroutines := range []int{1, 16, 128} {
+			for name, get := range map[string]func() error{
+				"aside": func() error {
+					_, err := aside.GetOrLoad(b.Context(), c, key, func(context.Context) ([]byte, error) { return nil, fmt.Errorf("a miss") })
+					return err
+				},
+				"go-redis": func() error { return client.Get(b.Context(), key.String()).Err() },
+			} {
+				b.Run(fmt.Sprintf("%dB/%d/%s", size, goroutines, name), func(b *testing.B) {
+					b.ReportAllocs()
+					b.SetParallelism(max(1, goroutines/runtime.GOMAXPROCS(0)))
+					if goroutines == 1 {
+						for b.Loop() {
+							must(0, get())
+						}
+						return
+					}
+					b.RunParallel(func(pb *testing.PB) {
+						for pb.Next() {
+							must(0, get())
+						}
+					})
+				})
+			}
+		}
+	}
 }
 
 // parallel runs do in one goroutine, then in one a processor.

@@ -36,7 +36,7 @@ type breaker struct {
 	onChange func()
 	log      *slog.Logger
 	stop     context.Context
-	spawn    func(work func())
+	spawn    func(work func()) bool
 }
 
 // sent notes a command on its way, until over.
@@ -44,8 +44,14 @@ func (b *breaker) sent(now time.Time) {
 	if b.waiting.Load() == 0 {
 		b.heard.Store(now.UnixNano()) // before anyone can see that something waits
 	}
-	n := b.waiting.Add(1)
-	if b.silence > 0 && n > silentWaiting && now.UnixNano()-b.heard.Load() > int64(b.silence) {
+	b.waiting.Add(1)
+	b.asked(now, 0)
+}
+
+// asked says that somebody waits for the node, and how many do so beside those
+// whose commands are on their way.
+func (b *breaker) asked(now time.Time, more int) {
+	if b.silence > 0 && int(b.waiting.Load())+more > silentWaiting && now.UnixNano()-b.heard.Load() > int64(b.silence) {
 		b.failure(errSilent, breakerOpens)
 	}
 }

@@ -88,7 +88,7 @@ func (f *front) deliver() {
 
 // deliverOnce delivers what it can, and reports whether nothing is left.
 func (f *front) deliverOnce(ctx context.Context) (empty bool) {
-	due := f.queue.due(func(key string) bool { return f.breakersOf(key).node.open.Load() })
+	due := f.queue.due(func(key string) bool { return f.nodeOf(key).open.Load() })
 	for len(due) > 0 && ctx.Err() == nil {
 		batch := due[:min(deliverBatch, len(due))]
 		due = due[len(batch):]
@@ -111,8 +111,8 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 
 // anyOpen reports whether a node does not answer.
 func (f *front) anyOpen() (open bool) {
-	f.breakers.Range(func(_, br any) bool {
-		open = br.(*breakers).node.open.Load()
+	f.nodes.Range(func(_, n any) bool {
+		open = n.(*node).open.Load()
 		return !open
 	})
 	return open

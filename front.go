@@ -33,8 +33,8 @@ type front struct {
 	memo    *memo
 	warned  sync.Map // keyspace name: a value that could not be stored was logged
 
-	breakers sync.Map // shard name: *breakers
-	shardOf  func(key string) string
+	nodes   sync.Map // shard name: *node
+	shardOf func(key string) string
 
 	closed    atomic.Bool
 	closing   context.Context // ends when the front closes
@@ -45,10 +45,15 @@ type front struct {
 	settling  sync.WaitGroup // invalidations on their way, which Close waits for
 }
 
-// breakers are one node's: one for whether it answers, one for whether it
-// stores. A Redis that refuses to store (out of memory, a read-only replica, no
-// right to run scripts) still serves what it has and takes invalidations.
-type breakers struct{ node, store breaker }
+// node is one of the backend's servers. It has a breaker for whether it answers,
+// and one for whether it stores: a Redis that refuses to store (out of memory, a
+// read-only replica, no right to run scripts) still serves what it has and takes
+// invalidations.
+type node struct {
+	breaker
+	store breaker
+	reads reads
+}
 
 func newFront(backend Cache, cfg Config) *front {
 	f := &front{
@@ -116,17 +121,14 @@ type budget struct{ left time.Duration }
 // command is of no use on a backend that refuses to store.
 func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool, command func(context.Context) (T, error)) (T, error) {
 	var zero T
-	if f.closed.Load() {
-		return zero, ErrClosed
-	}
-	if key == f.cfg.KeyPrefix {
-		return zero, fmt.Errorf("%w: the key is empty", ErrInvalidKey)
+	if err := f.usable(key); err != nil {
+		return zero, err
 	}
 	if f.local {
 		return command(ctx)
 	}
-	br := f.breakersOf(key)
-	if br.node.open.Load() || stores && br.store.open.Load() || b.left <= 0 {
+	n := f.nodeOf(key)
+	if n.open.Load() || stores && n.store.open.Load() || b.left <= 0 {
 		return zero, ErrUnavailable
 	}
 	limit := b.left
@@ -134,15 +136,15 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 		limit = min(limit, time.Until(deadline)/2) // the loader needs time, too
 	}
 	start := time.Now()
-	br.node.sent(start)
+	n.sent(start)
 	within, cancel := context.WithTimeout(ctx, limit)
 	v, err := command(within)
 	cancel()
-	br.node.over(err == nil || answered(err))
+	n.over(err == nil || answered(err))
 	if err == nil {
-		br.node.success()
+		n.success()
 		if stores {
-			br.store.success()
+			n.store.success()
 		}
 		return v, nil
 	}
@@ -155,14 +157,24 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 		weight = hastyFails
 	}
 	if answered(err) {
-		br.node.success()
+		n.success()
 	} else {
-		br.node.failure(err, weight)
+		n.failure(err, weight)
 	}
 	if stores {
-		br.store.failure(err, weight)
+		n.store.failure(err, weight)
 	}
 	return zero, fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+func (f *front) usable(key string) error {
+	if f.closed.Load() {
+		return ErrClosed
+	}
+	if key == f.cfg.KeyPrefix {
+		return fmt.Errorf("%w: the key is empty", ErrInvalidKey)
+	}
+	return nil
 }
 
 // hastyLimit is the time below which a command that times out says little.
@@ -199,18 +211,18 @@ func answered(err error) bool {
 	return true
 }
 
-func (f *front) breakersOf(key string) *breakers {
+func (f *front) nodeOf(key string) *node {
 	shard := f.shardOf(key)
-	if br, ok := f.breakers.Load(shard); ok {
-		return br.(*breakers)
+	if n, ok := f.nodes.Load(shard); ok {
+		return n.(*node)
 	}
 	// A key of a keyspace that every user of the cache has the right to.
 	probe := f.name(cancelSignal.Name + ":aside-probe")
 	if shard != "" {
 		probe += "{" + tagForSlot(slotOf(key)) + "}"
 	}
-	br := &breakers{
-		node: f.newBreaker(shard, func(ctx context.Context) error {
+	n := &node{
+		breaker: f.newBreaker(shard, func(ctx context.Context) error {
 			_, _, err := f.backend.Get(ctx, probe)
 			if answered(err) {
 				return nil
@@ -222,8 +234,10 @@ func (f *front) breakersOf(key string) *breakers {
 			return err
 		}),
 	}
-	actual, _ := f.breakers.LoadOrStore(shard, br)
-	return actual.(*breakers)
+	n.reads = reads{f: f, node: n, index: make(map[string]int)}
+	n.reads.many, _ = f.backend.(manyReader)
+	actual, _ := f.nodes.LoadOrStore(shard, n)
+	return actual.(*node)
 }
 
 func (f *front) newBreaker(name string, probe func(context.Context) error) breaker {
@@ -258,13 +272,15 @@ func (f *front) settles() bool {
 }
 
 // later runs work in a goroutine that nobody waits for but Close. After Close it
-// does nothing.
-func (f *front) later(work func()) {
+// does nothing, and reports false.
+func (f *front) later(work func()) bool {
 	f.starting.Lock()
 	defer f.starting.Unlock()
-	if f.closing.Err() == nil {
-		f.running.Go(work)
+	if f.closing.Err() != nil {
+		return false
 	}
+	f.running.Go(work)
+	return true
 }
 
 func (f *front) checkSize(key string, value []byte) error {
@@ -308,18 +324,13 @@ func (f *front) stored(space *Keyspace, key string, data []byte) *stored {
 // The backend's commands, each within a budget.
 
 func (f *front) get(ctx context.Context, key string, b *budget) ([]byte, bool, error) {
-	if f.local && !f.closed.Load() && key != f.cfg.KeyPrefix {
+	if err := f.usable(key); err != nil {
+		return nil, false, err
+	}
+	if f.local {
 		return f.backend.Get(ctx, key)
 	}
-	type found struct {
-		value []byte
-		ok    bool
-	}
-	v, err := do(ctx, f, key, b, false, func(ctx context.Context) (found, error) {
-		value, ok, err := f.backend.Get(ctx, key)
-		return found{value, ok}, err
-	})
-	return v.value, v.ok, err
+	return f.nodeOf(key).reads.get(ctx, key, b)
 }
 
 func (f *front) lease(ctx context.Context, key string, b *budget, req LeaseRequest) (Lease, error) {

@@ -164,8 +164,8 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	s.Breaker = "closed"
-	f.breakers.Range(func(_, br any) bool {
-		if br := br.(*breakers); br.node.open.Load() || br.store.open.Load() {
+	f.nodes.Range(func(_, n any) bool {
+		if n := n.(*node); n.open.Load() || n.store.open.Load() {
 			s.Breaker = "open"
 		}
 		return true

@@ -119,9 +119,12 @@ func TestP8_AWrongTypeUnderTheKeyIsReplaced(t *testing.T) {
 func hits[T any](t *testing.T, c aside.Cache, name string, value T) {
 	t.Helper()
 	key := aside.Keyspace{Name: "hits"}.Key(name)
-	for range 2 {
-		loads := 0
-		got, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (T, error) { loads++; return value, nil })
+	before := asideStats(t, c).Hits
+	for i := range int64(2) {
+		got, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (T, error) { return value, nil })
+		if n := asideStats(t, c).Hits - before; n != i {
+			t.Errorf("%s: %d hits after read %d, want %d", name, n, i+1, i)
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -76,8 +76,16 @@ var breakages = []breakage{
 	{"an empty value that is a miss", []edit{{"aside.go", "	if !ok {\n		return value, false\n	}\n	value, err = readStored", "	if !ok || len(found.data) <= 2 {\n		return value, false\n	}\n	value, err = decodeShared"}}},
 	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "			fl.hurry()\n", ""}}},
 
+	// Reads that go together.
+	{"a read that stays in its batch when its caller leaves", []edit{{"reads.go", "	case <-ctx.Done():\n		return nil, false, context.Cause(ctx)\n", ""}}},
+	{"a read that waits for its batch as long as it takes", []edit{{"reads.go", "if d := time.Until(deadline) / 2; d < b.left {", "if d := time.Until(deadline) / 2; d < 0 {"}}},
+	{"a batch whose budget begins when it is sent", []edit{{"reads.go", "&budget{r.f.cfg.Timeout - time.Since(b.born)}", "&budget{r.f.cfg.Timeout}"}}},
+	{"a batch without bounds", []edit{{"reads.go", "!ok && len(b.keys) >= min(maxBatch, max(1, batchBytes/max(1, r.mean)))", "false"}}},
+	{"a key that is asked for once a reader", []edit{{"reads.go", "	i, ok := r.index[key]\n", "	i, ok := 0, false\n"}}},
+	{"reads that fail where several keys may not be read at once", []edit{{"backend_redis.go", "	if isReply(err) {\n		return b.getEach(ctx, keys)\n	}\n	out := make", "	out := make"}}},
+
 	// Trouble.
-	{"a breaker that ignores time-outs", []edit{{"front.go", "		br.node.failure(err, weight)\n	}\n	if stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			br.node.failure(err, weight)\n		}\n	}\n	if stores {"}}},
+	{"a breaker that ignores time-outs", []edit{{"front.go", "		n.failure(err, weight)\n	}\n	if stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			n.failure(err, weight)\n		}\n	}\n	if stores {"}}},
 	{"a caller in a hurry that hurries others", []edit{{"aside.go", "		if !r.hasty {\n			fl.hurry()\n		}\n", "		fl.hurry()\n"}}},
 	{"a loader that hangs and keeps its lease", []edit{{"flight.go", "		if longest > 0 && time.Since(begun) > longest+leaseTTL {", "		if _, _ = begun, longest; false {"}}},
 	{"a refused invalidation that holds up others", []edit{{"deliver.go", "	if len(batch) > 1 && answered(err) {", "	if _ = err; false {"}}},
@@ -86,10 +94,10 @@ var breakages = []breakage{
 	{"an abandoned start that keeps the next one out", []edit{{"generation.go", "		gs.retire(g)\n		gs.f.later(g.end)\n", "		gs.remove(g)\n		gs.f.later(g.finish)\n"}}},
 	{"a silent node that is waited for", []edit{{"breaker.go", "		b.failure(errSilent, breakerOpens)\n", ""}}},
 	{"too few replicas taken for enough", []edit{{"replicas.go", "			return nil, notReplicated{got, b.wait}\n", "			return nil, nil\n"}}},
-	{"a breaker that counts callers' cancellations", []edit{{"front.go", "	if ctx.Err() != nil {\n		return zero, context.Cause(ctx)", "	if ctx.Err() != nil {\n		br.node.failure(err, ordinaryFails)\n		return zero, context.Cause(ctx)"}}},
+	{"a breaker that counts callers' cancellations", []edit{{"front.go", "	if ctx.Err() != nil {\n		return zero, context.Cause(ctx)", "	if ctx.Err() != nil {\n		n.failure(err, ordinaryFails)\n		return zero, context.Cause(ctx)"}}},
 	{"a breaker that never closes", []edit{{"breaker.go", "	b.open.Store(false)\n", ""}}},
 	{"a budget for each command", []edit{{"front.go", "	b.left -= time.Since(start)\n", ""}}},
-	{"a refusal to store taken for an outage", []edit{{"front.go", "	if answered(err) {\n		br.node.success()\n	} else {\n		br.node.failure(err, weight)\n	}\n", "	br.node.failure(err, weight)\n"}}},
+	{"a refusal to store taken for an outage", []edit{{"front.go", "	if answered(err) {\n		n.success()\n	} else {\n		n.failure(err, weight)\n	}\n", "	n.failure(err, weight)\n"}}},
 	{"a caller's deadline spent on Redis alone", []edit{{"front.go", "limit = min(limit, time.Until(deadline)/2)", "limit = min(limit, time.Until(deadline))"}}},
 
 	// The queue.

@@ -1,0 +1,331 @@
+package aside_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/redistest"
+)
+
+// line is the way of a client's commands to a Redis in the same bubble: each takes
+// a millisecond there and another back, and hangs when it is told to.
+type line struct {
+	mu   sync.Mutex
+	sent []string
+	hung bool
+}
+
+func (l *line) hang(hung bool) { l.mu.Lock(); l.hung = hung; l.mu.Unlock() }
+
+// take returns the commands that were sent since it was called last.
+func (l *line) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	defer func() { l.sent = nil }()
+	return l.sent
+}
+
+func (l *line) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (l *line) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		return l.carry(ctx, strings.Trim(fmt.Sprint(cmd.Args()), "[]"), func() error { return next(ctx, cmd) })
+	}
+}
+
+func (l *line) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		return l.carry(ctx, fmt.Sprint("pipeline of ", len(cmds)), func() error { return next(ctx, cmds) })
+	}
+}
+
+func (l *line) carry(ctx context.Context, text string, run func() error) error {
+	l.mu.Lock()
+	hung := l.hung
+	l.sent = append(l.sent, text)
+	l.mu.Unlock()
+	if hung {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	time.Sleep(time.Millisecond)
+	err := run()
+	time.Sleep(time.Millisecond)
+	return err
+}
+
+// overLine runs test in a bubble, with a Cache over a Redis at the end of a line.
+func overLine(t *testing.T, cfg aside.Config, test func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis)) {
+	synctest.Test(t, func(t *testing.T) {
+		server, l := miniredis.NewMiniRedis(), &line{}
+		defer server.Close()
+		client := redis.NewClient(&redis.Options{
+			Dialer:                func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
+			ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
+			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+		})
+		defer client.Close()
+		client.AddHook(l)
+		c := must(aside.NewRedis(client, cfg))
+		defer c.Close()
+		for range 10 { // connect
+			ask(t, c, items.Key("0"), items.Key("1"), items.Key("2"), items.Key("3"), items.Key("4"), items.Key("5"))
+		}
+		if err := aside.Invalidate(t.Context(), c, items.Key("0"), items.Key("1"), items.Key("2"), items.Key("3"), items.Key("4"), items.Key("5")); err != nil {
+			t.Fatal(err)
+		}
+		l.take()
+		test(t, c, l, server)
+	})
+}
+
+var items = aside.Keyspace{Name: "item"}
+
+// ask reads the items in turn, a microsecond apart, and returns what each read got,
+// once all have: a read whose loader is called gets "loaded".
+func ask(t *testing.T, c aside.Cache, items ...aside.Key) []string {
+	got := make([]string, len(items))
+	var wg sync.WaitGroup
+	for i, key := range items {
+		wg.Go(func() {
+			v, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) { return "loaded", nil })
+			if got[i] = v; err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(time.Microsecond)
+	}
+	wg.Wait()
+	return got
+}
+
+func TestReadsThatComeAtOnceGoTogether(t *testing.T) {
+	t.Parallel()
+	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+		var keys []aside.Key
+		var want []string
+		for i := range 30 {
+			key := items.Key(fmt.Sprint(i % 20)) // some twice
+			keys, want = append(keys, key), append(want, fmt.Sprint("v", i%20))
+			_ = server.Set(key.String(), fmt.Sprintf("%q", want[i]))
+		}
+		start := time.Now()
+		if got := ask(t, c, keys...); !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if d := time.Since(start); d > 5*time.Millisecond {
+			t.Errorf("two round trips of 2ms took %v", d)
+		}
+		sent := l.take()
+		if n := len(sent); n > 5 || !strings.HasPrefix(sent[n-1], "mget") {
+			t.Errorf("30 reads were sent as %q", sent)
+		}
+		if again := strings.Count(sent[len(sent)-1], "item:9"); again != 1 {
+			t.Errorf("a key that is read twice is asked for %d times: %q", again, sent)
+		}
+		// A batch of 500 is several.
+		for i := range 500 {
+			keys = append(keys, items.Key(fmt.Sprint("more", i)))
+		}
+		ask(t, c, keys...)
+		for _, text := range l.take() {
+			if n := len(strings.Fields(text)); strings.HasPrefix(text, "mget") && n > 129 {
+				t.Errorf("%d keys in one command", n-1)
+			}
+		}
+	})
+}
+
+// What a reader gets was asked for after it came, also when it comes to a batch
+// that is on its way.
+func TestP1_AReadIsNotGivenWhatWasAskedForBeforeItCame(t *testing.T) {
+	t.Parallel()
+	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+		_ = server.Set("item:1", `"old"`)
+		var wg sync.WaitGroup
+		early := make([]string, 20)
+		for i := range early {
+			wg.Go(func() { early[i] = ask(t, c, items.Key("1"))[0] })
+		}
+		// By now the singles are back, and the batch has read the old value.
+		time.Sleep(3*time.Millisecond + 500*time.Microsecond)
+		_ = server.Set("item:1", `"new"`)
+		late := ask(t, c, items.Key("1"), items.Key("1"), items.Key("1"), items.Key("1"), items.Key("1"), items.Key("1"))
+		wg.Wait()
+		if !slices.Contains(early, "old") {
+			t.Errorf("the early ones got %q", early)
+		}
+		if slices.Contains(late, "old") {
+			t.Errorf("those who came after the write got %q", late)
+		}
+	})
+}
+
+// A read leaves when its context ends, and takes nobody with it.
+func TestP4_AReadLeavesItsBatch(t *testing.T) {
+	t.Parallel()
+	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+		_ = server.Set("item:1", `"v"`)
+		var wg sync.WaitGroup
+		for i := range 40 {
+			wg.Go(func() {
+				if i%2 == 0 {
+					if got := ask(t, c, items.Key("1"))[0]; got != "v" {
+						t.Errorf("got %q", got)
+					}
+					return
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(time.Millisecond, cancel)
+				_, err := aside.GetOrLoad(ctx, c, items.Key("1"), func(context.Context) (string, error) { return "loaded", nil })
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("error %v", err)
+				}
+			})
+		}
+		start := time.Now()
+		wg.Wait()
+		if d := time.Since(start); d > 5*time.Millisecond {
+			t.Errorf("it took %v", d)
+		}
+	})
+}
+
+// However many wait when Redis hangs, each pays one budget at most, or half of the
+// time that it has.
+func TestP5_AHungBatchCostsOneBudget(t *testing.T) {
+	t.Parallel()
+	for _, deadline := range []time.Duration{0, 100 * time.Millisecond} {
+		overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+			l.hang(true)
+			want := 250 * time.Millisecond
+			if deadline > 0 {
+				want = deadline / 2
+			}
+			var wg sync.WaitGroup
+			for i := range 1000 {
+				wg.Go(func() {
+					time.Sleep(time.Duration(i) * 10 * time.Microsecond)
+					ctx, cancel := context.WithCancel(t.Context())
+					if deadline > 0 {
+						ctx, cancel = context.WithTimeout(t.Context(), deadline)
+					}
+					defer cancel()
+					start := time.Now()
+					v, err := aside.GetOrLoad(ctx, c, items.Key(fmt.Sprint(i)), func(context.Context) (string, error) { return "loaded", nil })
+					if v != "loaded" || err != nil {
+						t.Errorf("got %q, %v", v, err)
+					}
+					if d := time.Since(start); d > want {
+						t.Errorf("a call with a deadline of %v took %v", deadline, d)
+					}
+				})
+			}
+			wg.Wait()
+			l.hang(false)
+			time.Sleep(time.Second)
+			_ = server.Set("item:1", `"v"`)
+			if got := ask(t, c, items.Key("1"))[0]; got != "v" {
+				t.Errorf("when Redis is back, got %q", got)
+			}
+		})
+	}
+}
+
+// Large values are read few at a time, so that small ones do not wait for many of
+// them.
+func TestLargeValuesAreReadFewAtATime(t *testing.T) {
+	t.Parallel()
+	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+		var keys []aside.Key
+		for i := range 100 {
+			key := items.Key(fmt.Sprint(i))
+			keys = append(keys, key)
+			_ = server.Set(key.String(), `"`+strings.Repeat("x", 50_000)+`"`)
+		}
+		ask(t, c, keys...)
+		l.take()
+		ask(t, c, keys...)
+		for _, text := range l.take() {
+			if n := len(strings.Fields(text)) - 1; n > 10 {
+				t.Errorf("%d keys of 50 kB in one command", n)
+			}
+		}
+	})
+}
+
+// A Redis user who may not read several keys at a time, or not one of them, reads
+// the others.
+func TestReadsOfAUserWithFewRights(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	admin := r.Client()
+	for user, rights := range map[string]string{"get-only": "+@all -mget ~*", "one-key-less": "+@all ~item:?"} {
+		admin.Do(t.Context(), append([]any{"ACL", "SETUSER", user, "on", ">pw"}, anys(strings.Fields(rights))...)...)
+		c := open(t, aside.Config{Timeout: 20 * time.Second, Redis: aside.Redis{Hosts: []string{r.Addr}, Username: user, Password: "pw"}})
+		var wg sync.WaitGroup
+		for i := range 200 {
+			id := fmt.Sprint(i % 10)
+			admin.Set(t.Context(), "item:"+id, `"v"`, time.Minute)
+			if i%10 == 9 {
+				id = "forbidden"
+			}
+			wg.Go(func() {
+				for range 20 {
+					v, err := aside.GetOrLoad(t.Context(), c, items.Key(id), func(context.Context) (string, error) { return "loaded", nil })
+					if want := map[bool]string{true: "v", false: "loaded"}[id != "forbidden"]; v != want || err != nil {
+						t.Errorf("%s: %s is %q, %v", user, id, v, err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
+func anys(texts []string) (out []any) {
+	for _, s := range texts {
+		out = append(out, s)
+	}
+	return out
+}
+
+// Those who wait when the Cache is closed are not left waiting.
+func TestCloseWhileReadsWait(t *testing.T) {
+	t.Parallel()
+	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+		l.hang(true)
+		var wg sync.WaitGroup
+		for i := range 50 {
+			wg.Go(func() {
+				v, err := aside.GetOrLoad(t.Context(), c, items.Key(fmt.Sprint(i)), func(context.Context) (string, error) { return "loaded", nil })
+				if v != "loaded" && !errors.Is(err, aside.ErrClosed) {
+					t.Errorf("got %q, %v", v, err)
+				}
+			})
+		}
+		time.Sleep(10 * time.Millisecond)
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		start := time.Now()
+		wg.Wait()
+		if d := time.Since(start); d > 250*time.Millisecond {
+			t.Errorf("they went on for %v", d)
+		}
+	})
+}
