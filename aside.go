@@ -155,6 +155,7 @@ func (r *read) degrade(f *front) {
 
 func (r *read) undecodable(ctx context.Context, f *front, data []byte, err error) {
 	r.bad = data
+	f.near.drop(r.key)
 	f.count.decodeErrors.Add(1)
 	f.log.InfoContext(ctx, "cache: stored value does not decode and is loaded again", "key", r.key, "err", err)
 }

@@ -44,7 +44,11 @@ func NewRedis(client redis.UniversalClient, cfg Config) (Cache, error) {
 	if _, ok := client.(*redis.Ring); ok {
 		return nil, errors.New("aside: NewRedis: a redis.Ring moves keys between nodes that fail, so that an invalidation may miss them: hand in a Client, a ClusterClient or a failover client")
 	}
-	return newFront(newRedisBackend(client, cfg.WaitReplicas), cfg), nil
+	b := newRedisBackend(client, cfg.WaitReplicas)
+	if cfg.NearMaxBytes > 0 && !b.single && b.cluster == nil {
+		return nil, fmt.Errorf("aside: NewRedis: Config.NearMaxBytes needs a *redis.Client or a *redis.ClusterClient, not a %T", client)
+	}
+	return newFront(b, cfg), nil
 }
 
 // redisBackend keeps values and leases in Redis. Its methods are a script each,

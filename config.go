@@ -55,6 +55,18 @@ type Config struct {
 	// Defaults to 64 MiB.
 	MemoryMaxBytes int64
 
+	// NearMaxBytes, when it is positive, has values that were read from Redis kept in
+	// this process as well, in so many bytes, and served from there. Redis tells
+	// which of them change. What another process changes may be read here from
+	// before the change for as long as the news takes: a fraction of a
+	// millisecond, or up to 2 seconds when the connection that carries it hangs. What
+	// this process changes is never read from before. No value is served for longer
+	// than 10 seconds after it was read, though it may be so long after its time to
+	// live. Only the keyspaces that Keyspaces and TTLs name are kept, and
+	// chat_messages and user_chats. It takes a connection to each master and a user who may
+	// CLIENT TRACKING. Defaults to 0: there is no near cache.
+	NearMaxBytes int64
+
 	// MaxValueBytes is the size of the largest value that is stored; larger ones
 	// are loaded each time. Defaults to 16 MiB.
 	MaxValueBytes int64
@@ -78,8 +90,9 @@ type Config struct {
 	// key. Set it below the number of replicas. Defaults to 0.
 	WaitReplicas int
 
-	// Keyspaces names keyspaces that Clear removes when there is no KeyPrefix,
-	// beside chat_messages, user_chats, generation and cancel, and those of TTLs.
+	// Keyspaces names keyspaces that Clear removes when there is no KeyPrefix, and
+	// that a near cache keeps, beside chat_messages, user_chats, generation and
+	// cancel, and those of TTLs.
 	Keyspaces []Keyspace
 
 	// Logger gets [CACHE HIT] and [CACHE MISS] at debug level, and trouble at warn
@@ -185,8 +198,8 @@ func (c Config) validate() error {
 	if c.Timeout < 0 || c.Timeout > 0 && c.Timeout < time.Millisecond {
 		bad("Config.Timeout %v: at least 1ms is accepted", c.Timeout)
 	}
-	if c.MemoryMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 || c.WaitReplicas < 0 {
-		bad("Config.MemoryMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d: they can not be negative", c.MemoryMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas)
+	if c.MemoryMaxBytes < 0 || c.NearMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 || c.WaitReplicas < 0 {
+		bad("Config.MemoryMaxBytes %d, NearMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d: they can not be negative", c.MemoryMaxBytes, c.NearMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas)
 	}
 	errs = append(errs, c.Redis.validate()...)
 	return errors.Join(errs...)

@@ -39,6 +39,7 @@ func Environ() map[string]string {
 //	CACHE_TIMEOUT           what a call may spend on trouble (250ms)
 //	CACHE_LOAD_TIMEOUT      what a loader may take (5m)
 //	CACHE_MEMORY_MAX_BYTES  bound of the memory backend (67108864)
+//	CACHE_NEAR_MAX_BYTES    bound of the near cache of a Redis (0: none)
 //	CACHE_MAX_VALUE_BYTES   size of the largest value stored (16777216)
 //	CACHE_QUEUE_SIZE        undelivered invalidations kept (65536)
 //	CACHE_REFUSE_WRITES     true: no write without its block in the cache (false)
@@ -71,6 +72,7 @@ func ConfigFromEnv(env map[string]string) (Config, error) {
 	readVar(&e, "CACHE_TIMEOUT", "seconds or a duration like 250ms, from 1ms to 1h,", &c.Timeout, parseDuration(time.Millisecond, time.Hour))
 	readVar(&e, "CACHE_LOAD_TIMEOUT", "seconds or a duration like 5m, from 1ms to 24h,", &c.LoadTimeout, parseDuration(time.Millisecond, 24*time.Hour))
 	readVar(&e, "CACHE_MEMORY_MAX_BYTES", "a whole number from 1", &c.MemoryMaxBytes, parseInt(1, math.MaxInt64))
+	readVar(&e, "CACHE_NEAR_MAX_BYTES", "a whole number from 0", &c.NearMaxBytes, parseInt(0, math.MaxInt64))
 	readVar(&e, "CACHE_MAX_VALUE_BYTES", "a whole number from 1 to 536870912 (512 MiB)", &c.MaxValueBytes, parseInt(1, 512<<20))
 	readVar(&e, "CACHE_QUEUE_SIZE", "a whole number from 1 to 100000000", &c.QueueSize, func(s string) (int, error) {
 		n, err := parseInt(1, 1e8)(s)

@@ -31,9 +31,11 @@ func (f *front) invalidate(ctx context.Context, keys []string) error {
 
 func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (failed []string, err error) {
 	f.flights.detach(keys)
-	return f.eachShard(ctx, keys, b, func(ctx context.Context, keys []string) error {
+	failed, err = f.eachShard(ctx, keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Block(ctx, token, ttl, keys...)
 	})
+	f.near.drop(keys...)
+	return failed, err
 }
 
 // unblock is the end of a write. Its error is as invalidate's.
@@ -51,6 +53,7 @@ func (f *front) unblock(ctx context.Context, b *budget, token string, keys []str
 
 // settled counts invalidations, and queues those that failed.
 func (f *front) settled(keys, failed []string, err error) error {
+	f.near.drop(keys...) // what was asked for before now may be older
 	f.count.invalidated.Add(int64(len(keys) - len(failed)))
 	if len(failed) == 0 {
 		return nil
@@ -98,6 +101,7 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 		within, cancel := context.WithTimeout(ctx, clearTimeout)
 		if f.backend.Clear(within, prefixes...) == nil {
 			f.flights.detachAll()
+			f.near.forgetAll()
 			f.queue.cleared(seq)
 		}
 		cancel()
@@ -142,6 +146,7 @@ func (f *front) deliverBatch(ctx context.Context, batch []dueKey) {
 			done = append(done, d)
 		}
 	}
+	f.near.drop(keys...)
 	f.count.invalidated.Add(int64(len(done)))
 	f.queue.delivered(done)
 }

@@ -31,6 +31,7 @@ type front struct {
 	count   counters
 	memory  *memoryBackend // backend, when it is one
 	memo    *memo
+	near    *near    // nil when there is none
 	warned  sync.Map // keyspace name: a value that could not be stored was logged
 
 	nodes   sync.Map // shard name: *node
@@ -74,6 +75,9 @@ func newFront(backend Cache, cfg Config) *front {
 		f.local, f.memory = true, b
 	case *redisBackend:
 		f.shardOf = b.shard
+		if cfg.NearMaxBytes > 0 {
+			f.startNear(b)
+		}
 	}
 	return f
 }
@@ -305,11 +309,42 @@ func (f *front) look(ctx context.Context, space *Keyspace, key string) (*stored,
 		s, ok := f.memory.look(key)
 		return s, ok, nil
 	}
+	kept := f.near != nil && f.near.covers(space.Name)
+	var before ticket
+	if kept {
+		if s, ok := f.near.look(key); ok {
+			f.count.nearHits.Add(1)
+			return s, true, nil
+		}
+		before = f.near.ask(key)
+	}
 	data, ok, err := f.get(ctx, key, f.newBudget())
 	if err != nil || !ok {
 		return nil, false, err
 	}
+	if kept {
+		return f.near.keep(key, before, data), true, nil
+	}
 	return f.stored(space, key, data), true, nil
+}
+
+// startNear makes a near cache of the keyspaces that the cache owns, but for those
+// whose keys are signals, and has Redis tell what changes in them.
+func (f *front) startNear(b *redisBackend) {
+	var prefixes []string
+	spaces := make(map[string]bool)
+	for _, s := range f.spaces() {
+		if s != generation.Name && s != cancelSignal.Name {
+			spaces[s] = true
+			prefixes = append(prefixes, f.name(s+":"))
+		}
+	}
+	f.near = newNear(f.cfg.NearMaxBytes, func(space string) bool { return spaces[space] })
+	t := &tracking{near: f.near, backend: b, prefixes: prefixes, log: f.log, nodes: make(map[string]*trackedNode)}
+	f.later(func() {
+		t.run(f.closing)
+		f.near.close()
+	})
 }
 
 // stored returns data with what it was decoded to before, if the keyspace's values

@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -46,6 +47,7 @@ func (f *front) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	_, err := do(ctx, f, key, f.newBudget(), true, func(ctx context.Context) (any, error) {
 		return nil, f.backend.Set(ctx, key, value, ttl)
 	})
+	f.near.drop(key)
 	return err
 }
 
@@ -125,12 +127,19 @@ func (f *front) owned() []string {
 		return []string{f.cfg.KeyPrefix}
 	}
 	var out []string
-	for _, s := range append([]Keyspace{chatMessages, userChats, generation, cancelSignal}, f.cfg.Keyspaces...) {
-		out = append(out, s.Name+":")
-	}
-	for name := range f.cfg.TTLs {
+	for _, name := range f.spaces() {
 		out = append(out, name+":")
 	}
+	return out
+}
+
+// spaces are the names of the keyspaces that the cache knows of.
+func (f *front) spaces() []string {
+	var out []string
+	for _, s := range append([]Keyspace{chatMessages, userChats, generation, cancelSignal}, f.cfg.Keyspaces...) {
+		out = append(out, s.Name)
+	}
+	out = slices.AppendSeq(out, maps.Keys(f.cfg.TTLs))
 	slices.Sort(out)
 	return slices.Compact(out)
 }
@@ -148,6 +157,7 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 		return err
 	}
 	f.flights.detachAll()
+	f.near.forgetAll()
 	f.queue.cleared(seq)
 	return nil
 }

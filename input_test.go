@@ -29,7 +29,7 @@ func TestConfigFromEnv(t *testing.T) {
 	cfg, err = aside.ConfigFromEnv(map[string]string{
 		"CACHE_ENABLED": "False", "CACHE_TYPE": "Memory", "CACHE_KEY_PREFIX": "app:", "CACHE_TTL_JITTER": "0.1",
 		"CACHE_TTL_CHAT_MESSAGES": "30m", "CACHE_TTL_USER": "5", "CACHE_TTL_CANCEL": "0.5", "CACHE_TIMEOUT": "100ms",
-		"CACHE_MEMORY_MAX_BYTES": "1000", "CACHE_REFUSE_WRITES": "1", "CACHE_QUEUE_SIZE": "7", "CACHE_MAX_VALUE_BYTES": "9",
+		"CACHE_MEMORY_MAX_BYTES": "1000", "CACHE_NEAR_MAX_BYTES": "2000", "CACHE_REFUSE_WRITES": "1", "CACHE_QUEUE_SIZE": "7", "CACHE_MAX_VALUE_BYTES": "9",
 		"CACHE_LOAD_TIMEOUT": "60", "REDIS_HOST": "a, b:7000 ,::1", "REDIS_PORT": "7001", "REDIS_USERNAME": "u",
 		"REDIS_PASSWORD": " p ", "REDIS_TLS": "true", "REDIS_DB": "",
 	})
@@ -38,7 +38,7 @@ func TestConfigFromEnv(t *testing.T) {
 	}
 	want := aside.Config{
 		Disabled: true, Type: "memory", KeyPrefix: "app:", Jitter: 0.1, Timeout: 100 * time.Millisecond, LoadTimeout: time.Minute,
-		MemoryMaxBytes: 1000, MaxValueBytes: 9, QueueSize: 7, RefuseWrites: true,
+		MemoryMaxBytes: 1000, NearMaxBytes: 2000, MaxValueBytes: 9, QueueSize: 7, RefuseWrites: true,
 		TTLs:  map[string]time.Duration{"chat_messages": 1800e9, "user_chats": 600e9, "generation": 300e9, "cancel": 5e8, "user": 5e9},
 		Redis: aside.Redis{Hosts: []string{"a", "b:7000", "::1"}, Port: 7001, Username: "u", Password: " p ", TLS: true},
 	}
@@ -53,14 +53,14 @@ func TestConfigFromEnv_ReportsEverythingThatIsWrong(t *testing.T) {
 		"CACHE_ENABLED": "maybe", "CACHE_TYPE": "memcached", "CACHE_TTL_CHAT_MESSAGES": "-5", "CACHE_TTL_USER_CHATS": "abc",
 		"CACHE_TTL_X": "1000000000000", "REDIS_PORT": "70000", "REDIS_DB": "-1", "CACHE_TTL_JITTER": "NaN", "CACHE_TIMEOUT": "0",
 		"REDIS_URL": "redis://user:hunter2@host:notaport/0", "REDIS_HOST": "x:99999", "CACHE_TTL_": "5", "CACHE_KEY_PREFIX": "{",
-		"CACHE_MEMORY_MAX_BYTES": "1e9", "REDIS_PASSWORD": "hunter2",
+		"CACHE_MEMORY_MAX_BYTES": "1e9", "CACHE_NEAR_MAX_BYTES": "-1", "REDIS_PASSWORD": "hunter2",
 	})
 	if err == nil {
 		t.Fatal("no error")
 	}
 	for _, name := range []string{
 		"CACHE_ENABLED", "CACHE_TYPE", "CACHE_TTL_CHAT_MESSAGES", "CACHE_TTL_USER_CHATS", "CACHE_TTL_X", "REDIS_PORT", "REDIS_DB",
-		"CACHE_TTL_JITTER", "CACHE_TIMEOUT", "REDIS_URL", "REDIS_HOST", "CACHE_TTL_:", "CACHE_KEY_PREFIX", "CACHE_MEMORY_MAX_BYTES",
+		"CACHE_TTL_JITTER", "CACHE_TIMEOUT", "REDIS_URL", "REDIS_HOST", "CACHE_TTL_:", "CACHE_KEY_PREFIX", "CACHE_MEMORY_MAX_BYTES", "CACHE_NEAR_MAX_BYTES",
 	} {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not reported", name)
@@ -83,7 +83,7 @@ func TestOpen_RefusesWhatIsWrong(t *testing.T) {
 		"Keyspaces":      {Keyspaces: []aside.Keyspace{{Name: "a:b"}}},
 		"Jitter":         {Jitter: 1},
 		"Timeout":        {Timeout: -1},
-		"MemoryMaxBytes": {MemoryMaxBytes: -1},
+		"MemoryMaxBytes": {MemoryMaxBytes: -1}, "NearMaxBytes": {NearMaxBytes: -1},
 		"Port":           {Redis: aside.Redis{Port: 70000}},
 		"DB":             {Redis: aside.Redis{DB: 1, Hosts: []string{"a", "b"}}},
 		"Hosts":          {Redis: aside.Redis{Hosts: []string{"user:hunter2@host"}}},

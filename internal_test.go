@@ -90,3 +90,52 @@ func TestAWriteBlockedInPartKeepsWhatItHas(t *testing.T) {
 		}
 	})
 }
+
+// Nothing is served for longer than the age that is promised, also when nobody says
+// that it has changed; and nothing that was asked for before a change is kept.
+func TestNear_WhatIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := newNear(1<<20, nil)
+		defer n.close()
+		kept := func(between func()) bool {
+			before := n.ask("k")
+			between()
+			n.keep("k", before, []byte("v"))
+			_, ok := n.look("k")
+			return ok
+		}
+		if kept(func() {}) {
+			t.Error("kept while no changes are heard")
+		}
+		n.dropAll(true)
+		if !kept(func() {}) {
+			t.Error("not kept")
+		}
+		time.Sleep(nearMaxAge - time.Second)
+		if _, ok := n.look("k"); !ok {
+			t.Error("forgotten too soon")
+		}
+		time.Sleep(2 * time.Second)
+		if _, ok := n.look("k"); ok {
+			t.Error("served for longer than nearMaxAge")
+		}
+		for what, change := range map[string]func(){
+			"its key changed":             func() { n.drop("k") },
+			"all keys changed":            func() { n.forgetAll() },
+			"changes went unheard":        func() { n.dropAll(false); n.dropAll(true) },
+			"changes are not heard since": func() { n.dropAll(false) },
+		} {
+			n.dropAll(true)
+			if kept(change) {
+				t.Errorf("kept although %s since it was asked for", what)
+			}
+			n.dropAll(true)
+			kept(func() {})
+			change()
+			if _, ok := n.look("k"); ok {
+				t.Errorf("served although %s", what)
+			}
+		}
+	})
+}

@@ -48,6 +48,7 @@ type Status struct {
 // Stats are counts since the Cache was made, of this process alone.
 type Stats struct {
 	Hits               int64 // reads answered from the cache at the first look
+	NearHits           int64 // of these, from the near cache
 	Misses             int64 // the other reads
 	Loads              int64 // calls of loaders
 	LoadErrors         int64 // loads that ended with an error other than ErrNotFound, or a panic
@@ -62,13 +63,14 @@ type Stats struct {
 }
 
 type counters struct {
-	hits, misses, loads, loadErrors, coalesced, waited, degraded atomic.Int64
-	staleFills, decodeErrors, encodeErrors, invalidated, queued  atomic.Int64
+	hits, nearHits, misses, loads, loadErrors, coalesced, waited, degraded atomic.Int64
+	staleFills, decodeErrors, encodeErrors, invalidated, queued            atomic.Int64
 }
 
 func (c *counters) stats() Stats {
 	return Stats{
 		Hits:               c.hits.Load(),
+		NearHits:           c.nearHits.Load(),
 		Misses:             c.misses.Load(),
 		Loads:              c.loads.Load(),
 		LoadErrors:         c.loadErrors.Load(),

@@ -84,6 +84,17 @@ var breakages = []breakage{
 	{"a key that is asked for once a reader", []edit{{"reads.go", "	i, ok := r.index[key]\n", "	i, ok := 0, false\n"}}},
 	{"reads that fail where several keys may not be read at once", []edit{{"backend_redis.go", "	if isReply(err) {\n		return b.getEach(ctx, keys)\n	}\n	out := make", "	out := make"}}},
 
+	// The near cache.
+	{"near: a value kept although its key changed since it was asked for", []edit{{"near.go", " && t.changes == s.changes {", " {"}}},
+	{"near: a value kept although changes went unheard since it was asked for", []edit{{"near.go", "	v := &nearValue{stored: stored{data: data}, live: t.live}\n", "	v := &nearValue{stored: stored{data: data}, live: n.live.Load()}\n"}, {"near.go", "t.live != 0 && t.live == n.live.Load()", "n.live.Load() != 0"}}},
+	{"near: a process that does not drop what it has changed", []edit{{"deliver.go", "	f.near.drop(keys...) // what was asked for before now may be older\n", ""}}},
+	{"near: an update that drops nothing before its write", []edit{{"deliver.go", "	f.near.drop(keys...)\n	return failed, err\n", "	return failed, err\n"}}},
+	{"near: a change that Redis tells and nobody heeds", []edit{{"tracking.go", "			t.near.drop(key)\n", "			_ = key\n"}}},
+	{"near: a flush that nobody heeds", []edit{{"tracking.go", "		t.near.forgetAll()\n", ""}}},
+	{"near: a broken connection that drops nothing", []edit{{"tracking.go", "	all := t.allHeard()\n	t.near.dropAll(all)\n", "	all := t.allHeard()\n	if all && t.near.live.Load() == 0 {\n		t.near.dropAll(all)\n	}\n"}}},
+	{"near: a silent connection that is trusted", []edit{{"tracking.go", "messages.ReceiveTimeout(within, trackingSilence)", "messages.ReceiveTimeout(context.WithoutCancel(within), time.Hour)"}}},
+	{"near: values without a bound on their age", []edit{{"near.go", "*nearValue](nearMaxAge)", "*nearValue](time.Hour)"}}},
+
 	// Trouble.
 	{"a breaker that ignores time-outs", []edit{{"front.go", "		n.failure(err, weight)\n	}\n	if stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			n.failure(err, weight)\n		}\n	}\n	if stores {"}}},
 	{"a caller in a hurry that hurries others", []edit{{"aside.go", "		if !r.hasty {\n			fl.hurry()\n		}\n", "		fl.hurry()\n"}}},

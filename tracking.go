@@ -1,0 +1,222 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+	"github.com/redis/go-redis/v9/push"
+)
+
+const (
+	// trackingPing is how often a connection that carries invalidations is asked
+	// whether it still does, and trackingSilence how long it may not answer: how
+	// long changes may go unheard.
+	trackingPing    = 500 * time.Millisecond
+	trackingSilence = 2 * time.Second
+	// trackingRetry is how long a node is left alone after its connection broke.
+	trackingRetry = 500 * time.Millisecond
+)
+
+// tracking listens to what changes in Redis, for a near cache: on a connection of
+// its own to each master, which Redis tells the keys that change and start with one
+// of some prefixes. Values are read on other connections, so it does not matter
+// whose they are, and a client that was handed in will do; go-redis's client-side
+// cache wants all connections to itself, database 0, and no Cluster.
+//
+// See https://redis.io/docs/latest/develop/reference/client-side-caching/#broadcasting-mode
+type tracking struct {
+	near     *near
+	backend  *redisBackend
+	prefixes []string
+	log      *slog.Logger
+
+	mu    sync.Mutex
+	nodes map[string]*trackedNode // masters by address
+	lost  bool                    // it was said that changes are not heard
+}
+
+type trackedNode struct {
+	heard bool
+	stop  context.CancelFunc
+}
+
+// run listens until ctx ends.
+func (t *tracking) run(ctx context.Context) {
+	var listeners sync.WaitGroup
+	defer listeners.Wait()
+	tick := time.NewTicker(trackingSilence)
+	defer tick.Stop()
+	for {
+		if masters, err := t.masters(ctx); err == nil {
+			t.follow(ctx, masters, &listeners)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// masters returns the options of a client for each master.
+func (t *tracking) masters(ctx context.Context) (map[string]redis.Options, error) {
+	masters := make(map[string]redis.Options)
+	ctx, cancel := context.WithTimeout(ctx, trackingSilence)
+	defer cancel()
+	err := t.backend.eachMaster(ctx, func(_ context.Context, node redis.UniversalClient) error {
+		c, ok := node.(*redis.Client)
+		if !ok {
+			return errors.New("not a client of go-redis")
+		}
+		masters[c.Options().Addr] = *c.Options()
+		return nil
+	})
+	return masters, err
+}
+
+// follow listens to the masters that are new, and no longer to those that are gone.
+func (t *tracking) follow(ctx context.Context, masters map[string]redis.Options, listeners *sync.WaitGroup) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for addr, node := range t.nodes {
+		if _, ok := masters[addr]; !ok {
+			node.stop()
+			delete(t.nodes, addr)
+			t.near.dropAll(t.allHeard())
+		}
+	}
+	for addr, options := range masters {
+		if t.nodes[addr] != nil {
+			continue
+		}
+		ctx, stop := context.WithCancel(ctx)
+		node := &trackedNode{stop: stop}
+		t.nodes[addr] = node
+		t.near.dropAll(false) // until this one is heard
+		listeners.Go(func() { t.stay(ctx, node, options) })
+	}
+}
+
+// stay listens to a master, again when the connection has broken.
+func (t *tracking) stay(ctx context.Context, node *trackedNode, options redis.Options) {
+	defer node.stop()
+	for ctx.Err() == nil {
+		err := t.listen(ctx, node, options)
+		if ctx.Err() != nil {
+			err = nil // it was told to stop
+		}
+		t.hears(node, false, err)
+		select {
+		case <-time.After(trackingRetry):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// listen has Redis say on a connection what changes, until it breaks.
+func (t *tracking) listen(ctx context.Context, node *trackedNode, options redis.Options) error {
+	client := redis.NewClient(t.options(options))
+	defer client.Close()
+	messages := client.Subscribe(ctx) // to no channel: its connection is one that is read all the time
+	defer messages.Close()
+	defer context.AfterFunc(ctx, func() { messages.Close() })()
+	if err := messages.Ping(ctx); err != nil {
+		return err
+	}
+	stop := repeat(trackingPing, func(ctx context.Context) bool {
+		if messages.Ping(ctx) == nil {
+			return true
+		}
+		messages.Close() // or go-redis would connect again and not say so
+		return false
+	})
+	defer stop()
+	for {
+		// It handles what Redis says of keys until a ping is answered.
+		within, cancel := context.WithTimeout(ctx, trackingSilence)
+		_, err := messages.ReceiveTimeout(within, trackingSilence)
+		cancel()
+		if err != nil || ctx.Err() != nil {
+			return err
+		}
+		t.hears(node, true, nil)
+	}
+}
+
+func (t *tracking) options(o redis.Options) *redis.Options {
+	o.Protocol = 3
+	o.ClientSideCache, o.ClientSideCacheConfig = nil, nil
+	o.MinIdleConns = 0
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	processor := push.NewProcessor()
+	_ = processor.RegisterHandler("invalidate", t, true)
+	o.PushNotificationProcessor = processor
+	args := []any{"client", "tracking", "on", "bcast"}
+	for _, p := range t.prefixes {
+		args = append(args, "prefix", p)
+	}
+	theirs := o.OnConnect
+	o.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
+		if theirs != nil {
+			if err := theirs(ctx, conn); err != nil {
+				return err
+			}
+		}
+		return conn.Do(ctx, args...).Err()
+	}
+	return &o
+}
+
+// HandlePushNotification takes what Redis says: the keys that have changed, or
+// with none that all have.
+func (t *tracking) HandlePushNotification(_ context.Context, _ push.NotificationHandlerContext, notification []any) error {
+	if len(notification) < 2 {
+		return nil
+	}
+	keys, ok := notification[1].([]any)
+	if !ok {
+		t.near.forgetAll()
+		return nil
+	}
+	for _, key := range keys {
+		if key, ok := key.(string); ok {
+			t.near.drop(key)
+		}
+	}
+	return nil
+}
+
+// hears notes whether a node's changes are heard.
+func (t *tracking) hears(node *trackedNode, heard bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if node.heard == heard && (heard || t.lost || err == nil) {
+		return
+	}
+	node.heard = heard
+	all := t.allHeard()
+	t.near.dropAll(all)
+	if lost := !all; lost != t.lost {
+		if t.lost = lost; lost && err != nil {
+			t.log.Warn("cache: the near cache is not used: Redis's invalidations are not heard", "err", err)
+		} else if !lost {
+			t.log.Warn("cache: the near cache is used again")
+		}
+	}
+}
+
+// allHeard needs t.mu.
+func (t *tracking) allHeard() bool {
+	for node := range maps.Values(t.nodes) {
+		if !node.heard {
+			return false
+		}
+	}
+	return len(t.nodes) > 0
+}
