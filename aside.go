@@ -25,8 +25,10 @@ import (
 // returned as it is; return [ErrNotFound] when there is no such thing. When load
 // panics, GetOrLoad panics with a [*PanicError].
 //
-// GetOrLoad returns ctx's error as soon as ctx ends; others go on waiting. The
-// value is the caller's own, unless the keyspace has Share set.
+// GetOrLoad returns ctx's error as soon as ctx ends, or when the Redis command that
+// is just on its way for this caller alone is over, at most Config.Timeout later;
+// others go on waiting. The value is the caller's own, unless the keyspace has Share
+// set.
 func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.Context) (T, error)) (T, error) {
 	var zero T
 	f, err := frontOf(c)

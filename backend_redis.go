@@ -85,9 +85,7 @@ func within[T any](ctx context.Context, b *redisBackend, command func(context.Co
 	}
 	if b.obeys {
 		v, err := command(ctx)
-		if err == nil || isReply(err) {
-			b.reached.Store(true)
-		}
+		b.reaches(err)
 		return v, err
 	}
 	type result struct {
@@ -101,12 +99,17 @@ func within[T any](ctx context.Context, b *redisBackend, command func(context.Co
 	}()
 	select {
 	case r := <-done:
-		if r.err == nil || isReply(r.err) {
-			b.reached.Store(true)
-		}
+		b.reaches(r.err)
 		return r.v, r.err
 	case <-ctx.Done():
 		return zero, ctx.Err()
+	}
+}
+
+// reaches notes that a command which ended with err was answered, if it was.
+func (b *redisBackend) reaches(err error) {
+	if !b.reached.Load() && (err == nil || isReply(err)) {
+		b.reached.Store(true)
 	}
 }
 
@@ -127,13 +130,18 @@ func (b *redisBackend) runOn(ctx context.Context, script *redis.Script, key stri
 }
 
 func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error) {
+	if b.obeys && !b.closed.Load() { // what within does, and no closure
+		value, err := b.client.Get(ctx, key).Bytes()
+		b.reaches(err)
+		return got(value, err)
+	}
 	value, err := within(ctx, b, func(ctx context.Context) ([]byte, error) {
 		return b.client.Get(ctx, key).Bytes()
 	})
-	return b.got(value, err)
+	return got(value, err)
 }
 
-func (b *redisBackend) got(value []byte, err error) ([]byte, bool, error) {
+func got(value []byte, err error) ([]byte, bool, error) {
 	switch {
 	case err == nil:
 		return value, true, nil
@@ -184,8 +192,8 @@ func (b *redisBackend) getEach(ctx context.Context, keys []string) ([]found, err
 	}
 	failed := 0
 	for i, cmd := range cmds {
-		value, ok, err := b.got(cmd.(*redis.StringCmd).Bytes())
-		if out[i] = (found{value, ok, err}); err != nil {
+		value, ok, err := got(cmd.(*redis.StringCmd).Bytes())
+		if out[i] = (found{value: value, ok: ok, err: err}); err != nil {
 			failed++
 		}
 	}

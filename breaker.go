@@ -57,10 +57,10 @@ func (b *breaker) asked(now time.Time, more int) {
 }
 
 // over notes the end of a command that sent was called for.
-func (b *breaker) over(answered bool) {
+func (b *breaker) over(now time.Time, answered bool) {
 	b.waiting.Add(-1)
 	if answered {
-		b.heard.Store(time.Now().UnixNano())
+		b.heard.Store(now.UnixNano())
 	}
 }
 

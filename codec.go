@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"unsafe"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	jsonv1 "github.com/go-json-experiment/json/v1"
@@ -74,6 +75,18 @@ func (bytesCodec) Decode(data []byte, ptr any) error {
 		return errBytes(reflect.ValueOf(ptr).Elem().Interface())
 	}
 	return nil
+}
+
+// adopt returns what Bytes would decode data to, without the copy: data is from now on
+// the value's.
+func adopt[T any](data []byte) (value T, ok bool) {
+	switch p := any(&value).(type) {
+	case *[]byte:
+		*p, ok = data, true
+	case *string:
+		*p, ok = unsafe.String(unsafe.SliceData(data), len(data)), true
+	}
+	return value, ok
 }
 
 func errBytes(value any) error {

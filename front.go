@@ -34,8 +34,10 @@ type front struct {
 	near    *near    // nil when there is none
 	warned  sync.Map // keyspace name: a value that could not be stored was logged
 
-	nodes   sync.Map // shard name: *node
-	shardOf func(key string) string
+	nodes   sync.Map                // shard name: *node
+	shardOf func(key string) string // nil when there is but one
+	shares  bool                    // commands may share limits
+	limit   atomic.Pointer[limit]   // the last one that was made
 
 	closed    atomic.Bool
 	closing   context.Context // ends when the front closes
@@ -65,7 +67,6 @@ func newFront(backend Cache, cfg Config) *front {
 		flights: flights{byKey: make(map[string]*flight)},
 		queue:   newQueue(cfg.QueueSize),
 		memo:    newMemo(cfg.MemoryMaxBytes),
-		shardOf: func(string) string { return "" },
 	}
 	f.closing, f.close = context.WithCancel(context.Background())
 	switch b := backend.(type) {
@@ -74,7 +75,10 @@ func newFront(backend Cache, cfg Config) *front {
 	case *memoryBackend:
 		f.local, f.memory = true, b
 	case *redisBackend:
-		f.shardOf = b.shard
+		if b.cluster != nil {
+			f.shardOf = b.shard
+		}
+		f.shares = b.obeys
 		if cfg.NearMaxBytes > 0 {
 			f.startNear(b)
 		}
@@ -131,44 +135,81 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 	if f.local {
 		return command(ctx)
 	}
-	n := f.nodeOf(key)
+	a, err := f.attempt(ctx, f.nodeOf(key), b, stores)
+	if err != nil {
+		return zero, err
+	}
+	v, err := command(a.ctx)
+	if err = a.end(err, b); err != nil {
+		return zero, err
+	}
+	return v, nil
+}
+
+// attempt is a command on its way to a node.
+type attempt struct {
+	ctx    context.Context // ends when the command has had its time
+	cancel context.CancelFunc
+	f      *front
+	node   *node
+	caller context.Context
+	stores bool
+	start  time.Time
+	limit  time.Duration
+	took   time.Duration // when it has ended
+}
+
+// attempt begins a command, unless the node is left alone or the budget is spent.
+func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (attempt, error) {
 	if n.open.Load() || stores && n.store.open.Load() || b.left <= 0 {
-		return zero, ErrUnavailable
+		return attempt{}, ErrUnavailable
 	}
-	limit := b.left
+	a := attempt{f: f, node: n, caller: ctx, stores: stores, start: time.Now(), limit: b.left}
 	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(limit, time.Until(deadline)/2) // the loader needs time, too
+		a.limit = min(a.limit, deadline.Sub(a.start)/2) // the loader needs time, too
 	}
-	start := time.Now()
-	n.sent(start)
-	within, cancel := context.WithTimeout(ctx, limit)
-	v, err := command(within)
-	cancel()
-	n.over(err == nil || answered(err))
+	n.sent(a.start)
+	if a.limit == f.cfg.Timeout && f.shares {
+		a.ctx = &limited{ctx, f.sharedLimit(a.start)}
+	} else {
+		a.ctx, a.cancel = context.WithTimeout(ctx, a.limit)
+	}
+	return a, nil
+}
+
+// end takes the command's error, and returns what the caller is to be told.
+func (a *attempt) end(err error, b *budget) error {
+	if a.cancel != nil {
+		a.cancel()
+	}
+	now := time.Now()
+	a.took = now.Sub(a.start)
+	replied := err == nil || answered(err)
+	a.node.over(now, replied)
 	if err == nil {
-		n.success()
-		if stores {
-			n.store.success()
+		a.node.success()
+		if a.stores {
+			a.node.store.success()
 		}
-		return v, nil
+		return nil
 	}
-	b.left -= time.Since(start)
-	if ctx.Err() != nil {
-		return zero, context.Cause(ctx) // the caller's own end, no fault of the backend
+	b.left -= a.took
+	if a.caller.Err() != nil {
+		return context.Cause(a.caller) // the caller's own end, no fault of the backend
 	}
 	weight := int32(ordinaryFails)
-	if limit < f.hastyLimit() && time.Since(start) >= limit {
+	if a.limit < a.f.hastyLimit() && a.took >= a.limit {
 		weight = hastyFails
 	}
-	if answered(err) {
-		n.success()
+	if replied {
+		a.node.success()
 	} else {
-		n.failure(err, weight)
+		a.node.failure(err, weight)
 	}
-	if stores {
-		n.store.failure(err, weight)
+	if a.stores {
+		a.node.store.failure(err, weight)
 	}
-	return zero, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
 func (f *front) usable(key string) error {
@@ -215,8 +256,15 @@ func answered(err error) bool {
 	return true
 }
 
+func (f *front) shard(key string) string {
+	if f.shardOf == nil {
+		return ""
+	}
+	return f.shardOf(key)
+}
+
 func (f *front) nodeOf(key string) *node {
-	shard := f.shardOf(key)
+	shard := f.shard(key)
 	if n, ok := f.nodes.Load(shard); ok {
 		return n.(*node)
 	}
@@ -318,14 +366,17 @@ func (f *front) look(ctx context.Context, space *Keyspace, key string) (*stored,
 		}
 		before = f.near.ask(key)
 	}
-	data, ok, err := f.get(ctx, key, f.newBudget())
-	if err != nil || !ok {
+	b := budget{f.cfg.Timeout}
+	got, err := f.get(ctx, key, &b)
+	if err != nil || !got.ok {
 		return nil, false, err
 	}
 	if kept {
-		return f.near.keep(key, before, data), true, nil
+		return f.near.keep(key, before, got.value), true, nil
 	}
-	return f.stored(space, key, data), true, nil
+	s := f.stored(space, key, got.value)
+	s.own = got.own && !space.Share
+	return s, true, nil
 }
 
 // startNear makes a near cache of the keyspaces that the cache owns, but for those
@@ -358,12 +409,13 @@ func (f *front) stored(space *Keyspace, key string, data []byte) *stored {
 
 // The backend's commands, each within a budget.
 
-func (f *front) get(ctx context.Context, key string, b *budget) ([]byte, bool, error) {
+func (f *front) get(ctx context.Context, key string, b *budget) (found, error) {
 	if err := f.usable(key); err != nil {
-		return nil, false, err
+		return found{}, err
 	}
 	if f.local {
-		return f.backend.Get(ctx, key)
+		value, ok, err := f.backend.Get(ctx, key)
+		return found{value: value, ok: ok}, err
 	}
 	return f.nodeOf(key).reads.get(ctx, key, b)
 }
@@ -400,7 +452,7 @@ func (f *front) newBudget() *budget { return &budget{left: f.cfg.Timeout} }
 func (f *front) eachShard(ctx context.Context, keys []string, b *budget, command func(context.Context, []string) error) (failed []string, err error) {
 	groups := make(map[string][]string)
 	for _, key := range keys {
-		shard := f.shardOf(key)
+		shard := f.shard(key)
 		groups[shard] = append(groups[shard], key)
 	}
 	if len(groups) == 1 {

@@ -33,7 +33,8 @@ func (f *front) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if key = f.name(key); f.queue.distrusts(key) {
 		return nil, false, nil
 	}
-	return f.get(ctx, key, f.newBudget())
+	got, err := f.get(ctx, key, f.newBudget())
+	return got.value, got.ok, err
 }
 
 func (f *front) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
@@ -148,7 +149,7 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 	overflow, seq := f.queue.toClear()
 	f.flights.detachAll()
 	// A backend that does not answer is found out within the budget.
-	if _, _, err := f.get(ctx, f.name(cancelSignal.Name+":aside-probe"), f.newBudget()); err != nil && !answered(err) {
+	if _, err := f.get(ctx, f.name(cancelSignal.Name+":aside-probe"), f.newBudget()); err != nil && !answered(err) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)

@@ -97,7 +97,7 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	// comes after the claim is, so only what was there before is removed.
 	signal := CancelKey(chatID).String()
 	budget := gs.f.newBudget()
-	_, stale, _ := gs.f.get(ctx, gs.f.name(signal), budget)
+	stale, _ := gs.f.get(ctx, gs.f.name(signal), budget)
 	g.claim(ctx, budget)
 	switch {
 	case ctx.Err() != nil:
@@ -108,7 +108,7 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 		gs.remove(g)
 		g.cancel(ErrGenerating)
 		return nil, ErrGenerating
-	case stale:
+	case stale.ok:
 		_ = gs.cache.Delete(ctx, signal)
 	}
 	gs.poll()
@@ -189,8 +189,8 @@ func (gs *Generations) Running(ctx context.Context, chatID string) (bool, error)
 	if gs.own(chatID) != nil {
 		return true, nil
 	}
-	_, ok, err := gs.f.get(ctx, gs.f.name(GenerationKey(chatID).String()), gs.f.newBudget())
-	return ok, err
+	got, err := gs.f.get(ctx, gs.f.name(GenerationKey(chatID).String()), gs.f.newBudget())
+	return got.ok, err
 }
 
 // own returns the room's generation in this process, unless another process has

@@ -11,11 +11,17 @@ import (
 // what the bytes were decoded to.
 type stored struct {
 	data    []byte
+	own     bool // data is the reader's alone
 	decoded atomic.Pointer[any]
 }
 
 // readStored returns what s says to the keyspace's codec.
 func readStored[T any](space *Keyspace, s *stored) (T, error) {
+	if s.own && space.Codec == Bytes {
+		if value, ok := adopt[T](s.data); ok {
+			return value, nil
+		}
+	}
 	if !space.Share {
 		return decode[T](space, s.data)
 	}
