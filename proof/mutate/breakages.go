@@ -77,7 +77,7 @@ var breakages = []breakage{
 	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "			fl.hurry()\n", ""}}},
 
 	// Reads that go together.
-	{"a read that stays in its batch when its caller leaves", []edit{{"reads.go", "	case <-ctx.Done():\n		return nil, false, context.Cause(ctx)\n", ""}}},
+	{"a read that stays in its batch when its caller leaves", []edit{{"reads.go", "	case <-ctx.Done():\n		return found{}, context.Cause(ctx)\n", ""}}},
 	{"a read that waits for its batch as long as it takes", []edit{{"reads.go", "if d := time.Until(deadline) / 2; d < b.left {", "if d := time.Until(deadline) / 2; d < 0 {"}}},
 	{"a batch whose budget begins when it is sent", []edit{{"reads.go", "&budget{r.f.cfg.Timeout - time.Since(b.born)}", "&budget{r.f.cfg.Timeout}"}}},
 	{"a batch without bounds", []edit{{"reads.go", "!ok && len(b.keys) >= min(maxBatch, max(1, batchBytes/max(1, r.mean)))", "false"}}},
@@ -96,7 +96,7 @@ var breakages = []breakage{
 	{"near: values without a bound on their age", []edit{{"near.go", "*nearValue](nearMaxAge)", "*nearValue](time.Hour)"}}},
 
 	// Trouble.
-	{"a breaker that ignores time-outs", []edit{{"front.go", "		n.failure(err, weight)\n	}\n	if stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			n.failure(err, weight)\n		}\n	}\n	if stores {"}}},
+	{"a breaker that ignores time-outs", []edit{{"front.go", "		a.node.failure(err, weight)\n	}\n	if a.stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			a.node.failure(err, weight)\n		}\n	}\n	if a.stores {"}}},
 	{"a caller in a hurry that hurries others", []edit{{"aside.go", "		if !r.hasty {\n			fl.hurry()\n		}\n", "		fl.hurry()\n"}}},
 	{"a loader that hangs and keeps its lease", []edit{{"flight.go", "		if longest > 0 && time.Since(begun) > longest+leaseTTL {", "		if _, _ = begun, longest; false {"}}},
 	{"a refused invalidation that holds up others", []edit{{"deliver.go", "	if len(batch) > 1 && answered(err) {", "	if _ = err; false {"}}},
@@ -105,11 +105,11 @@ var breakages = []breakage{
 	{"an abandoned start that keeps the next one out", []edit{{"generation.go", "		gs.retire(g)\n		gs.f.later(g.end)\n", "		gs.remove(g)\n		gs.f.later(g.finish)\n"}}},
 	{"a silent node that is waited for", []edit{{"breaker.go", "		b.failure(errSilent, breakerOpens)\n", ""}}},
 	{"too few replicas taken for enough", []edit{{"replicas.go", "			return nil, notReplicated{got, b.wait}\n", "			return nil, nil\n"}}},
-	{"a breaker that counts callers' cancellations", []edit{{"front.go", "	if ctx.Err() != nil {\n		return zero, context.Cause(ctx)", "	if ctx.Err() != nil {\n		n.failure(err, ordinaryFails)\n		return zero, context.Cause(ctx)"}}},
+	{"a breaker that counts callers' cancellations", []edit{{"front.go", "	if a.caller.Err() != nil {\n", "	if a.caller.Err() != nil {\n		a.node.failure(err, ordinaryFails)\n"}}},
 	{"a breaker that never closes", []edit{{"breaker.go", "	b.open.Store(false)\n", ""}}},
-	{"a budget for each command", []edit{{"front.go", "	b.left -= time.Since(start)\n", ""}}},
-	{"a refusal to store taken for an outage", []edit{{"front.go", "	if answered(err) {\n		n.success()\n	} else {\n		n.failure(err, weight)\n	}\n", "	n.failure(err, weight)\n"}}},
-	{"a caller's deadline spent on Redis alone", []edit{{"front.go", "limit = min(limit, time.Until(deadline)/2)", "limit = min(limit, time.Until(deadline))"}}},
+	{"a budget for each command", []edit{{"front.go", "	b.left -= a.took\n", ""}}},
+	{"a refusal to store taken for an outage", []edit{{"front.go", "	if replied {\n		a.node.success()\n	} else {\n		a.node.failure(err, weight)\n	}\n", "	a.node.failure(err, weight)\n"}}},
+	{"a caller's deadline spent on Redis alone", []edit{{"front.go", "a.limit = min(a.limit, deadline.Sub(a.start)/2)", "a.limit = min(a.limit, deadline.Sub(a.start))"}}},
 
 	// The queue.
 	{"an invalidation that is lost when it fails", []edit{{"deliver.go", "	f.queue.add(failed)\n", ""}}},
@@ -132,5 +132,5 @@ var breakages = []breakage{
 	{"a generation whose key is not kept", []edit{{"generation_poll.go", "				g.beat(gs.f.closing)\n", ""}}},
 	{"a generation that starts beside another", []edit{{"generation.go", "	case l.State == Present:\n		g.taken = true\n", ""}}},
 	{"a generation that keeps its key", []edit{{"generation.go", "	if there {\n", "	if false {\n"}, {"generation.go", "	there := g.claimed", "	_ = g.claimed"}}},
-	{"a generation cancelled by an older signal", []edit{{"generation.go", "	case stale:\n		_ = gs.cache.Delete(ctx, signal)\n", "	case stale:\n"}}},
+	{"a generation cancelled by an older signal", []edit{{"generation.go", "	case stale.ok:\n		_ = gs.cache.Delete(ctx, signal)\n", "	case stale.ok:\n"}}},
 }
