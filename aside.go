@@ -123,7 +123,7 @@ func join[T any](ctx context.Context, f *front, r *read, load func(context.Conte
 	return value, alone.err
 }
 
-// lookup is the hit path: one question to the backend.
+// lookup is the hit path: one question to the backend, or none.
 func lookup[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
 	if f.off || r.degraded {
 		return value, false
@@ -132,19 +132,32 @@ func lookup[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
 		r.degrade(f)
 		return value, false
 	}
-	found, ok, err := f.look(ctx, &r.space, r.key)
+	if s, ok := f.here(&r.space, r.key); ok {
+		if value, err := readStored[T](&r.space, s); err != nil {
+			r.undecodable(ctx, f, s.data, err)
+		} else {
+			return value, true
+		}
+	} else if f.memory == nil {
+		return lookAway[T](ctx, f, r)
+	}
+	return value, false
+}
+
+func lookAway[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
+	got, err := f.away(ctx, &r.space, r.key)
 	if err != nil {
 		if r.hasty = f.hasty(ctx); ctx.Err() == nil {
 			r.degrade(f)
 		}
 		return value, false
 	}
-	if !ok {
+	if !got.ok {
 		return value, false
 	}
-	value, err = readStored[T](&r.space, found)
+	value, err = readFound[T](&r.space, &got)
 	if err != nil {
-		r.undecodable(ctx, f, found.data, err)
+		r.undecodable(ctx, f, got.value, err)
 		return value, false
 	}
 	return value, true
@@ -206,7 +219,11 @@ func take[T any](f *front, fl *flight, r *read, leads bool) (value T, ok bool, e
 	if fl.data == nil {
 		return value, false, nil
 	}
-	if value, err = readStored[T](fl.space, f.stored(fl.space, r.key, fl.data)); err != nil {
+	got := found{value: fl.data}
+	if fl.space.Share {
+		got.kept = f.memo.of(r.key, fl.data)
+	}
+	if value, err = readFound[T](fl.space, &got); err != nil {
 		r.undecodable(context.Background(), f, fl.data, err)
 		return value, false, nil
 	}

@@ -77,8 +77,8 @@ func (bytesCodec) Decode(data []byte, ptr any) error {
 	return nil
 }
 
-// adopt returns what Bytes would decode data to, without the copy: data is from now on
-// the value's.
+// adopt returns what Bytes would decode data to, without the copy: data is the
+// value's from now on.
 func adopt[T any](data []byte) (value T, ok bool) {
 	switch p := any(&value).(type) {
 	case *[]byte:
@@ -115,6 +115,11 @@ func decode[T any](s *Keyspace, data []byte) (value T, err error) {
 		}
 	}()
 	codec := codecOf(s)
+	if codec == Bytes { // what its Decode does, without the value on the heap
+		if value, ok := adopt[T](append([]byte{}, data...)); ok {
+			return value, nil
+		}
+	}
 	if codec == JSON && bytes.Equal(bytes.TrimSpace(data), []byte("null")) && !hasNull[T]() {
 		return value, errNull
 	}

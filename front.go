@@ -351,32 +351,38 @@ func (f *front) notStored(space *Keyspace, key string, err error) {
 	}
 }
 
-// look asks for a key's value on behalf of GetOrLoad.
-func (f *front) look(ctx context.Context, space *Keyspace, key string) (*stored, bool, error) {
+// here returns a key's value that is in this process.
+func (f *front) here(space *Keyspace, key string) (*stored, bool) {
 	if f.memory != nil {
-		s, ok := f.memory.look(key)
-		return s, ok, nil
+		return f.memory.look(key)
 	}
-	kept := f.near != nil && f.near.covers(space.Name)
-	var before ticket
-	if kept {
-		if s, ok := f.near.look(key); ok {
+	if f.near != nil && f.near.covers(space.Name) {
+		s, ok := f.near.look(key)
+		if ok {
 			f.count.nearHits.Add(1)
-			return s, true, nil
 		}
+		return s, ok
+	}
+	return nil, false
+}
+
+// away asks the backend for a key's value on behalf of GetOrLoad.
+func (f *front) away(ctx context.Context, space *Keyspace, key string) (found, error) {
+	near := f.near != nil && f.near.covers(space.Name)
+	var before ticket
+	if near {
 		before = f.near.ask(key)
 	}
 	b := budget{f.cfg.Timeout}
 	got, err := f.get(ctx, key, &b)
-	if err != nil || !got.ok {
-		return nil, false, err
+	if err == nil && got.ok {
+		if near {
+			got.kept = f.near.keep(key, before, got.value)
+		} else if space.Share {
+			got.kept = f.memo.of(key, got.value)
+		}
 	}
-	if kept {
-		return f.near.keep(key, before, got.value), true, nil
-	}
-	s := f.stored(space, key, got.value)
-	s.own = got.own && !space.Share
-	return s, true, nil
+	return got, err
 }
 
 // startNear makes a near cache of the keyspaces that the cache owns, but for those

@@ -18,9 +18,10 @@ type manyReader interface {
 
 // found is what there is under a key.
 type found struct {
-	value []byte
 	ok    bool
-	own   bool // nobody else has value
+	value []byte
+	own   bool    // nobody else has value
+	kept  *stored // value, when it is kept in this process
 	err   error
 }
 

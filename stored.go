@@ -11,17 +11,24 @@ import (
 // what the bytes were decoded to.
 type stored struct {
 	data    []byte
-	own     bool // data is the reader's alone
 	decoded atomic.Pointer[any]
 }
 
-// readStored returns what s says to the keyspace's codec.
-func readStored[T any](space *Keyspace, s *stored) (T, error) {
-	if s.own && space.Codec == Bytes {
-		if value, ok := adopt[T](s.data); ok {
+// readFound returns what was found says to the keyspace's codec.
+func readFound[T any](space *Keyspace, got *found) (T, error) {
+	if got.kept != nil {
+		return readStored[T](space, got.kept)
+	}
+	if got.own && space.Codec == Bytes {
+		if value, ok := adopt[T](got.value); ok {
 			return value, nil
 		}
 	}
+	return decode[T](space, got.value)
+}
+
+// readStored returns what s says: with Share, the same to all who ask.
+func readStored[T any](space *Keyspace, s *stored) (T, error) {
 	if !space.Share {
 		return decode[T](space, s.data)
 	}
@@ -34,7 +41,6 @@ func readStored[T any](space *Keyspace, s *stored) (T, error) {
 	if err == nil {
 		v := any(value)
 		if !s.decoded.CompareAndSwap(nil, &v) {
-			// Another caller was first, and all share one value.
 			if first, ok := (*s.decoded.Load()).(T); ok {
 				return first, nil
 			}

@@ -72,8 +72,8 @@ var breakages = []breakage{
 
 	// The read path.
 	{"a reader that is trusted while the key is queued", []edit{{"aside.go", "	if f.queue.distrusts(r.key) {\n		r.degrade(f)\n		return value, false\n	}\n", ""}}},
-	{"a decode error served as zero", []edit{{"aside.go", "		r.undecodable(ctx, f, found.data, err)\n		return value, false\n	}\n	return value, true\n", "		r.undecodable(ctx, f, found.data, err)\n	}\n	return value, true\n"}}},
-	{"an empty value that is a miss", []edit{{"aside.go", "	if !ok {\n		return value, false\n	}\n	value, err = readStored", "	if !ok || len(found.data) <= 2 {\n		return value, false\n	}\n	value, err = decodeShared"}}},
+	{"a decode error served as zero", []edit{{"aside.go", "		r.undecodable(ctx, f, got.value, err)\n		return value, false\n	}\n	return value, true\n", "		r.undecodable(ctx, f, got.value, err)\n	}\n	return value, true\n"}}},
+	{"an empty value that is a miss", []edit{{"aside.go", "	if !got.ok {\n", "	if !got.ok || len(got.value) <= 2 {\n"}}},
 	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "			fl.hurry()\n", ""}}},
 
 	// Reads that go together.
