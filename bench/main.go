@@ -32,6 +32,8 @@ type bench struct {
 	only   *regexp.Regexp
 	out    string
 
+	command string // how to run the same again
+
 	kept    *server         // values stay on it from round to round, one prefix a peer
 	scratch *server         // emptied by whoever uses it
 	filled  map[string]bool // prefixes that kept has the values of
@@ -75,7 +77,7 @@ func run(ctx context.Context, args []string, progress io.Writer) error {
 	if err := b.measureAll(ctx); err != nil {
 		return err
 	}
-	return b.report(ctx, time.Since(began), args)
+	return b.report(ctx, time.Since(began))
 }
 
 func parse(args []string, progress io.Writer) (*bench, error) {
@@ -93,6 +95,12 @@ func parse(args []string, progress io.Writer) (*bench, error) {
 	if flags.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
+	b.command = "go run ./bench"
+	flags.Visit(func(f *flag.Flag) {
+		if f.Name != "out" {
+			b.command += fmt.Sprintf(" -%s=%s", f.Name, f.Value)
+		}
+	})
 	var err error
 	if b.only, err = regexp.Compile(*only); err != nil {
 		return nil, fmt.Errorf("-only: %w", err)
@@ -193,13 +201,35 @@ func (b *bench) runJobs(ctx context.Context, jobs []job, want func(job) bool) er
 		}
 		began := time.Now()
 		runtime.GC()
-		if err := j.run(ctx, b); err != nil {
+		if err := b.runJob(ctx, j); err != nil {
 			return fmt.Errorf("%s: %w", j.name, err)
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
 		}
 		fmt.Fprintf(b.log, "  %-60s %6.1fs\n", j.name, time.Since(began).Seconds())
 	}
 	return nil
+}
+
+// jobLimit is when a job is given up: some libraries wait for ever.
+const jobLimit = 3 * time.Minute
+
+func (b *bench) runJob(ctx context.Context, j job) error {
+	done := make(chan error, 1)
+	go func() { done <- j.run(ctx, b) }()
+	limit := time.After(jobLimit)
+	select {
+	case err := <-done:
+		if err == nil {
+			err = ctx.Err()
+		}
+		return err
+	case <-ctx.Done():
+		limit = time.After(5 * time.Second) // it cleans up
+	case <-limit:
+		return fmt.Errorf("it has not ended within %v", jobLimit)
+	}
+	select {
+	case <-done:
+	case <-limit:
+	}
+	return ctx.Err()
 }

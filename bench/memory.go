@@ -8,6 +8,15 @@ import (
 	"strconv"
 )
 
+// memoryLoads are how memory is read: more goroutines than cores only wait for
+// each other.
+var memoryLoads = []load{{1, false}, {16, false}, {1, true}, {16, true}}
+
+const (
+	zipfKeys = 100_000
+	heapKeys = 200_000
+)
+
 // memoryJobs measure caches in the process: hits, how many of Zipf-distributed
 // reads are hits, and what an entry takes.
 func (b *bench) memoryJobs() []job {
@@ -22,7 +31,7 @@ func (b *bench) memoryJobs() []job {
 			jobs = append(jobs, job{
 				name: "memory/" + k.name + "/" + p.name,
 				run: func(ctx context.Context, b *bench) error {
-					return b.hits(ctx, p, k, s, []load{{1, false}, {16, false}, {1, true}, {16, true}}, nil)
+					return b.hits(ctx, p, k, s, memoryLoads, nil)
 				},
 			})
 		}
@@ -51,13 +60,13 @@ var boundedByBytes = map[string]bool{
 // all bytes, and reports the share of hits. Keys and their sizes are the same for
 // all.
 func (b *bench) zipf(ctx context.Context, p peer) error {
-	keys, reads := b.scale(100_000, 2_000), b.scale(1_000_000, 20_000)
+	keys, reads := b.scale(zipfKeys, zipfKeys/50), b.scale(1_000_000, 20_000)
 	total := 0
 	for i := range keys {
-		total += zipfSize(i) + len("zipf:") + len(strconv.Itoa(i)) + entryOverhead
+		total += zipfSize(i) + len("zipf:") + len(idOf(0)) + entryOverhead
 	}
 	src := &source{load: func(_ context.Context, id string) ([]byte, error) {
-		i, err := strconv.Atoi(id)
+		i, err := strconv.Atoi(id[len("room-"):])
 		return make([]byte, zipfSize(i)), err
 	}}
 	st, err := p.open(setup{prefix: "zipf", source: src, entries: keys / 10, maxBytes: int64(total / 10)})
@@ -67,13 +76,14 @@ func (b *bench) zipf(ctx context.Context, p peer) error {
 	defer st.Close()
 	r := rand.New(rand.NewPCG(1, 2))
 	dist := rand.NewZipf(r, 1.01, 1, uint64(keys-1))
-	shuffled := r.Perm(keys) // so that the popular are of all sizes
+	names := ids(keys)
+	r.Shuffle(keys, func(i, j int) { names[i], names[j] = names[j], names[i] }) // the popular are of all sizes
 	// The first fifth fills the cache and is not counted.
 	for i := range reads {
 		if i == reads/5 {
 			src.loads.Store(0)
 		}
-		if _, err := st.Bytes(ctx, strconv.Itoa(shuffled[dist.Uint64()])); err != nil {
+		if _, err := st.Bytes(ctx, names[dist.Uint64()]); err != nil {
 			return err
 		}
 	}
@@ -87,7 +97,7 @@ func zipfSize(i int) int { return 64 << (uint32(i) * 2654435761 % 6) }
 
 // heap fills a cache with values of 100 bytes and reports what an entry takes.
 func (b *bench) heap(ctx context.Context, p peer) error {
-	n := b.scale(200_000, 2_000)
+	n := b.scale(heapKeys, heapKeys/100)
 	keys := ids(n)
 	src := &source{kind: b.kinds()[0]}
 	before := heapInUse()

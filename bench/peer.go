@@ -54,6 +54,7 @@ func (s setup) id(key string) string { return strings.TrimPrefix(key, s.prefix+"
 type peer struct {
 	name   string
 	module string // whose version is reported
+	how    string // it is used
 	open   func(setup) (store, error)
 
 	near    bool   // it keeps values in the process, in front of Redis

@@ -15,12 +15,12 @@ import (
 func clientPeers() []peer {
 	const goRedis, rueidis = "github.com/redis/go-redis/v9", "github.com/redis/rueidis"
 	return []peer{
-		{name: baseline, module: goRedis, open: openGoRedis},
-		{name: "go-redis auto-pipeliner, by hand", module: goRedis, open: openAutoPipeline},
-		{name: "rueidis GET, by hand", module: rueidis, open: openRueidis},
-		{name: "go-redis client-side cache", module: goRedis, open: openGoRedisCSC, near: true},
-		{name: "rueidis client-side cache", module: rueidis, open: openRueidisCache, near: true},
-		{name: "rueidisaside", module: rueidis + "/rueidisaside", open: openRueidisAside, near: true},
+		{name: baseline, module: goRedis, how: "`Get`, on a miss load and `Set`; encoding/json", open: openGoRedis},
+		{name: "go-redis auto-pipeliner, by hand", module: goRedis, how: "the same on `client.AutoPipeline()`", open: openAutoPipeline},
+		{name: "rueidis GET, by hand", module: rueidis, how: "`GET`, on a miss load and `SET`; encoding/json", open: openRueidis},
+		{name: "go-redis client-side cache", module: goRedis, how: "`ClientSideCacheConfig` with room for every key; the rest by hand", open: openGoRedisCSC, near: true},
+		{name: "rueidis client-side cache", module: rueidis, how: "`DoCache`; the rest by hand", open: openRueidisCache, near: true},
+		{name: "rueidisaside", module: rueidis + "/rueidisaside", how: "`Get`; its typed client with encoding/json for histories", open: openRueidisAside, near: true},
 	}
 }
 

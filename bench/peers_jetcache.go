@@ -18,8 +18,8 @@ func jetcachePeers() []peer {
 	// a newer sonic than jetcache-go does, whose own does not build on Go 1.26.
 	const module = "github.com/mgtv-tech/jetcache-go"
 	return []peer{
-		{name: "jetcache-go, remote", module: module, open: openJetcache(false)},
-		{name: "jetcache-go, both", module: module, open: openJetcache(true), near: true},
+		{name: "jetcache-go, remote", module: module, how: "`Once`; its own codec, compressed msgpack", open: openJetcache(false)},
+		{name: "jetcache-go, both", module: module, how: "with `NewTinyLFU`, room for every key, a minute, and local caches kept in step by Pub/Sub", open: openJetcache(true), near: true},
 	}
 }
 
@@ -45,7 +45,9 @@ func openJetcache(both bool) func(setup) (store, error) {
 		if both {
 			source := strconv.FormatInt(jetcaches.Add(1), 10)
 			options = append(options,
-				cache.WithLocal(local.NewTinyLFU(s.entries, localTTL)),
+				// Its size is in entries, but ristretto beneath counts 56 for each
+				// in addition: size 10,000 has room for 175.
+				cache.WithLocal(local.NewTinyLFU(57*s.entries, localTTL)),
 				cache.WithSourceId(source),
 				cache.WithSyncLocal(true),
 				cache.WithEventHandler(j.publish))

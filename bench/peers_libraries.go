@@ -20,11 +20,11 @@ import (
 func libraryPeers() []peer {
 	const rocks, rediscache, gocache = "github.com/dtm-labs/rockscache", "github.com/go-redis/cache/v9", "github.com/eko/gocache/lib/v4"
 	return append([]peer{
-		{name: "rockscache", module: rocks, open: openRocks(false)},
-		{name: "rockscache, strong", module: rocks, open: openRocks(true), only: "stale"},
-		{name: "go-redis/cache", module: rediscache, open: openRedisCache(false)},
-		{name: "go-redis/cache, local", module: rediscache, open: openRedisCache(true), near: true},
-		{name: "gocache", module: gocache, open: openGocache},
+		{name: "rockscache", module: rocks, how: "`Fetch2`, default options; encoding/json for histories", open: openRocks(false)},
+		{name: "rockscache, strong", module: rocks, how: "with `StrongConsistency`", open: openRocks(true), only: "stale"},
+		{name: "go-redis/cache", module: rediscache, how: "`Once`; its own codec, compressed msgpack", open: openRedisCache(false)},
+		{name: "go-redis/cache, local", module: rediscache, how: "with `NewTinyLFU`, room for every key, a minute", open: openRedisCache(true), near: true},
+		{name: "gocache", module: gocache, how: "`NewLoadable` over its Redis store, which stores in the background; its marshaler, msgpack, for histories", open: openGocache},
 	}, jetcachePeers()...)
 }
 

@@ -139,11 +139,17 @@ func (s *source) Messages(context.Context, string) ([]Message, error) {
 // its user nothing more than what another hands out as a string.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-// ids returns n ids.
+// idOf returns the id numbered n, as long as ids usually are.
+func idOf(n int64) string {
+	digits := strconv.FormatInt(n, 10)
+	return "room-000000000000000"[:20-len(digits)] + digits
+}
+
+// ids returns the first n ids.
 func ids(n int) []string {
 	out := make([]string, n)
 	for i := range out {
-		out[i] = strconv.Itoa(100_000 + i)
+		out[i] = idOf(int64(i))
 	}
 	return out
 }
