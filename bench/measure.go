@@ -63,7 +63,8 @@ func repeat(ctx context.Context, d time.Duration, goroutines int, op func(*rand.
 			n := int64(0)
 			for done := false; !done; done = stop.Load() {
 				if err := op(r); err != nil {
-					first.CompareAndSwap(nil, &err)
+					failed := err // err itself must not escape: it would be an allocation an operation
+					first.CompareAndSwap(nil, &failed)
 					stop.Store(true)
 					return
 				}

@@ -12,33 +12,35 @@ import (
 type panel struct {
 	title, unit string
 	table, key  string
+	format      func(float64) string
 }
 
 // bar is one bar; it has a row's name and figure.
 type bar struct {
 	name  string
 	value float64
+	label string
 }
 
 // panels are the most telling figures.
 func (b *bench) panels() []panel {
 	many := load{128, true}.column()
 	return []panel{
-		{title: "A hit from Redis, 100 bytes", unit: "µs, 128 goroutines, many keys", table: "hits/100B", key: many},
-		{title: "A hit from Redis, 50 messages decoded", unit: "µs, 128 goroutines, many keys", table: "hits/messages", key: many},
-		{title: "A hit in a near cache, 100 bytes", unit: "µs, 128 goroutines, many keys", table: "near/100B", key: many},
-		{title: "A hit in a near cache, 50 messages decoded", unit: "µs, 128 goroutines, many keys", table: "near/messages", key: many},
-		{title: "A hit in memory, 50 messages", unit: "µs, 1 goroutine, many keys", table: "memory/messages", key: load{1, true}.column()},
-		{title: "Late reads of an old value", unit: "of 1,000 racing writes", table: "stale", key: "late"},
-		{title: fmt.Sprintf("%d processes ask at once: loads", b.scale(8, 2)), unit: "of one cold key", table: "stampede/many", key: "loads"},
-		{title: "A call while Redis hangs", unit: "ms, median, load of 1 ms", table: "trouble/hangs", key: "median"},
+		{title: "A hit from Redis, 100 bytes", unit: "µs, 128 goroutines, many keys", table: "hits/100B", key: many, format: significant},
+		{title: "A hit from Redis, 50 messages decoded", unit: "µs, 128 goroutines, many keys", table: "hits/messages", key: many, format: significant},
+		{title: "A hit in a near cache, 100 bytes", unit: "µs, 128 goroutines, many keys", table: "near/100B", key: many, format: significant},
+		{title: "A hit in a near cache, 50 messages decoded", unit: "µs, 128 goroutines, many keys", table: "near/messages", key: many, format: significant},
+		{title: "A hit in memory, 50 messages", unit: "µs, 1 goroutine, many keys", table: "memory/messages", key: load{1, true}.column(), format: significant},
+		{title: "Late reads of an old value", unit: "of 1,000 racing writes", table: "stale", key: "late", format: whole},
+		{title: fmt.Sprintf("%d processes ask at once: loads", b.scale(8, 2)), unit: "of one cold key", table: "stampede/many", key: "loads", format: count},
+		{title: "A call while Redis hangs", unit: "ms, median, load of 1 ms", table: "trouble/hangs", key: "median", format: significant},
 	}
 }
 
 // Sizes of the picture, in its own units.
 const (
-	panelWidth  = 470
-	labelWidth  = 190
+	panelWidth  = 500
+	labelWidth  = 215
 	barHeight   = 14
 	barPitch    = 20
 	headHeight  = 46
@@ -96,7 +98,11 @@ func (b *bench) bars(p panel) []bar {
 	var out []bar
 	for _, row := range b.results.rows(p.table, names(peers())) {
 		if v, ok := b.results.median(p.table, row, p.key); ok {
-			out = append(out, bar{row, v})
+			label := p.format(v)
+			if math.IsInf(v, 1) {
+				v, label = float64(b.troubleLimit().Milliseconds()), "no answer"
+			}
+			out = append(out, bar{row, v, label})
 		}
 	}
 	return out
@@ -119,12 +125,8 @@ func drawPanel(p panel, bars []bar) string {
 			class = "own"
 		}
 		length := scale(bar.value)
-		label := significant(bar.value)
-		if math.IsInf(bar.value, 1) {
-			label = "no answer"
-		}
 		fmt.Fprintf(&w, "\n<text x=\"%d\" y=\"%d\" text-anchor=\"end\" class=\"%s\">%s</text><rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\" rx=\"2\" class=\"%s\"/><text x=\"%.1f\" y=\"%d\" class=\"value\">%s</text>",
-			labelWidth-8, y+11, class, html.EscapeString(bar.name), labelWidth, y, length, barHeight, class, labelWidth+length+6, y+11, label)
+			labelWidth-8, y+11, class, html.EscapeString(bar.name), labelWidth, y, length, barHeight, class, labelWidth+length+6, y+11, bar.label)
 	}
 	return w.String()
 }
@@ -133,7 +135,7 @@ func drawPanel(p panel, bars []bar) string {
 func scaleOf(bars []bar) (length func(float64) float64, logarithmic bool) {
 	least, most := math.Inf(1), 0.0
 	for _, b := range bars {
-		if b.value > 0 && !math.IsInf(b.value, 1) {
+		if b.value > 0 {
 			least, most = min(least, b.value), max(most, b.value)
 		}
 	}

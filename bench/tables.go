@@ -138,8 +138,8 @@ gocache stores in the background, which is not in its time. Nothing guards the s
 		}
 		if k.name == "100B" {
 			t.columns = append(t.columns,
-				column{key: "trips", heading: "round trips", format: significant},
-				column{key: "commands", heading: "commands", format: significant})
+				column{key: "trips", heading: "round trips", format: count},
+				column{key: "commands", heading: "commands", format: count})
 		}
 		s.tables = append(s.tables, t)
 	}
@@ -148,11 +148,11 @@ gocache stores in the background, which is not in its time. Nothing guards the s
 
 func (b *bench) stampedeSection() section {
 	columns := []column{
-		{key: "loads", heading: "loads", format: significant, best: -1},
+		{key: "loads", heading: "loads", format: count, best: -1},
 		{key: "median", heading: "median caller, ms late", format: significant},
 		{key: "worst", heading: "last caller, ms late", format: significant},
-		{key: "commands", heading: "commands of a process that waits", format: significant},
-		{key: "failed", heading: "callers with an error", format: significant},
+		{key: "commands", heading: "commands of a process that waits", format: count},
+		{key: "failed", heading: "callers with an error", format: count},
 	}
 	return section{
 		title: "A stampede",
@@ -210,11 +210,19 @@ func (b *bench) writeSection() section {
 				{key: "1", heading: "µs, 1 goroutine", format: significant, ratio: true, best: -1},
 				{key: "16", heading: "µs, 16", format: significant, ratio: true, best: -1},
 				{key: "1 cpu", heading: "CPU µs, 1", format: significant, ratio: true, best: -1},
-				{key: "trips", heading: "round trips", format: significant},
-				{key: "many trips", heading: fmt.Sprintf("round trips for %d keys of a slot", manyIDs), format: significant},
+				{key: "trips", heading: "round trips", format: count},
+				{key: "many trips", heading: fmt.Sprintf("round trips for %d keys of a slot", manyIDs), format: count},
 			},
 		}},
 	}
+}
+
+// count shows what is a whole number for each, and the median or mean of it.
+func count(v float64) string {
+	if v == math.Trunc(v) {
+		return whole(v)
+	}
+	return significant(v)
 }
 
 // significant shows two or three significant digits.
