@@ -59,6 +59,7 @@ type peer struct {
 
 	near    bool   // it keeps values in the process, in front of Redis
 	memory  bool   // there is no Redis
+	shared  bool   // it differs only in that callers share decoded values: hits tell
 	updates bool   // it is written to with Update in place of Invalidate
 	only    string // the one scenario that it is for, if any
 }
