@@ -13,7 +13,7 @@ import (
 // store. The loader takes no time.
 func (b *bench) missJobs() []job {
 	var jobs []job
-	for _, p := range peersOf("misses", func(p peer) bool { return !p.memory }) {
+	for _, p := range peersOf("misses", func(p peer) bool { return !p.memory && !p.shared }) {
 		for _, k := range b.kinds() {
 			if k.name == "10KB" {
 				continue

@@ -12,13 +12,13 @@ func asidePeers() []peer {
 	const module = "github.com/cacheaside/aside"
 	return []peer{
 		{name: "aside", module: module, how: "`GetOrLoad`; a codec of raw bytes, JSON for histories", open: openAside(onRedis, false)},
-		{name: "aside, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(onRedis, true)},
+		{name: "aside, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(onRedis, true), shared: true},
 		{name: "aside, Update", module: module, how: "writes go through `Update`", open: openAside(onRedis, false), updates: true, only: "stale"},
 
 		// The near cache goes here: uncomment these two lines and nearRedis below
 		// once Config has NearMaxBytes.
 		// {name: "aside near", module: module, how: "`NearMaxBytes`", open: openAside(nearRedis, false), near: true},
-		// {name: "aside near, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(nearRedis, true), near: true},
+		// {name: "aside near, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(nearRedis, true), near: true, shared: true},
 
 		{name: "aside memory", module: module, how: "`Type: TypeMemory`; values are encoded, and each caller gets its own", open: openAside(inMemory, false), memory: true},
 		{name: "aside memory, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(inMemory, true), memory: true},

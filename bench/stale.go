@@ -14,7 +14,7 @@ import (
 // processes, and look for values that are older than they may be.
 func (b *bench) staleJobs() []job {
 	var jobs []job
-	for _, p := range peersOf("stale", func(p peer) bool { return !p.memory && p.name != "aside, Share" }) {
+	for _, p := range peersOf("stale", func(p peer) bool { return !p.memory && !p.shared }) {
 		jobs = append(jobs, job{
 			name: "stale/" + p.name,
 			once: true,

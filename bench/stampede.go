@@ -20,7 +20,7 @@ const (
 func (b *bench) stampedeJobs() []job {
 	var jobs []job
 	for _, p := range peersOf("stampede", func(p peer) bool {
-		return (!p.near || p.name == "rueidisaside") && (!p.memory || p.name == "sturdyc") && p.name != "aside, Share"
+		return (!p.near || p.name == "rueidisaside") && (!p.memory || p.name == "sturdyc") && !p.shared
 	}) {
 		for _, processes := range []int{1, b.scale(8, 2)} {
 			if p.memory && processes > 1 {

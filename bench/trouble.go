@@ -46,7 +46,7 @@ func (b *bench) trouble(ctx context.Context, table string, fail func(*server) er
 			s.stop() // what still hangs ends
 		}
 	}()
-	for _, p := range peersOf("trouble", func(p peer) bool { return !p.memory && p.name != "aside, Share" }) {
+	for _, p := range peersOf("trouble", func(p peer) bool { return !p.memory && !p.shared }) {
 		redis, err := startServer(ctx)
 		if err != nil {
 			return err

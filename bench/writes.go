@@ -31,7 +31,7 @@ const manyIDs = 10
 
 func (b *bench) writeJobs() []job {
 	var jobs []job
-	for _, p := range peersOf("writes", func(p peer) bool { return !p.memory && p.name != "aside, Share" }) {
+	for _, p := range peersOf("writes", func(p peer) bool { return !p.memory && !p.shared }) {
 		for _, w := range writingsOf(p) {
 			jobs = append(jobs,
 				job{name: "writes/time/" + w.name, run: func(ctx context.Context, b *bench) error { return b.writes(ctx, p, w) }},
