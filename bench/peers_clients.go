@@ -52,7 +52,7 @@ func (h *byHand) Messages(ctx context.Context, id string) ([]Message, error) {
 	key := h.s.key(id)
 	if v, ok, err := h.get(ctx, key); ok && err == nil {
 		var messages []Message
-		err := json.Unmarshal([]byte(v), &messages)
+		err := json.Unmarshal(viewOf(v), &messages)
 		return messages, err
 	}
 	messages, err := h.s.source.Messages(ctx, id)

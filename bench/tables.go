@@ -75,7 +75,7 @@ func loadColumns(loads []load) []column {
 
 func costs(one, many load) []column {
 	at := func(l load, what, heading string, format func(float64) string) column {
-		return column{key: l.column() + " " + what, heading: heading + ", " + strconv.Itoa(l.goroutines), format: format, best: -1}
+		return column{key: l.column() + " " + what, heading: heading + ", " + strconv.Itoa(l.goroutines), format: format, ratio: what == "cpu", best: -1}
 	}
 	return []column{
 		at(one, "cpu", "CPU µs", significant), at(many, "cpu", "CPU µs", significant),
