@@ -1,0 +1,166 @@
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cacheaside/aside/internal/redistest"
+)
+
+func TestMain(m *testing.M) {
+	if isWorker() {
+		work(os.Stdin, os.Stdout)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// TestQuick measures next to nothing of each scenario: every library works, and
+// each table has a figure for each that belongs there.
+func TestQuick(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string][]string{
+		"hits":     {"## Hits from Redis", "| aside |", "| jetcache-go, remote |"},
+		"near":     {"## Hits in near caches", "| rueidisaside |", "| jetcache-go, both |"},
+		"memory":   {"## In memory", "### Hits of Zipf", "### Heap per entry", "| aside memory, Share |", "| go-cache |"},
+		"misses":   {"## Cold misses", "| aside |", "| gocache |"},
+		"writes":   {"## Writes", "| aside, Invalidate |", "| aside, Update |"},
+		"stampede": {"## A stampede", "### One process", "### 2 processes", "| sturdyc |"},
+		"stale":    {"## Stale values", "| aside, Update |", "| rockscache, strong |"},
+		"trouble":  {"### Redis refuses", "### Redis hangs", "| aside |"},
+	} {
+		t.Run(name, func(t *testing.T) { // one after another: they would starve each other
+			redistest.Require(t, "redis-server")
+			page := quickRun(t, name)
+			for _, text := range want {
+				if !strings.Contains(page, text) {
+					t.Errorf("the report has no %q", text)
+				}
+			}
+		})
+	}
+}
+
+// quickRun runs a scenario and returns its report, after a look at its picture.
+func quickRun(t *testing.T, scenario string) string {
+	t.Helper()
+	dir := t.TempDir()
+	var progress bytes.Buffer
+	if err := run(t.Context(), []string{"-quick", "-only", "^" + scenario + "/", "-out", dir}, &progress); err != nil {
+		t.Fatalf("%v\n%s", err, &progress)
+	}
+	picture, err := os.ReadFile(filepath.Join(dir, "docs", "benchmarks.svg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d := xml.NewDecoder(bytes.NewReader(picture)); ; {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatalf("the picture: %v", err)
+		}
+	}
+	page, err := os.ReadFile(filepath.Join(dir, "BENCHMARKS.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
+}
+
+func TestRun_RefusesWhatItDoesNotUnderstand(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"-only", "("}, {"-only", "nothing is called this"}, {"-rounds", "-1"}, {"more"}, {"-what"}} {
+		if err := run(t.Context(), args, io.Discard); err == nil {
+			t.Errorf("run %q: no error", args)
+		}
+	}
+}
+
+func TestMedian(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		samples []float64
+		want    float64
+	}{
+		{[]float64{3}, 3},
+		{[]float64{9, 1, 2}, 2},
+		{[]float64{4, 1, 2, 100}, 3},
+		{[]float64{math.Inf(1), math.Inf(1)}, math.Inf(1)},
+	} {
+		if got, ok := median(tt.samples); !ok || got != tt.want {
+			t.Errorf("median(%v) = %v, %v, want %v", tt.samples, got, ok, tt.want)
+		}
+	}
+	if _, ok := median(nil); ok {
+		t.Error("nothing has a median")
+	}
+}
+
+func TestSignificant(t *testing.T) {
+	t.Parallel()
+	for v, want := range map[float64]string{0: "0", 0.0123: "0.012", 0.8: "0.80", 1.234: "1.23", 12.34: "12.3", 1234: "1234"} {
+		if got := significant(v); got != want {
+			t.Errorf("significant(%v) = %q, want %q", v, got, want)
+		}
+	}
+}
+
+// TestCounter splits two commands at every place: wherever a read ends, there are two.
+func TestCounter(t *testing.T) {
+	t.Parallel()
+	stream := []byte("*2\r\n$3\r\nGET\r\n$3\r\n*1\n\r\n*1\r\n$4\r\nPING\r\n")
+	for i := range len(stream) {
+		var c counter
+		if got := c.count(stream[:i]) + c.count(stream[i:]); got != 2 {
+			t.Errorf("split at %d: %d commands, want 2", i, got)
+		}
+	}
+}
+
+// TestProxy counts commands that are sent together as one round trip.
+func TestProxy(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() { // answers each read
+		c, err := l.Accept()
+		for buf := make([]byte, 1000); err == nil; {
+			if _, err = c.Read(buf); err == nil {
+				_, err = c.Write([]byte("+OK\r\n"))
+			}
+		}
+	}()
+	p, err := startProxy(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	c, err := net.Dial("tcp", p.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ping := "*1\r\n$4\r\nPING\r\n"
+	for _, send := range []string{ping, ping + ping + ping} {
+		if _, err := c.Write([]byte(send)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, len("+OK\r\n"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if commands, trips := p.commands.Load(), p.trips.Load(); commands != 4 || trips != 2 {
+		t.Errorf("%d commands in %d round trips, want 4 in 2", commands, trips)
+	}
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"context"
+
+	"github.com/cacheaside/aside"
+)
+
+// asidePeers are the ways to use this library.
+func asidePeers() []peer {
+	const module = "github.com/cacheaside/aside"
+	return []peer{
+		{name: "aside", module: module, how: "`GetOrLoad`; a codec of raw bytes, JSON for histories", open: openAside(onRedis, false)},
+		{name: "aside, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(onRedis, true), shared: true},
+		{name: "aside, Update", module: module, how: "writes go through `Update`", open: openAside(onRedis, false), updates: true, only: "stale"},
+
+		// The near cache goes here: uncomment these two lines and nearRedis below
+		// once Config has NearMaxBytes.
+		// {name: "aside near", module: module, how: "`NearMaxBytes`", open: openAside(nearRedis, false), near: true},
+		// {name: "aside near, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(nearRedis, true), near: true, shared: true},
+
+		{name: "aside memory", module: module, how: "`Type: TypeMemory`; values are encoded, and each caller gets its own", open: openAside(inMemory, false), memory: true},
+		{name: "aside memory, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(inMemory, true), memory: true},
+	}
+}
+
+func onRedis(s setup) aside.Config {
+	return aside.Config{Redis: aside.Redis{Hosts: []string{s.addr}}}
+}
+
+// func nearRedis(s setup) aside.Config {
+// 	cfg := onRedis(s)
+// 	cfg.NearMaxBytes = s.maxBytes
+// 	return cfg
+// }
+
+func inMemory(s setup) aside.Config {
+	return aside.Config{Type: aside.TypeMemory, MemoryMaxBytes: s.maxBytes}
+}
+
+type asideStore struct {
+	cache    aside.Cache
+	bytes    aside.Keyspace
+	messages aside.Keyspace
+	source   *source
+}
+
+func openAside(config func(setup) aside.Config, share bool) func(setup) (store, error) {
+	return func(s setup) (store, error) {
+		cache, err := aside.Open(config(s))
+		if err != nil {
+			return nil, err
+		}
+		return &asideStore{
+			cache:    cache,
+			bytes:    aside.Keyspace{Name: s.prefix, TTL: ttl, Share: share, Codec: rawBytes{}},
+			messages: aside.Keyspace{Name: s.prefix, TTL: ttl, Share: share},
+			source:   s.source,
+		}, nil
+	}
+}
+
+func (a *asideStore) Bytes(ctx context.Context, id string) (string, error) {
+	v, err := aside.GetOrLoad(ctx, a.cache, a.bytes.Key(id), func(ctx context.Context) ([]byte, error) {
+		return a.source.Bytes(ctx, id)
+	})
+	return view(v), err
+}
+
+func (a *asideStore) Messages(ctx context.Context, id string) ([]Message, error) {
+	return aside.GetOrLoad(ctx, a.cache, a.messages.Key(id), func(ctx context.Context) ([]Message, error) {
+		return a.source.Messages(ctx, id)
+	})
+}
+
+func (a *asideStore) Invalidate(ctx context.Context, id string) error {
+	return aside.Invalidate(ctx, a.cache, a.bytes.Key(id))
+}
+
+func (a *asideStore) InvalidateMany(ctx context.Context, ids []string) error {
+	keys := make([]aside.Key, len(ids))
+	for i, id := range ids {
+		keys[i] = a.bytes.Key(id)
+	}
+	return aside.Invalidate(ctx, a.cache, keys...)
+}
+
+func (a *asideStore) Update(ctx context.Context, id string, write func(context.Context) error) error {
+	return aside.Update(ctx, a.cache, write, a.bytes.Key(id))
+}
+
+func (a *asideStore) Close() { _ = a.cache.Close() }
+
+// rawBytes is a Codec of []byte as they are. It goes when the library has
+// aside.Bytes, which does the same.
+type rawBytes struct{}
+
+func (rawBytes) Encode(value any) ([]byte, error) { return value.([]byte), nil }
+
+func (rawBytes) Decode(data []byte, ptr any) error {
+	*ptr.(*[]byte) = bytes.Clone(data)
+	return nil
+}

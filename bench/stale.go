@@ -1,0 +1,168 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// staleJobs race loads against writes, in two clients that stand for two
+// processes, and look for values that are older than they may be.
+func (b *bench) staleJobs() []job {
+	var jobs []job
+	for _, p := range peersOf("stale", func(p peer) bool { return !p.memory && !p.shared }) {
+		jobs = append(jobs, job{
+			name: "stale/" + p.name,
+			once: true,
+			run:  func(ctx context.Context, b *bench) error { return b.stale(ctx, p) },
+		})
+	}
+	return jobs
+}
+
+// versions is a database: each key has a version, 1 until it is written.
+type versions struct {
+	mu      sync.Mutex
+	version map[string]int
+}
+
+func (v *versions) get(id string) int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return 1 + v.version[id]
+}
+
+func (v *versions) write(id string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.version[id]++
+}
+
+// load reads the version, and takes up to 5 ms to come back with it.
+func (v *versions) load(_ context.Context, id string) ([]byte, error) {
+	text := strconv.Itoa(v.get(id))
+	time.Sleep(upTo5ms())
+	return []byte(text), nil
+}
+
+func upTo5ms() time.Duration { return rand.N(5 * time.Millisecond) }
+
+// staleRun is one peer's race.
+type staleRun struct {
+	p       peer
+	db      *versions
+	clients [2]store
+	late    atomic.Int64 // keys that a read after the invalidation got too old
+}
+
+func (b *bench) stale(ctx context.Context, p peer) error {
+	s := &staleRun{p: p, db: &versions{version: make(map[string]int)}}
+	// After the clients are closed: rueidisaside 1.0.78 hangs for ever when Redis is
+	// flushed.
+	defer func() { _ = b.scratch.flush(ctx) }()
+	for i := range s.clients {
+		st, err := p.open(setup{addr: b.scratch.addr, prefix: "stale", source: &source{load: s.db.load}, entries: 10_000, maxBytes: 64 << 20})
+		if err != nil {
+			return err
+		}
+		defer st.Close()
+		s.clients[i] = st
+	}
+	keys := ids(b.scale(1_000, 30))
+	if err := each(16, len(keys), func(i int) error { return s.race(ctx, keys[i]) }); err != nil {
+		return err
+	}
+	// Two looks: the first may set off what heals in the background.
+	var old int64
+	for range 2 {
+		time.Sleep(100 * time.Millisecond)
+		var err error
+		if old, err = s.old(ctx, keys); err != nil {
+			return err
+		}
+	}
+	share := 1000 / float64(len(keys))
+	b.results.add("stale", p.name, "kept", share*float64(old))
+	b.results.add("stale", p.name, "late", share*float64(s.late.Load()))
+	return nil
+}
+
+// race lets both clients load id, and writes and invalidates it meanwhile. What
+// then begins to read has to see the write.
+func (s *staleRun) race(ctx context.Context, id string) error {
+	errs := make(chan error, 2*len(s.clients))
+	for _, c := range s.clients {
+		go func() {
+			time.Sleep(upTo5ms())
+			_, err := s.version(ctx, c, id)
+			errs <- err
+		}()
+	}
+	time.Sleep(upTo5ms())
+	if err := s.write(ctx, id); err != nil {
+		return err
+	}
+	var late atomic.Bool
+	for _, c := range s.clients {
+		go func() {
+			v, err := s.version(ctx, c, id)
+			if err == nil && v < 2 {
+				late.Store(true)
+			}
+			errs <- err
+		}()
+	}
+	for range cap(errs) {
+		if err := <-errs; err != nil {
+			return err
+		}
+	}
+	if late.Load() {
+		s.late.Add(1)
+	}
+	return nil
+}
+
+func (s *staleRun) write(ctx context.Context, id string) error {
+	change := func(context.Context) error { s.db.write(id); return nil }
+	if s.p.updates {
+		return s.clients[0].(updater).Update(ctx, id, change)
+	}
+	_ = change(ctx)
+	return s.clients[0].Invalidate(ctx, id)
+}
+
+// old counts the keys that a client has the old value of.
+func (s *staleRun) old(ctx context.Context, keys []string) (int64, error) {
+	var n atomic.Int64
+	err := each(16, len(keys), func(i int) error {
+		for _, c := range s.clients {
+			v, err := s.version(ctx, c, keys[i])
+			if err != nil {
+				return err
+			}
+			if v < 2 {
+				n.Add(1)
+				break
+			}
+		}
+		return nil
+	})
+	return n.Load(), err
+}
+
+func (s *staleRun) version(ctx context.Context, c store, id string) (int, error) {
+	text, err := c.Bytes(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	v, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %q", errWrongValue, text)
+	}
+	return v, nil
+}

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+)
+
+// table says what of the results is shown, and how.
+type table struct {
+	id      string // in the results
+	title   string
+	intro   string
+	columns []column
+	// base is the row that ratios refer to, in the results' table baseID.
+	base, baseID string
+}
+
+// column is one figure of a row.
+type column struct {
+	key     string // in the results
+	heading string
+	format  func(float64) string
+	ratio   bool // shows the ratio to the base, too
+	best    int  // the best is marked: -1 the least, 1 the most, 0 not
+}
+
+// A section is some tables under one heading.
+type section struct {
+	title, intro string
+	tables       []table
+}
+
+func (b *bench) sections() []section {
+	return []section{
+		b.hitSection("Hits from Redis", "hits", `Values are in Redis; each read is one call of the library, with 1, 16 or 128 goroutines.
+"One key" is one hot key, "many keys" are %d keys (%d for histories), read uniformly at random.
+Libraries with a singleflight on their read path (rockscache, go-redis/cache, jetcache-go, gocache) send one GET for all who ask for the hot key at once.`),
+		b.hitSection("Hits in near caches", "near", `The same with values kept in the process, in front of Redis. Ratios are to a GET of raw go-redis, too.
+aside, rueidis, rueidisaside and go-redis are told by Redis when a key has changed, jetcache-go by its own messages, go-redis/cache not at all: see "Stale values" below.`),
+		b.memorySection(),
+		b.missSection(),
+		b.stampedeSection(),
+		staleSection(),
+		b.troubleSection(),
+		b.writeSection(),
+	}
+}
+
+func (b *bench) hitSection(title, id, intro string) section {
+	if id == "hits" {
+		intro = fmt.Sprintf(intro, b.kinds()[0].keys, b.kinds()[1].keys)
+	}
+	s := section{title: title, intro: intro}
+	for _, k := range b.kinds() {
+		s.tables = append(s.tables, table{
+			id: id + "/" + k.name, title: capital(k.title) + ": µs an operation, by goroutines", columns: loadColumns(loads),
+			base: baseline, baseID: "hits/" + k.name,
+		}, table{
+			id: id + "/" + k.name, title: capital(k.title) + ": what an operation costs, many keys",
+			columns: costs(load{1, true}, load{128, true}),
+			base:    baseline, baseID: "hits/" + k.name,
+		})
+	}
+	return s
+}
+
+func loadColumns(loads []load) []column {
+	var out []column
+	for _, l := range loads {
+		out = append(out, column{key: l.column(), heading: l.column(), format: significant, ratio: true, best: -1})
+	}
+	return out
+}
+
+func costs(one, many load) []column {
+	at := func(l load, what, heading string, format func(float64) string) column {
+		return column{key: l.column() + " " + what, heading: heading + ", " + strconv.Itoa(l.goroutines), format: format, ratio: what == "cpu", best: -1}
+	}
+	return []column{
+		at(one, "cpu", "CPU µs", significant), at(many, "cpu", "CPU µs", significant),
+		at(one, "redis", "Redis's CPU µs", significant), at(many, "redis", "Redis's CPU µs", significant),
+		at(many, "allocs", "allocations", significant), at(many, "bytes", "bytes allocated", whole),
+	}
+}
+
+func (b *bench) memorySection() section {
+	s := section{
+		title: "In memory",
+		intro: "There is no Redis. A key is made of its id for each read, as a service does. All but \"aside memory\" hand out the same value to every caller.",
+	}
+	for _, k := range b.kinds() {
+		if k.name == "10KB" {
+			continue
+		}
+		s.tables = append(s.tables, table{
+			id: "memory/" + k.name, title: capital(k.title) + ": µs a hit, by goroutines",
+			columns: append(loadColumns(memoryLoads),
+				column{key: memoryLoads[0].column() + " allocs", heading: "allocations", format: significant, best: -1},
+				column{key: memoryLoads[0].column() + " bytes", heading: "bytes allocated", format: whole, best: -1}),
+			base: memoryBaseline, baseID: "memory/" + k.name,
+		})
+	}
+	s.tables = append(s.tables,
+		table{
+			id: "zipf", title: "Hits of Zipf-distributed reads",
+			intro: fmt.Sprintf("%d keys, s = 1.01, values of 64 bytes to 2 KB; each cache has room for a tenth of all bytes, keys and 128 bytes an entry included.",
+				b.scale(zipfKeys, zipfKeys/50)),
+			columns: []column{{key: "hits", heading: "hits, %", format: significant, best: 1}},
+		},
+		table{
+			id: "heap", title: "Heap per entry",
+			intro:   fmt.Sprintf("After %d entries with values of 100 bytes; key and value are part of it.", b.scale(heapKeys, heapKeys/100)),
+			columns: []column{{key: "bytes", heading: "bytes", format: whole, best: -1}},
+		})
+	return s
+}
+
+func (b *bench) missSection() section {
+	s := section{
+		title: "Cold misses",
+		intro: `Each read is of a key that is not there; the loader takes no time. Round trips are counted by a proxy in front of Redis, one read at a time; commands that a script runs inside Redis are not counted.
+gocache stores in the background, which is not in its time. Nothing guards the store of those written by hand, go-redis/cache, jetcache-go and gocache: see "Stale values".`,
+	}
+	for _, k := range b.kinds() {
+		if k.name == "10KB" {
+			continue
+		}
+		t := table{
+			id: "misses/" + k.name, title: capital(k.title), base: baseline, baseID: "misses/" + k.name,
+			columns: []column{
+				{key: "1", heading: "µs, 1 goroutine", format: significant, ratio: true, best: -1},
+				{key: "16", heading: "µs, 16", format: significant, ratio: true, best: -1},
+				{key: "1 cpu", heading: "CPU µs, 1", format: significant, ratio: true, best: -1},
+				{key: "16 cpu", heading: "CPU µs, 16", format: significant, ratio: true, best: -1},
+				{key: "16 redis", heading: "Redis's CPU µs, 16", format: significant, best: -1},
+			},
+		}
+		if k.name == "100B" {
+			t.columns = append(t.columns,
+				column{key: "trips", heading: "round trips", format: count},
+				column{key: "commands", heading: "commands", format: count})
+		}
+		s.tables = append(s.tables, t)
+	}
+	return s
+}
+
+func (b *bench) stampedeSection() section {
+	columns := []column{
+		{key: "loads", heading: "loads", format: count, best: -1},
+		{key: "median", heading: "median caller, ms late", format: significant},
+		{key: "worst", heading: "last caller, ms late", format: significant},
+		{key: "commands", heading: "commands of a process that waits", format: count},
+		{key: "failed", heading: "callers with an error", format: count},
+	}
+	return section{
+		title: "A stampede",
+		intro: fmt.Sprintf("%d callers a process ask at once for a key that is not there. The load takes %v; how late the callers are counts from the end of the first load. Medians of %d stampedes.",
+			stampedeCallers, stampedeLoad, b.scale(20, 2)),
+		tables: []table{
+			{id: "stampede/one", title: "One process", columns: columns},
+			{id: "stampede/many", title: fmt.Sprintf("%d processes", b.scale(8, 2)), columns: columns},
+		},
+	}
+}
+
+func staleSection() section {
+	return section{
+		title: "Stale values",
+		intro: `Two clients, as two processes, load a key (up to 5 ms) while it is written and then invalidated in one of them, 1,000 times.
+"Kept" are keys that hold the old value once everything is quiet; "late" are keys of which a read that began after the invalidation had returned got the old value.`,
+		tables: []table{{id: "stale", title: "Of 1,000 racing writes", columns: []column{
+			{key: "kept", heading: "kept the old value", format: whole, best: -1},
+			{key: "late", heading: "late reads of the old value", format: whole, best: -1},
+		}}},
+	}
+}
+
+func (b *bench) troubleSection() section {
+	limit := func(v float64) string {
+		if math.IsInf(v, 1) {
+			return fmt.Sprintf("> %.0f", float64(b.troubleLimit().Milliseconds()))
+		}
+		return significant(v)
+	}
+	columns := []column{
+		{key: "first", heading: "first call, ms", format: limit, best: -1},
+		{key: "median", heading: "median, ms", format: limit, best: -1},
+		{key: "failed", heading: "calls without a value, %", format: whole, best: -1},
+		{key: "calls", heading: "calls made", format: whole},
+	}
+	return section{
+		title: "Redis in trouble",
+		intro: fmt.Sprintf("Calls one after another, each for a key of its own, without a deadline, with a load of %v. A call is given up after %v, and no more are made after twice that. Those by hand load when Redis fails.", troubleLoad, b.troubleLimit()),
+		tables: []table{
+			{id: "trouble/refused", title: "Redis refuses connections", columns: columns},
+			{id: "trouble/hangs", title: "Redis hangs", columns: columns},
+		},
+	}
+}
+
+func (b *bench) writeSection() section {
+	return section{
+		title: "Writes",
+		intro: "Invalidating a key, mostly one without a value; the write itself takes no time.",
+		tables: []table{{
+			id: "writes", title: "µs a write", base: baseline, baseID: "writes",
+			columns: []column{
+				{key: "1", heading: "µs, 1 goroutine", format: significant, ratio: true, best: -1},
+				{key: "16", heading: "µs, 16", format: significant, ratio: true, best: -1},
+				{key: "1 cpu", heading: "CPU µs, 1", format: significant, ratio: true, best: -1},
+				{key: "trips", heading: "round trips", format: count},
+				{key: "many trips", heading: fmt.Sprintf("round trips for %d keys of a slot", manyIDs), format: count},
+			},
+		}},
+	}
+}
+
+// count shows what is a whole number for each, and the median or mean of it.
+func count(v float64) string {
+	if v == math.Trunc(v) {
+		return whole(v)
+	}
+	return significant(v)
+}
+
+// significant shows two or three significant digits.
+func significant(v float64) string {
+	switch a := math.Abs(v); {
+	case a == 0:
+		return "0"
+	case a >= 100:
+		return strconv.FormatFloat(v, 'f', 0, 64)
+	case a >= 10:
+		return strconv.FormatFloat(v, 'f', 1, 64)
+	case a >= 1:
+		return strconv.FormatFloat(v, 'f', 2, 64)
+	}
+	decimals := 1 - int(math.Floor(math.Log10(math.Abs(v))))
+	return strconv.FormatFloat(v, 'f', min(decimals, 6), 64)
+}
+
+func whole(v float64) string { return strconv.FormatFloat(v, 'f', 0, 64) }

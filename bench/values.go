@@ -1,0 +1,159 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+)
+
+// Message is an entry of a chat history.
+type Message struct {
+	ID        string    `json:"id"`
+	Role      string    `json:"role"`
+	Content   string    `json:"content"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+// history is a conversation of 50 messages, about 10 KB of JSON.
+func history() []Message {
+	began := time.Date(2026, 11, 24, 9, 30, 0, 0, time.UTC)
+	roles := []string{"user", "assistant"}
+	sentence := "a reply of the usual length, with \"quotes\", an umlaut (ü) and a line\nbreak, so that there is something to escape"
+	messages := make([]Message, 50)
+	for i := range messages {
+		messages[i] = Message{
+			ID:        fmt.Sprintf("01J9ZQ4T8V%016d", i),
+			Role:      roles[i%2],
+			Content:   fmt.Sprintf("message %d: %s", i, sentence[:60+i]),
+			CreatedAt: began.Add(time.Duration(i) * 17 * time.Second),
+		}
+	}
+	return messages
+}
+
+// The values that everything is measured with.
+var (
+	smallValue    = []byte(strings.Repeat("0123456789", 10))
+	historyValue  = history()
+	historyJSON   = mustJSON(historyValue)
+	errWrongValue = fmt.Errorf("the value is not the one that was stored")
+)
+
+func mustJSON(v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}
+
+// ttl is every value's time to live.
+const ttl = 30 * time.Minute
+
+// kind is a kind of value: what is loaded, and how it is read and checked.
+type kind struct {
+	name  string // in -only
+	title string
+	size  int    // bytes of the plain encoding
+	keys  int    // how many there are when there are many
+	bytes []byte // nil: the decoded history
+}
+
+func (b *bench) kinds() []kind {
+	return []kind{
+		{name: "100B", title: "100 bytes", size: len(smallValue), keys: b.scale(10_000, 200), bytes: smallValue},
+		{name: "10KB", title: "50 messages (10 KB) as bytes", size: len(historyJSON), keys: b.scale(1_000, 50), bytes: historyJSON},
+		{name: "messages", title: "50 messages decoded to a slice of structs", size: len(historyJSON), keys: b.scale(1_000, 50)},
+	}
+}
+
+// read reads id from s and looks at the value's length: what is measured.
+func (k kind) read(ctx context.Context, s store, id string) error {
+	if k.bytes != nil {
+		v, err := s.Bytes(ctx, id)
+		if err == nil && len(v) != len(k.bytes) {
+			err = fmt.Errorf("%w: %d bytes", errWrongValue, len(v))
+		}
+		return err
+	}
+	v, err := s.Messages(ctx, id)
+	if err == nil && len(v) != len(historyValue) {
+		err = fmt.Errorf("%w: %d messages", errWrongValue, len(v))
+	}
+	return err
+}
+
+// check reads id from s and compares the whole value.
+func (k kind) check(ctx context.Context, s store, id string) error {
+	if k.bytes != nil {
+		v, err := s.Bytes(ctx, id)
+		if err == nil && v != string(k.bytes) {
+			err = fmt.Errorf("%w: %.50q", errWrongValue, v)
+		}
+		return err
+	}
+	v, err := s.Messages(ctx, id)
+	if err != nil {
+		return err
+	}
+	for i := range v {
+		v := v[i]                       // it may be shared
+		v.CreatedAt = v.CreatedAt.UTC() // msgpack brings back local times
+		if i >= len(historyValue) || v != historyValue[i] {
+			return fmt.Errorf("%w: message %d is %+v", errWrongValue, i, v)
+		}
+	}
+	return k.read(ctx, s, id)
+}
+
+// source is the database: what loaders read. It counts its loads. The zero value
+// serves the values above; load, when set, serves bytes in their place.
+type source struct {
+	kind  kind
+	load  func(ctx context.Context, id string) ([]byte, error)
+	loads atomic.Int64
+}
+
+// Bytes loads a value of bytes, which the caller owns.
+func (s *source) Bytes(ctx context.Context, id string) ([]byte, error) {
+	s.loads.Add(1)
+	if s.load != nil {
+		return s.load(ctx, id)
+	}
+	return bytes.Clone(s.kind.bytes), nil
+}
+
+// Messages loads a history, which the caller owns.
+func (s *source) Messages(context.Context, string) ([]Message, error) {
+	s.loads.Add(1)
+	return append([]Message(nil), historyValue...), nil
+}
+
+// view is b as a string, without a copy: what a library hands out as bytes costs
+// its user nothing more than what another hands out as a string.
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// viewOf is the bytes of text, without a copy, to be read only: both clients hand
+// out bytes, too, and decoding does not write to them.
+func viewOf(text string) []byte { return unsafe.Slice(unsafe.StringData(text), len(text)) }
+
+// idOf returns the id numbered n, as long as ids usually are.
+func idOf(n int64) string {
+	digits := strconv.FormatInt(n, 10)
+	return "room-000000000000000"[:20-len(digits)] + digits
+}
+
+// ids returns the first n ids.
+func ids(n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = idOf(int64(i))
+	}
+	return out
+}
