@@ -31,9 +31,12 @@ import (
 // set.
 func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.Context) (T, error)) (T, error) {
 	var zero T
-	f, err := frontOf(c)
-	if err != nil {
-		return zero, err
+	f, ok := c.(*front)
+	if !ok {
+		var err error
+		if f, err = frontOf(c); err != nil {
+			return zero, err
+		}
 	}
 	if err := key.check(); err != nil {
 		return zero, err
@@ -47,39 +50,34 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 	if err := ctx.Err(); err != nil {
 		return zero, err
 	}
-	r := read{key: f.name(key.text), space: key.space, arrived: f.flights.seq.Load()}
-	if f.cfg.Observer == nil {
-		value, outcome, err := getOrLoad(ctx, f, &r, load)
-		f.record(ctx, &r, outcome)
-		return value, err
+	var start time.Time
+	if f.cfg.Observer != nil {
+		start = time.Now()
 	}
-	start := time.Now()
-	value, outcome, err := getOrLoad(ctx, f, &r, load)
-	f.record(ctx, &r, outcome)
-	f.cfg.Observer.Observe(ctx, Event{Keyspace: key.space.Name, Outcome: outcome, Duration: time.Since(start), Err: err})
+	r := read{key: f.name(key.text), space: key.space, arrived: f.flights.seq.Load()}
+	if value, ok := lookup[T](ctx, f, &r); ok {
+		f.count.hits.Add(1)
+		if f.logs.Enabled(ctx, slog.LevelDebug) {
+			f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key)
+		}
+		if f.cfg.Observer != nil {
+			f.observe(ctx, &r, Hit, start, nil)
+		}
+		return value, nil
+	}
+	value, err := join(ctx, f, &r, load)
+	f.missed(ctx, &r, start, err)
 	return value, err
 }
 
 // read is one call of GetOrLoad.
 type read struct {
-	key      string // in full
-	space    Keyspace
-	arrived  uint64 // see flight.accepts
-	degraded bool   // goes without the backend from here on
-	hasty    bool   // its deadline is so short that a healthy backend may miss it
-	bad      []byte // a stored value that did not decode
-}
-
-func getOrLoad[T any](ctx context.Context, f *front, r *read, load func(context.Context) (T, error)) (T, Outcome, error) {
-	if value, ok := lookup[T](ctx, f, r); ok {
-		return value, Hit, nil
-	}
-	outcome := Miss
-	if f.off {
-		outcome = Off
-	}
-	value, err := join(ctx, f, r, load)
-	return value, outcome, err
+	key      string   // in full
+	space    Keyspace // not a pointer, which would put it on the heap
+	arrived  uint64   // see flight.accepts
+	degraded bool     // goes without the backend from here on
+	hasty    bool     // its deadline is so short that a healthy backend may miss it
+	bad      []byte   // a stored value that did not decode
 }
 
 // maxRounds is how often a caller joins flights before it loads by itself. Two
@@ -230,21 +228,23 @@ func take[T any](f *front, fl *flight, r *read, leads bool) (value T, ok bool, e
 	return value, true, nil
 }
 
-// record counts and logs a call by how it got its value.
-func (f *front) record(ctx context.Context, r *read, outcome Outcome) {
-	msg := "[CACHE MISS]"
-	switch outcome {
-	case Hit:
-		f.count.hits.Add(1)
-		msg = "[CACHE HIT]"
-	case Miss:
+// missed counts, logs and reports a read that was no hit.
+func (f *front) missed(ctx context.Context, r *read, start time.Time, err error) {
+	outcome := Off
+	if !f.off {
+		outcome = Miss
 		f.count.misses.Add(1)
-	case Off:
-		return
+		if f.logs.Enabled(ctx, slog.LevelDebug) {
+			f.log.DebugContext(ctx, "[CACHE MISS]", "key", r.key)
+		}
 	}
-	if f.log.Enabled(ctx, slog.LevelDebug) {
-		f.log.DebugContext(ctx, msg, "key", r.key)
+	if f.cfg.Observer != nil {
+		f.observe(ctx, r, outcome, start, err)
 	}
+}
+
+func (f *front) observe(ctx context.Context, r *read, outcome Outcome, start time.Time, err error) {
+	f.cfg.Observer.Observe(ctx, Event{Keyspace: r.space.Name, Outcome: outcome, Duration: time.Since(start), Err: err})
 }
 
 const (

@@ -23,8 +23,9 @@ type front struct {
 	cfg     Config
 	ttl     ttlPolicy
 	log     *slog.Logger
-	off     bool // the backend stores nothing
-	local   bool // the backend is in this process: it can neither fail nor be slow
+	logs    slog.Handler // log's
+	off     bool         // the backend stores nothing
+	local   bool         // the backend is in this process: it can neither fail nor be slow
 
 	flights flights
 	queue   *queue
@@ -64,6 +65,7 @@ func newFront(backend Cache, cfg Config) *front {
 		cfg:     cfg,
 		ttl:     ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
 		log:     cfg.Logger,
+		logs:    cfg.Logger.Handler(),
 		flights: flights{byKey: make(map[string]*flight)},
 		queue:   newQueue(cfg.QueueSize),
 		memo:    newMemo(cfg.MemoryMaxBytes),

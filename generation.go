@@ -69,7 +69,8 @@ func NewGenerations(c Cache) (*Generations, error) {
 // minutes. A backend that is away is no error: the key is written when it is
 // back.
 func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, error) {
-	if err := GenerationKey(chatID).check(); err != nil {
+	key := GenerationKey(chatID)
+	if err := key.check(); err != nil {
 		return nil, err
 	}
 	if gs.f.closed.Load() {
@@ -183,13 +184,14 @@ func (gs *Generations) Cancel(ctx context.Context, chatID string) error {
 // Running reports whether a generation runs in the room, in any process. One that
 // was cancelled runs until it is finished.
 func (gs *Generations) Running(ctx context.Context, chatID string) (bool, error) {
-	if err := GenerationKey(chatID).check(); err != nil {
+	key := GenerationKey(chatID)
+	if err := key.check(); err != nil {
 		return false, err
 	}
 	if gs.own(chatID) != nil {
 		return true, nil
 	}
-	got, err := gs.f.get(ctx, gs.f.name(GenerationKey(chatID).String()), gs.f.newBudget())
+	got, err := gs.f.get(ctx, gs.f.name(key.text), gs.f.newBudget())
 	return got.ok, err
 }
 

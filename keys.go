@@ -76,22 +76,27 @@ func (s Keyspace) Key(id string) Key {
 // String returns the key as it stands in the backend, without Config.KeyPrefix.
 func (k Key) String() string { return k.text }
 
-// check returns what is wrong with the key.
-func (k Key) check() error {
+// check returns what is wrong with the key. Each read asks.
+func (k *Key) check() error {
+	if k.id != "" && len(k.id) <= maxIDBytes && k.space.isValid() {
+		return nil
+	}
 	if err := k.space.check(); err != nil {
 		return err
 	}
-	switch {
-	case k.id == "":
+	if k.id == "" {
 		return fmt.Errorf("%w: keyspace %q: the id is empty", ErrInvalidKey, k.space.Name)
-	case len(k.id) > maxIDBytes:
-		return fmt.Errorf("%w: keyspace %q: the id has %d bytes; at most %d are accepted",
-			ErrInvalidKey, k.space.Name, len(k.id), maxIDBytes)
 	}
-	return nil
+	return fmt.Errorf("%w: keyspace %q: the id has %d bytes; at most %d are accepted",
+		ErrInvalidKey, k.space.Name, len(k.id), maxIDBytes)
 }
 
-func (s Keyspace) check() error {
+func (s *Keyspace) isValid() bool {
+	return isName(s.Name) && (s.TTL == 0 || isTTL(s.TTL)) && (s.NotFoundTTL == 0 || isTTL(s.NotFoundTTL))
+}
+
+// check returns what is wrong with the keyspace.
+func (s *Keyspace) check() error {
 	if err := checkName(s.Name); err != nil {
 		return err
 	}
@@ -104,14 +109,17 @@ func (s Keyspace) check() error {
 }
 
 func checkName(name string) error {
-	if name == "" || name == "lease" || len(name) > 64 || !allInName(name) {
+	if !isName(name) {
 		return fmt.Errorf("%w: keyspace name %.80q: 1 to 64 letters, digits, '_', '-' or '.' are accepted, and not \"lease\"",
 			ErrInvalidKey, name)
 	}
 	return nil
 }
 
-func allInName(name string) bool {
+func isName(name string) bool {
+	if name == "" || len(name) > 64 || name == "lease" {
+		return false
+	}
 	for i := range len(name) {
 		if !inName[name[i]] {
 			return false
@@ -120,7 +128,7 @@ func allInName(name string) bool {
 	return true
 }
 
-// inName are the bytes of names. It is a table as each read checks its key.
+// inName are the bytes of names. It is a table, as each read asks.
 var inName = func() (table [256]bool) {
 	for _, c := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") {
 		table[c] = true

@@ -42,8 +42,10 @@ func (p ttlPolicy) jittered(d time.Duration) time.Duration {
 	return max(minTTL, d-time.Duration(rand.Float64()*p.jitter*float64(d)))
 }
 
+func isTTL(d time.Duration) bool { return d >= minTTL && d <= maxTTL }
+
 func checkTTL(d time.Duration) error {
-	if d < minTTL || d > maxTTL {
+	if !isTTL(d) {
 		return fmt.Errorf("time to live %v: from %v to %v (one year) is accepted", d, minTTL, maxTTL)
 	}
 	return nil
