@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 
 	"github.com/cacheaside/aside"
@@ -15,10 +14,8 @@ func asidePeers() []peer {
 		{name: "aside, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(onRedis, true), shared: true},
 		{name: "aside, Update", module: module, how: "writes go through `Update`", open: openAside(onRedis, false), updates: true, only: "stale"},
 
-		// The near cache goes here: uncomment these two lines and nearRedis below
-		// once Config has NearMaxBytes.
-		// {name: "aside near", module: module, how: "`NearMaxBytes`", open: openAside(nearRedis, false), near: true},
-		// {name: "aside near, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(nearRedis, true), near: true, shared: true},
+		{name: "aside near", module: module, how: "`NearMaxBytes`", open: openAside(nearRedis, false), near: true},
+		{name: "aside near, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(nearRedis, true), near: true, shared: true},
 
 		{name: "aside memory", module: module, how: "`Type: TypeMemory`; values are encoded, and each caller gets its own", open: openAside(inMemory, false), memory: true},
 		{name: "aside memory, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(inMemory, true), memory: true},
@@ -29,11 +26,13 @@ func onRedis(s setup) aside.Config {
 	return aside.Config{Redis: aside.Redis{Hosts: []string{s.addr}}}
 }
 
-// func nearRedis(s setup) aside.Config {
-// 	cfg := onRedis(s)
-// 	cfg.NearMaxBytes = s.maxBytes
-// 	return cfg
-// }
+// nearRedis names the keyspace, so that Redis is asked to tell what changes in it.
+func nearRedis(s setup) aside.Config {
+	cfg := onRedis(s)
+	cfg.NearMaxBytes = s.maxBytes
+	cfg.Keyspaces = []aside.Keyspace{{Name: s.prefix}}
+	return cfg
+}
 
 func inMemory(s setup) aside.Config {
 	return aside.Config{Type: aside.TypeMemory, MemoryMaxBytes: s.maxBytes}
@@ -54,7 +53,7 @@ func openAside(config func(setup) aside.Config, share bool) func(setup) (store, 
 		}
 		return &asideStore{
 			cache:    cache,
-			bytes:    aside.Keyspace{Name: s.prefix, TTL: ttl, Share: share, Codec: rawBytes{}},
+			bytes:    aside.Keyspace{Name: s.prefix, TTL: ttl, Share: share, Codec: aside.Bytes},
 			messages: aside.Keyspace{Name: s.prefix, TTL: ttl, Share: share},
 			source:   s.source,
 		}, nil
@@ -91,14 +90,3 @@ func (a *asideStore) Update(ctx context.Context, id string, write func(context.C
 }
 
 func (a *asideStore) Close() { _ = a.cache.Close() }
-
-// rawBytes is a Codec of []byte as they are. It goes when the library has
-// aside.Bytes, which does the same.
-type rawBytes struct{}
-
-func (rawBytes) Encode(value any) ([]byte, error) { return value.([]byte), nil }
-
-func (rawBytes) Decode(data []byte, ptr any) error {
-	*ptr.(*[]byte) = bytes.Clone(data)
-	return nil
-}
