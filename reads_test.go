@@ -189,7 +189,7 @@ func TestP4_AReadLeavesItsBatch(t *testing.T) {
 					return
 				}
 				ctx, cancel := context.WithCancel(t.Context())
-				time.AfterFunc(time.Millisecond, cancel)
+				time.AfterFunc(500*time.Microsecond, cancel) // before anything has got to Redis
 				_, err := aside.GetOrLoad(ctx, c, items.Key("1"), func(context.Context) (string, error) { return "loaded", nil })
 				if !errors.Is(err, context.Canceled) {
 					t.Errorf("error %v", err)
