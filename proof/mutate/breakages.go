@@ -101,7 +101,6 @@ var breakages = []breakage{
 	{"a loader that hangs and keeps its lease", []edit{{"flight.go", "		if longest > 0 && time.Since(begun) > longest+leaseTTL {", "		if _, _ = begun, longest; false {"}}},
 	{"a refused invalidation that holds up others", []edit{{"deliver.go", "	if len(batch) > 1 && answered(err) {", "	if _ = err; false {"}}},
 	{"an invalidation without scripts that lifts blocks", []edit{{"backend_redis.go", "			p.HDel(ctx, pairs[i+1], append(leaseFields, \"w:\"+block)...)\n", "			p.Del(ctx, pairs[i+1])\n"}}},
-	{"a WAIT that fails taken for scripts that are forbidden", []edit{{"replicas.go", "			if cmd != acked && cmd.Err() != nil {", "			if cmd.Err() != nil {"}}},
 	{"an abandoned start that keeps the next one out", []edit{{"generation.go", "		gs.retire(g)\n		gs.f.later(g.end)\n", "		gs.remove(g)\n		gs.f.later(g.finish)\n"}}},
 	{"a silent node that is waited for", []edit{{"breaker.go", "		b.failure(errSilent, breakerOpens)\n", ""}}},
 	{"too few replicas taken for enough", []edit{{"replicas.go", "			return nil, notReplicated{got, b.wait}\n", "			return nil, nil\n"}}},
