@@ -81,7 +81,7 @@ func (f *front) Fill(ctx context.Context, key, token string, fill Fill) (bool, e
 	if err := f.checkSize(key, fill.Value); err != nil {
 		return false, err
 	}
-	return f.fill(ctx, key, f.newBudget(), token, fill)
+	return f.fill(ctx, key, token, fill)
 }
 
 func (f *front) Release(ctx context.Context, key, token string) error {
