@@ -60,7 +60,7 @@ func (f *front) Delete(ctx context.Context, keys ...string) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	return f.invalidate(ctx, f.names(keys))
+	return f.invalidate(ctx, f.newBudget(), f.names(keys)...)
 }
 
 func (f *front) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {

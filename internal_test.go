@@ -91,6 +91,38 @@ func TestAWriteBlockedInPartKeepsWhatItHas(t *testing.T) {
 	})
 }
 
+// hung is a backend of two shards that take no block and lift none.
+type hung struct{ Cache }
+
+func (hung) Block(ctx context.Context, _ string, _ time.Duration, _ ...string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (hung) Unblock(ctx context.Context, _ string, _ ...string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestP5_OneBudgetForAWriteOfSeveralShards(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := Config{Type: TypeMemory}.withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := newFront(hung{newMemoryBackend(1 << 20)}, cfg)
+		f.shardOf = func(key string) string { name, _, _ := strings.Cut(key, ":"); return name }
+		defer f.Close()
+		start := time.Now()
+		err = Update(t.Context(), f, func(context.Context) error { return nil }, Keyspace{Name: "one"}.Key("1"), Keyspace{Name: "two"}.Key("1"))
+		if took := time.Since(start); err != nil || took > cfg.Timeout {
+			t.Errorf("err %v after %v", err, took)
+		}
+		time.Sleep(time.Second) // delivered
+	})
+}
+
 // Nothing is served for longer than the age that is promised, also when nobody says
 // that it has changed; and nothing that was asked for before a change is kept.
 func TestNear_WhatIsKept(t *testing.T) {

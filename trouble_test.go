@@ -723,6 +723,50 @@ func TestP5_OneBudgetForAFailedLoadsLease(t *testing.T) {
 	})
 }
 
+// What a call's first command has cost is not there for its next.
+func TestP5_OneBudgetForACallOfSeveralCommands(t *testing.T) {
+	t.Parallel()
+	calls := map[string]func(t *testing.T, c aside.Cache, backend *asidetest.Faulty) (call func()){
+		"Update": func(t *testing.T, c aside.Cache, _ *asidetest.Faulty) func() {
+			return func() { writes["Update"](t, c) }
+		},
+		"Start": func(t *testing.T, c aside.Cache, _ *asidetest.Faulty) func() {
+			gs := generations(t, c)
+			return func() { must(gs.Start(t.Context(), "A")) }
+		},
+		"Finish": func(t *testing.T, c aside.Cache, _ *asidetest.Faulty) func() {
+			return must(generations(t, c).Start(t.Context(), "A")).Finish
+		},
+		"Start after a Finish that was not heard": func(t *testing.T, c aside.Cache, backend *asidetest.Faulty) func() {
+			gs := generations(t, c)
+			g := must(gs.Start(t.Context(), "A"))
+			backend.SetFault(func(_ context.Context, method string) error {
+				if method == "Release" {
+					return errDown
+				}
+				return nil
+			})
+			g.Finish()
+			return func() { must(gs.Start(t.Context(), "A")) }
+		},
+	}
+	for name, prepare := range calls {
+		synctest.Test(t, func(t *testing.T) {
+			c, backend := faulty(t, aside.Config{})
+			defer c.Close()
+			call := prepare(t, c, backend)
+			backend.SetFault(asidetest.Hang)
+			start := time.Now()
+			call()
+			if took := time.Since(start); took > 300*time.Millisecond {
+				t.Errorf("%s took %v", name, took)
+			}
+			backend.SetFault(nil)
+			time.Sleep(time.Second)
+		})
+	}
+}
+
 // The database has changed, whether or not the caller is still there: its
 // invalidation is applied, not queued.
 func TestP6_AnInvalidationOutlivesItsCaller(t *testing.T) {

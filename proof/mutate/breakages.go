@@ -52,7 +52,7 @@ var breakages = []breakage{
 	{"a block that is not renewed", []edit{{"aside.go", "	done := repeat(blockTTL/3,", "	done := repeat(time.Hour,"}}},
 	{"a write that goes on after its block", []edit{{"aside.go", "	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })\n", "	lapse := time.AfterFunc(time.Hour, func() {})\n"}}},
 	{"a refused write that is written", []edit{{"aside.go", "		if u.f.cfg.RefuseWrites {\n			return ErrWriteRefused\n		}\n", ""}}},
-	{"an invalidation that ends with its caller", []edit{{"deliver.go", "context.WithoutCancel(ctx), keys, f.newBudget(),", "ctx, keys, f.newBudget(),"}}},
+	{"an invalidation that ends with its caller", []edit{{"deliver.go", "context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {\n		return f.backend.Delete", "ctx, keys, b, func(ctx context.Context, keys []string) error {\n		return f.backend.Delete"}}},
 
 	// Flights.
 	{"joiners that take any flight's result", []edit{{"flight.go", "	return fl.started > arrived || fl.polled > arrived || done && fl.filled > arrived\n", "	return true\n"}}},
@@ -101,12 +101,13 @@ var breakages = []breakage{
 	{"a loader that hangs and keeps its lease", []edit{{"flight.go", "		if longest > 0 && time.Since(begun) > longest+leaseTTL {", "		if _, _ = begun, longest; false {"}}},
 	{"a refused invalidation that holds up others", []edit{{"deliver.go", "	if len(batch) > 1 && answered(err) {", "	if _ = err; false {"}}},
 	{"an invalidation without scripts that lifts blocks", []edit{{"backend_redis.go", "			p.HDel(ctx, pairs[i+1], append(leaseFields, \"w:\"+block)...)\n", "			p.Del(ctx, pairs[i+1])\n"}}},
-	{"an abandoned start that keeps the next one out", []edit{{"generation.go", "		gs.retire(g)\n		gs.f.later(g.end)\n", "		gs.remove(g)\n		gs.f.later(g.finish)\n"}}},
+	{"an abandoned start that keeps the next one out", []edit{{"generation.go", "		gs.retire(g)\n		gs.f.later(func() { g.end(gs.f.newBudget()) })\n", "		gs.remove(g)\n		gs.f.later(func() { gs.retire(g); g.end(gs.f.newBudget()) })\n"}}},
 	{"a silent node that is waited for", []edit{{"breaker.go", "		b.failure(errSilent, breakerOpens)\n", ""}}},
 	{"too few replicas taken for enough", []edit{{"replicas.go", "			return nil, notReplicated{got, b.wait}\n", "			return nil, nil\n"}}},
 	{"a breaker that counts callers' cancellations", []edit{{"front.go", "	if ctx.Err() != nil {\n		return zero, context.Cause(ctx)", "	if ctx.Err() != nil {\n		n.failure(err, ordinaryFails)\n		return zero, context.Cause(ctx)"}}},
 	{"a breaker that never closes", []edit{{"breaker.go", "	b.open.Store(false)\n", ""}}},
 	{"a budget for each command", []edit{{"front.go", "	b.left -= time.Since(start)\n", ""}}},
+	{"a budget for each command on several nodes", []edit{{"front.go", "				b.left = min(b.left, own.left)\n", ""}}},
 	{"a refusal to store taken for an outage", []edit{{"front.go", "	if answered(err) {\n		n.success()\n	} else {\n		n.failure(err, weight)\n	}\n", "	n.failure(err, weight)\n"}}},
 	{"a caller's deadline spent on Redis alone", []edit{{"front.go", "limit = min(limit, time.Until(deadline)/2)", "limit = min(limit, time.Until(deadline))"}}},
 
@@ -126,7 +127,7 @@ var breakages = []breakage{
 	{"a Clear that takes a prefix for a pattern", []edit{{"clear.go", "globEscape(prefix)+\"*\"", "prefix+\"*\""}}},
 
 	// Generations.
-	{"a generation that leaves the history stale", []edit{{"generation.go", "	_ = Invalidate(ctx, g.all.cache, ChatMessages(g.chatID)) // queued at worst\n", ""}}},
+	{"a generation that leaves the history stale", []edit{{"generation.go", "	_ = f.invalidate(g.ctx, budget, f.name(ChatMessages(g.chatID).String())) // queued at worst\n", ""}}},
 	{"a generation whose cancel is not looked for", []edit{{"generation_poll.go", "				g.look(gs.f.closing)\n", ""}}},
 	{"a generation whose key is not kept", []edit{{"generation_poll.go", "				g.beat(gs.f.closing)\n", ""}}},
 	{"a generation that starts beside another", []edit{{"generation.go", "	case l.State == Present:\n		g.taken = true\n", ""}}},
