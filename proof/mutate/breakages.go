@@ -117,7 +117,7 @@ var breakages = []breakage{
 	{"an acknowledgement that removes a newer entry", []edit{{"queue.go", "if e == nil || e.seq != d.seq {", "if e == nil {"}}},
 	{"a full queue that drops", []edit{{"queue.go", "			q.overflowed(key)\n			continue\n", "			continue\n"}}},
 	{"an overflow that is trusted", []edit{{"queue.go", "return q.overflow != nil || q.entries[key] != nil", "return q.entries[key] != nil"}}},
-	{"an overflow forgotten without a Clear", []edit{{"queue.go", "	if q.overflow != nil && q.dropped <= seq {", "	if q.overflow != nil {"}}},
+	{"an overflow during a Clear that is forgotten with it", []edit{{"queue.go", "	if q.overflow != nil && q.dropped <= seq {", "	if q.overflow != nil {"}}},
 	{"a Close that drops the queue", []edit{{"frontcache.go", "	left, overflowed := f.lastDelivery()\n", "	left, overflowed := 0, false\n"}}},
 
 	// Clear.
