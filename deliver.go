@@ -100,7 +100,6 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 	if prefixes, seq := f.queue.toClear(); len(prefixes) > 0 && !f.anyOpen() {
 		within, cancel := context.WithTimeout(ctx, clearTimeout)
 		if f.backend.Clear(within, prefixes...) == nil {
-			f.flights.detachAll()
 			f.near.forgetAll()
 			f.queue.cleared(seq)
 		}

@@ -146,7 +146,6 @@ func (f *front) spaces() []string {
 
 func (f *front) clear(ctx context.Context, prefixes []string) error {
 	overflow, seq := f.queue.toClear()
-	f.flights.detachAll()
 	// A backend that does not answer is found out within the budget.
 	if _, _, err := f.get(ctx, f.name(cancelSignal.Name+":aside-probe"), f.newBudget()); err != nil && !answered(err) {
 		return err
@@ -156,7 +155,7 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 	if err := f.backend.Clear(ctx, append(overflow, prefixes...)...); err != nil {
 		return err
 	}
-	f.flights.detachAll()
+	f.flights.detachAll() // who comes now does not wait for what began before
 	f.near.forgetAll()
 	f.queue.cleared(seq)
 	return nil
