@@ -6,10 +6,14 @@ package aside
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/redis/go-redis/v9/push"
 )
 
 func TestSlotsAreThoseOfRedisCluster(t *testing.T) {
@@ -121,6 +125,48 @@ func TestP5_OneBudgetForAWriteOfSeveralShards(t *testing.T) {
 		}
 		time.Sleep(time.Second) // delivered
 	})
+}
+
+// What the tests of the near cache see dropped was dropped for its reason, however
+// slow the machine, and not for its age.
+func init() { nearMaxAge = time.Hour }
+
+func TestNear_WhatRedisSays(t *testing.T) {
+	t.Parallel()
+	n := newNear(1<<20, nil)
+	defer n.close()
+	node := &trackedNode{}
+	tr := &tracking{near: n, nodes: map[string]*trackedNode{"node": node}, log: slog.New(slog.DiscardHandler)}
+	tr.hears(node, true, nil)
+	says := func(what any) {
+		if err := tr.HandlePushNotification(t.Context(), push.NotificationHandlerContext{}, []any{"invalidate", what}); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, c := range []struct {
+		what string
+		do   func()
+		left string
+	}{
+		{"two of three keys have changed", func() { says([]any{"a", "c"}) }, "b"},
+		{"all have changed", func() { says(nil) }, ""},
+		{"the connection has broken", func() { tr.hears(node, false, io.EOF) }, ""},
+		{"it is there again", func() { tr.hears(node, true, nil) }, ""},
+	} {
+		for _, key := range []string{"a", "b", "c"} {
+			n.keep(key, n.ask(key), []byte("v"))
+		}
+		c.do()
+		left := ""
+		for _, key := range []string{"a", "b", "c"} {
+			if _, ok := n.look(key); ok {
+				left += key
+			}
+		}
+		if left != c.left {
+			t.Errorf("when %s, %q are left, want %q", c.what, left, c.left)
+		}
+	}
 }
 
 // Nothing is served for longer than the age that is promised, also when nobody says
