@@ -296,7 +296,7 @@ func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
 	if err != nil {
 		return err
 	}
-	return f.invalidate(ctx, names)
+	return f.invalidate(ctx, f.newBudget(), names...)
 }
 
 // Pending reports whether the cache does not trust any of keys in this process,

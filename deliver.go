@@ -17,13 +17,13 @@ const (
 // in the backend, and queues those it could not. The caller's leaving does not
 // stop it: its write is done. It returns an error only when the front is closed
 // and there is nobody left to deliver what failed.
-func (f *front) invalidate(ctx context.Context, keys []string) error {
+func (f *front) invalidate(ctx context.Context, b *budget, keys ...string) error {
 	if !f.settles() {
 		return ErrClosed
 	}
 	defer f.settling.Done()
 	f.flights.detach(keys)
-	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, f.newBudget(), func(ctx context.Context, keys []string) error {
+	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Delete(ctx, keys...)
 	})
 	return f.settled(keys, failed, err)
@@ -100,7 +100,6 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 	if prefixes, seq := f.queue.toClear(); len(prefixes) > 0 && !f.anyOpen() {
 		within, cancel := context.WithTimeout(ctx, clearTimeout)
 		if f.backend.Clear(within, prefixes...) == nil {
-			f.flights.detachAll()
 			f.near.forgetAll()
 			f.queue.cleared(seq)
 		}

@@ -41,7 +41,6 @@ type flight struct {
 	cancel   context.CancelCauseFunc
 	ask      context.Context // of what comes before the load: ends when a waiter is in a hurry
 	hurry    context.CancelFunc
-	budget   budget
 	degraded bool // goes without the backend
 
 	// Guarded by flights.mu.
@@ -75,8 +74,8 @@ func (fs *flights) join(ctx context.Context, f *front, r *read, load func(contex
 	space := r.space // a copy, so that a hit does not put r on the heap
 	fl = &flight{
 		f: f, key: r.key, space: &space, load: load, bad: r.bad, waiters: 1,
-		degraded: r.degraded, budget: budget{left: f.cfg.Timeout},
-		loaded: make(chan struct{}), done: make(chan struct{}),
+		degraded: r.degraded,
+		loaded:   make(chan struct{}), done: make(chan struct{}),
 	}
 	fl.ctx, fl.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	fl.ask, fl.hurry = context.WithCancel(fl.ctx)
@@ -231,22 +230,20 @@ func (fl *flight) acquire() Lease {
 // goes on without the flight, and what it is granted is given back.
 func (fl *flight) askLease(req LeaseRequest) (Lease, error) {
 	if fl.f.local {
-		return fl.f.lease(fl.ctx, fl.key, &fl.budget, req)
+		return fl.f.lease(fl.ctx, fl.key, fl.f.newBudget(), req)
 	}
 	type answer struct {
-		lease  Lease
-		err    error
-		budget budget
+		lease Lease
+		err   error
 	}
 	got := make(chan answer, 1)
-	b, ctx := fl.budget, context.WithoutCancel(fl.ctx)
+	ctx := context.WithoutCancel(fl.ctx)
 	go func() {
-		lease, err := fl.f.lease(ctx, fl.key, &b, req)
-		got <- answer{lease, err, b}
+		lease, err := fl.f.lease(ctx, fl.key, fl.f.newBudget(), req)
+		got <- answer{lease, err}
 	}()
 	select {
 	case a := <-got:
-		fl.budget = a.budget
 		return a.lease, a.err
 	case <-fl.ask.Done():
 		fl.f.later(func() {
@@ -365,15 +362,15 @@ func (fl *flight) store(token string, fill Fill, ok bool) {
 	}
 	if !ok {
 		// It ends by itself, too. Who waited for this has paid for it.
-		fl.failed = f.release(ctx, fl.key, &fl.budget, token) != nil
+		fl.failed = f.release(ctx, fl.key, f.newBudget(), token) != nil
 		return
 	}
 	sent := f.flights.seq.Add(1)
-	stored, err := f.fill(ctx, fl.key, &fl.budget, token, fill)
+	stored, err := f.fill(ctx, fl.key, token, fill)
 	switch {
 	case err != nil:
 		fl.failed = true
-		f.later(func() { _ = f.release(ctx, fl.key, &budget{left: f.cfg.Timeout}, token) })
+		f.later(func() { _ = f.release(ctx, fl.key, f.newBudget(), token) })
 	case stored:
 		fl.filled = sent
 	default:

@@ -440,8 +440,8 @@ func (f *front) extend(ctx context.Context, key, token string, ttl time.Duration
 	})
 }
 
-func (f *front) fill(ctx context.Context, key string, b *budget, token string, fill Fill) (bool, error) {
-	return do(ctx, f, key, b, true, func(ctx context.Context) (bool, error) {
+func (f *front) fill(ctx context.Context, key, token string, fill Fill) (bool, error) {
+	return do(ctx, f, key, f.newBudget(), true, func(ctx context.Context) (bool, error) {
 		return f.backend.Fill(ctx, key, token, fill)
 	})
 }

@@ -61,7 +61,7 @@ func (f *front) Delete(ctx context.Context, keys ...string) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	return f.invalidate(ctx, f.names(keys))
+	return f.invalidate(ctx, f.newBudget(), f.names(keys)...)
 }
 
 func (f *front) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
@@ -82,7 +82,7 @@ func (f *front) Fill(ctx context.Context, key, token string, fill Fill) (bool, e
 	if err := f.checkSize(key, fill.Value); err != nil {
 		return false, err
 	}
-	return f.fill(ctx, key, f.newBudget(), token, fill)
+	return f.fill(ctx, key, token, fill)
 }
 
 func (f *front) Release(ctx context.Context, key, token string) error {
@@ -147,7 +147,6 @@ func (f *front) spaces() []string {
 
 func (f *front) clear(ctx context.Context, prefixes []string) error {
 	overflow, seq := f.queue.toClear()
-	f.flights.detachAll()
 	// A backend that does not answer is found out within the budget.
 	if _, err := f.get(ctx, f.name(cancelSignal.Name+":aside-probe"), f.newBudget()); err != nil && !answered(err) {
 		return err
@@ -157,7 +156,7 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 	if err := f.backend.Clear(ctx, append(overflow, prefixes...)...); err != nil {
 		return err
 	}
-	f.flights.detachAll()
+	f.flights.detachAll() // who comes now does not wait for what began before
 	f.near.forgetAll()
 	f.queue.cleared(seq)
 	return nil

@@ -91,19 +91,19 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	}
 	gs.active[chatID] = g
 	gs.mu.Unlock()
+	budget := gs.f.newBudget()
 	for _, ended := range gs.endingIn(chatID) {
-		ended.end()
+		ended.end(budget)
 	}
 	// A signal that is older than the generation is not meant for it. One that
 	// comes after the claim is, so only what was there before is removed.
 	signal := CancelKey(chatID).String()
-	budget := gs.f.newBudget()
 	stale, _ := gs.f.get(ctx, gs.f.name(signal), budget)
 	g.claim(ctx, budget)
 	switch {
 	case ctx.Err() != nil:
 		gs.retire(g)
-		gs.f.later(g.end)
+		gs.f.later(func() { g.end(gs.f.newBudget()) })
 		return nil, ctx.Err()
 	case g.isTaken():
 		gs.remove(g)
@@ -135,14 +135,15 @@ func (g *Generation) Finish() {
 	g.mu.Unlock()
 	g.cancel(nil)
 
-	ctx := context.WithoutCancel(g.ctx)
-	_ = Invalidate(ctx, g.all.cache, ChatMessages(g.chatID)) // queued at worst
+	f, budget := g.all.f, g.all.f.newBudget()
+	_ = f.invalidate(g.ctx, budget, f.name(ChatMessages(g.chatID).String())) // queued at worst
 	done := g.takeTurn()
 	if !g.isTaken() {
-		_ = g.all.cache.Delete(ctx, CancelKey(g.chatID).String())
+		_ = f.invalidate(g.ctx, budget, f.name(CancelKey(g.chatID).String()))
 	}
 	done()
-	g.finish()
+	g.all.retire(g)
+	g.end(budget)
 }
 
 // takeTurn waits until nobody else is at the generation's key.
@@ -155,12 +156,6 @@ func (g *Generation) isTaken() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.taken
-}
-
-// finish ends a generation that nobody looks after any more.
-func (g *Generation) finish() {
-	g.all.retire(g)
-	g.end()
 }
 
 // Cancel asks the room's generation to stop, in whichever process it runs; its
@@ -310,14 +305,14 @@ func (g *Generation) extend(ctx context.Context) (held bool) {
 
 // end removes the key of a finished generation, or leaves it among the ending
 // for the next time. A key that is another's is not touched: the token differs.
-func (g *Generation) end() {
+func (g *Generation) end(b *budget) {
 	defer g.takeTurn()()
 	gs := g.all
 	g.mu.Lock()
 	there := g.claimed && time.Now().Before(g.until)
 	g.mu.Unlock()
 	if there {
-		err := gs.cache.Release(context.Background(), GenerationKey(g.chatID).String(), g.token)
+		err := gs.f.release(context.Background(), gs.f.name(GenerationKey(g.chatID).String()), b, g.token)
 		if err != nil && !errors.Is(err, ErrClosed) {
 			gs.poll()
 			return

@@ -45,7 +45,7 @@ func (gs *Generations) pollAll() {
 		for _, g := range ending {
 			slots <- struct{}{}
 			group.Go(func() {
-				g.end()
+				g.end(gs.f.newBudget())
 				<-slots
 			})
 		}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -272,6 +273,25 @@ func TestClear_EndsLoadsBeforeItRemovesValues(t *testing.T) {
 	if value, ok, _ := filler.Get(t.Context(), "s:1"); ok {
 		t.Errorf("after Clear: %q", value)
 	}
+}
+
+func TestClear_AReaderAfterItDoesNotWaitForAnOldLoad(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		defer c.Close()
+		go aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) { time.Sleep(time.Minute); return "old", nil })
+		synctest.Wait()
+		if err := c.Clear(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		if got := read(t, c, func(context.Context) (string, error) { return "new", nil }); got != "new" || time.Since(start) > 0 {
+			t.Errorf("got %q after %v", got, time.Since(start))
+		}
+		time.Sleep(2 * time.Minute)
+		read(t, c, fails(t))
+	})
 }
 
 // afterEach is a hook that does something when Redis has scanned all values, and

@@ -6,10 +6,14 @@ package aside
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/redis/go-redis/v9/push"
 )
 
 func TestSlotsAreThoseOfRedisCluster(t *testing.T) {
@@ -89,6 +93,80 @@ func TestAWriteBlockedInPartKeepsWhatItHas(t *testing.T) {
 			t.Errorf("err %v, pending %v", err, Pending(f, sick))
 		}
 	})
+}
+
+// hung is a backend of two shards that take no block and lift none.
+type hung struct{ Cache }
+
+func (hung) Block(ctx context.Context, _ string, _ time.Duration, _ ...string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (hung) Unblock(ctx context.Context, _ string, _ ...string) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestP5_OneBudgetForAWriteOfSeveralShards(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		cfg, err := Config{Type: TypeMemory}.withDefaults()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := newFront(hung{newMemoryBackend(1 << 20)}, cfg)
+		f.shardOf = func(key string) string { name, _, _ := strings.Cut(key, ":"); return name }
+		defer f.Close()
+		start := time.Now()
+		err = Update(t.Context(), f, func(context.Context) error { return nil }, Keyspace{Name: "one"}.Key("1"), Keyspace{Name: "two"}.Key("1"))
+		if took := time.Since(start); err != nil || took > cfg.Timeout {
+			t.Errorf("err %v after %v", err, took)
+		}
+		time.Sleep(time.Second) // delivered
+	})
+}
+
+// What the tests of the near cache see dropped was dropped for its reason, however
+// slow the machine, and not for its age.
+func init() { nearMaxAge = time.Hour }
+
+func TestNear_WhatRedisSays(t *testing.T) {
+	t.Parallel()
+	n := newNear(1<<20, nil)
+	defer n.close()
+	node := &trackedNode{}
+	tr := &tracking{near: n, nodes: map[string]*trackedNode{"node": node}, log: slog.New(slog.DiscardHandler)}
+	tr.hears(node, true, nil)
+	says := func(what any) {
+		if err := tr.HandlePushNotification(t.Context(), push.NotificationHandlerContext{}, []any{"invalidate", what}); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, c := range []struct {
+		what string
+		do   func()
+		left string
+	}{
+		{"two of three keys have changed", func() { says([]any{"a", "c"}) }, "b"},
+		{"all have changed", func() { says(nil) }, ""},
+		{"the connection has broken", func() { tr.hears(node, false, io.EOF) }, ""},
+		{"it is there again", func() { tr.hears(node, true, nil) }, ""},
+	} {
+		for _, key := range []string{"a", "b", "c"} {
+			n.keep(key, n.ask(key), []byte("v"))
+		}
+		c.do()
+		left := ""
+		for _, key := range []string{"a", "b", "c"} {
+			if _, ok := n.look(key); ok {
+				left += key
+			}
+		}
+		if left != c.left {
+			t.Errorf("when %s, %q are left, want %q", c.what, left, c.left)
+		}
+	}
 }
 
 // Nothing is served for longer than the age that is promised, also when nobody says

@@ -11,7 +11,8 @@ import (
 
 // nearMaxAge bounds how long a value is served from the near cache, whatever Redis
 // says of it, or does not say: it need not say that a value's time to live is over.
-const nearMaxAge = 10 * time.Second
+// Tests change it.
+var nearMaxAge = 10 * time.Second
 
 // near keeps values that were read from Redis in this process, and serves them
 // without asking. Redis says which have changed ([tracking] listens); what this

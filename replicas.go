@@ -33,21 +33,15 @@ func (b *redisBackend) andWait(ctx context.Context, key string, send func(redis.
 			node = master
 		}
 		var acked *redis.Cmd
-		cmds, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
+		_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
 			send(p)
 			acked = p.Do(ctx, "WAIT", b.wait, waitFor(ctx, node).Milliseconds())
 			return nil
 		})
-		for _, cmd := range cmds {
-			if cmd != acked && cmd.Err() != nil {
-				err := cmd.Err()
-				if b.cluster != nil && (redis.HasErrorPrefix(err, "MOVED") || redis.HasErrorPrefix(err, "ASK")) {
-					b.cluster.ReloadState(ctx) // for the next try
-				}
-				return nil, err
+		if err != nil { // that of the first command that failed
+			if b.cluster != nil && (redis.HasErrorPrefix(err, "MOVED") || redis.HasErrorPrefix(err, "ASK")) {
+				b.cluster.ReloadState(ctx) // for the next try
 			}
-		}
-		if err != nil && !isReply(err) {
 			return nil, err
 		}
 		if got, err := acked.Int(); err != nil || got < b.wait {

@@ -161,6 +161,35 @@ func TestP5_ABackendThatRefusesToStoreStillServesAndInvalidates(t *testing.T) {
 	}
 }
 
+// refusal is an error reply.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+func (refusal) RedisError()     {}
+
+// However many refusals to store come in a row, what is there is served.
+func TestP5_ARefusalToStoreIsNoOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{})
+		defer c.Close()
+		read(t, c, func(context.Context) (string, error) { return "v", nil })
+		backend.SetFault(func(_ context.Context, method string) error {
+			time.Sleep(10 * time.Millisecond) // so that all Gets are answered before a Lease is
+			if method == "Lease" {
+				return refusal("OOM command not allowed when used memory > 'maxmemory'.")
+			}
+			return nil
+		})
+		for i := range 20 {
+			go aside.GetOrLoad(t.Context(), c, aside.ChatMessages(fmt.Sprint(i)), func(context.Context) (int, error) { return i, nil })
+		}
+		time.Sleep(21 * time.Millisecond) // all have just been refused
+		read(t, c, fails(t))
+		time.Sleep(time.Second)
+	})
+}
+
 func TestP5_NoScriptsAllowed(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -545,6 +574,42 @@ func TestP6_CloseDoesNotLoseAnInvalidationOnItsWay(t *testing.T) {
 	})
 }
 
+// A Clear makes good what found no room in the queue before it began, not what did
+// while it ran.
+func TestP6_AnOverflowDuringAClearIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, backend := faulty(t, aside.Config{QueueSize: 1})
+		defer c.Close()
+		for _, id := range []string{"1", "2"} {
+			must(aside.GetOrLoad(t.Context(), c, aside.UserChats(id), func(context.Context) (string, error) { return "old", nil }))
+		}
+		invalidate := func(keys ...aside.Key) {
+			backend.SetFault(refuse)
+			if err := aside.Invalidate(t.Context(), c, keys...); err != nil {
+				t.Error(err)
+			}
+			backend.SetFault(nil)
+		}
+		invalidate(room, aside.ChatMessages("B")) // the second overflows
+		backend.SetFault(func(_ context.Context, method string) error {
+			if method == "Clear" {
+				invalidate(aside.UserChats("1"), aside.UserChats("2"))
+			}
+			return nil
+		})
+		time.Sleep(5 * time.Second)
+		for _, id := range []string{"1", "2"} {
+			if got := must(aside.GetOrLoad(t.Context(), c, aside.UserChats(id), func(context.Context) (string, error) { return "new", nil })); got != "new" {
+				t.Errorf("after all is delivered, the chats of user %s are %q", id, got)
+			}
+		}
+		if s, _ := c.Status(t.Context()); s.Queued != 0 || s.Overflowed {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
 func TestP6_OverflowOfAKeyWithoutAKeyspace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -721,6 +786,50 @@ func TestP5_OneBudgetForAFailedLoadsLease(t *testing.T) {
 		backend.SetFault(nil)
 		time.Sleep(time.Second)
 	})
+}
+
+// What a call's first command has cost is not there for its next.
+func TestP5_OneBudgetForACallOfSeveralCommands(t *testing.T) {
+	t.Parallel()
+	calls := map[string]func(t *testing.T, c aside.Cache, backend *asidetest.Faulty) (call func()){
+		"Update": func(t *testing.T, c aside.Cache, _ *asidetest.Faulty) func() {
+			return func() { writes["Update"](t, c) }
+		},
+		"Start": func(t *testing.T, c aside.Cache, _ *asidetest.Faulty) func() {
+			gs := generations(t, c)
+			return func() { must(gs.Start(t.Context(), "A")) }
+		},
+		"Finish": func(t *testing.T, c aside.Cache, _ *asidetest.Faulty) func() {
+			return must(generations(t, c).Start(t.Context(), "A")).Finish
+		},
+		"Start after a Finish that was not heard": func(t *testing.T, c aside.Cache, backend *asidetest.Faulty) func() {
+			gs := generations(t, c)
+			g := must(gs.Start(t.Context(), "A"))
+			backend.SetFault(func(_ context.Context, method string) error {
+				if method == "Release" {
+					return errDown
+				}
+				return nil
+			})
+			g.Finish()
+			return func() { must(gs.Start(t.Context(), "A")) }
+		},
+	}
+	for name, prepare := range calls {
+		synctest.Test(t, func(t *testing.T) {
+			c, backend := faulty(t, aside.Config{})
+			defer c.Close()
+			call := prepare(t, c, backend)
+			backend.SetFault(asidetest.Hang)
+			start := time.Now()
+			call()
+			if took := time.Since(start); took > 300*time.Millisecond {
+				t.Errorf("%s took %v", name, took)
+			}
+			backend.SetFault(nil)
+			time.Sleep(time.Second)
+		})
+	}
 }
 
 // The database has changed, whether or not the caller is still there: its

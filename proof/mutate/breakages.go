@@ -52,7 +52,7 @@ var breakages = []breakage{
 	{"a block that is not renewed", []edit{{"aside.go", "	done := repeat(blockTTL/3,", "	done := repeat(time.Hour,"}}},
 	{"a write that goes on after its block", []edit{{"aside.go", "	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })\n", "	lapse := time.AfterFunc(time.Hour, func() {})\n"}}},
 	{"a refused write that is written", []edit{{"aside.go", "		if u.f.cfg.RefuseWrites {\n			return ErrWriteRefused\n		}\n", ""}}},
-	{"an invalidation that ends with its caller", []edit{{"deliver.go", "context.WithoutCancel(ctx), keys, f.newBudget(),", "ctx, keys, f.newBudget(),"}}},
+	{"an invalidation that ends with its caller", []edit{{"deliver.go", "context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {\n		return f.backend.Delete", "ctx, keys, b, func(ctx context.Context, keys []string) error {\n		return f.backend.Delete"}}},
 
 	// Flights.
 	{"joiners that take any flight's result", []edit{{"flight.go", "	return fl.started > arrived || fl.polled > arrived || done && fl.filled > arrived\n", "	return true\n"}}},
@@ -66,7 +66,7 @@ var breakages = []breakage{
 	{"a load that nobody waits for goes on", []edit{{"flight.go", "		fl.cancel(errAbandoned)\n", ""}}},
 	{"a lease kept by a load that was called off", []edit{{"flight.go", "		_ = fl.f.release(context.WithoutCancel(fl.ctx), fl.key, fl.f.newBudget(), token)\n	})", "	})"}}},
 	{"a lease that is not renewed", []edit{{"flight.go", "	extended := repeat(leaseTTL/3,", "	extended := repeat(time.Hour,"}}},
-	{"a failed load that keeps its lease", []edit{{"flight.go", "		fl.failed = f.release(ctx, fl.key, &fl.budget, token) != nil\n", ""}}},
+	{"a failed load that keeps its lease", []edit{{"flight.go", "		fl.failed = f.release(ctx, fl.key, f.newBudget(), token) != nil\n", ""}}},
 	{"a panic that harms the process", []edit{{"flight.go", "			if p := recover(); p != nil {\n				fl.err = &PanicError{Value: p, Stack: debug.Stack()}\n			}\n", ""}, {"flight.go", "	\"runtime/debug\"\n", ""}}},
 	{"joiners that share the leader's value", []edit{{"aside.go", "if fl.polled == 0 && (leads || fl.space.Share) {", "if fl.polled == 0 {"}}},
 
@@ -101,13 +101,13 @@ var breakages = []breakage{
 	{"a loader that hangs and keeps its lease", []edit{{"flight.go", "		if longest > 0 && time.Since(begun) > longest+leaseTTL {", "		if _, _ = begun, longest; false {"}}},
 	{"a refused invalidation that holds up others", []edit{{"deliver.go", "	if len(batch) > 1 && answered(err) {", "	if _ = err; false {"}}},
 	{"an invalidation without scripts that lifts blocks", []edit{{"backend_redis.go", "			p.HDel(ctx, pairs[i+1], append(leaseFields, \"w:\"+block)...)\n", "			p.Del(ctx, pairs[i+1])\n"}}},
-	{"a WAIT that fails taken for scripts that are forbidden", []edit{{"replicas.go", "			if cmd != acked && cmd.Err() != nil {", "			if cmd.Err() != nil {"}}},
-	{"an abandoned start that keeps the next one out", []edit{{"generation.go", "		gs.retire(g)\n		gs.f.later(g.end)\n", "		gs.remove(g)\n		gs.f.later(g.finish)\n"}}},
+	{"an abandoned start that keeps the next one out", []edit{{"generation.go", "		gs.retire(g)\n		gs.f.later(func() { g.end(gs.f.newBudget()) })\n", "		gs.remove(g)\n		gs.f.later(func() { gs.retire(g); g.end(gs.f.newBudget()) })\n"}}},
 	{"a silent node that is waited for", []edit{{"breaker.go", "		b.failure(errSilent, breakerOpens)\n", ""}}},
 	{"too few replicas taken for enough", []edit{{"replicas.go", "			return nil, notReplicated{got, b.wait}\n", "			return nil, nil\n"}}},
 	{"a breaker that counts callers' cancellations", []edit{{"front.go", "	if a.caller.Err() != nil {\n", "	if a.caller.Err() != nil {\n		a.node.failure(err, ordinaryFails)\n"}}},
 	{"a breaker that never closes", []edit{{"breaker.go", "	b.open.Store(false)\n", ""}}},
 	{"a budget for each command", []edit{{"front.go", "	b.left -= a.took\n", ""}}},
+	{"a budget for each command on several nodes", []edit{{"front.go", "				b.left = min(b.left, own.left)\n", ""}}},
 	{"a refusal to store taken for an outage", []edit{{"front.go", "	if replied {\n		a.node.success()\n	} else {\n		a.node.failure(err, weight)\n	}\n", "	a.node.failure(err, weight)\n"}}},
 	{"a caller's deadline spent on Redis alone", []edit{{"front.go", "a.limit = min(a.limit, deadline.Sub(a.start)/2)", "a.limit = min(a.limit, deadline.Sub(a.start))"}}},
 
@@ -117,17 +117,17 @@ var breakages = []breakage{
 	{"an acknowledgement that removes a newer entry", []edit{{"queue.go", "if e == nil || e.seq != d.seq {", "if e == nil {"}}},
 	{"a full queue that drops", []edit{{"queue.go", "			q.overflowed(key)\n			continue\n", "			continue\n"}}},
 	{"an overflow that is trusted", []edit{{"queue.go", "return q.overflow != nil || q.entries[key] != nil", "return q.entries[key] != nil"}}},
-	{"an overflow forgotten without a Clear", []edit{{"queue.go", "	if q.overflow != nil && q.dropped <= seq {", "	if q.overflow != nil {"}}},
+	{"an overflow during a Clear that is forgotten with it", []edit{{"queue.go", "	if q.overflow != nil && q.dropped <= seq {", "	if q.overflow != nil {"}}},
 	{"a Close that drops the queue", []edit{{"frontcache.go", "	left, overflowed := f.lastDelivery()\n", "	left, overflowed := 0, false\n"}}},
 
 	// Clear.
 	{"a Clear that leaves leases", []edit{{"clear.go", "				p.Eval(ctx, endLeaseSource, []string{key})\n", "				_ = key\n"}}},
 	{"a Clear that takes values before leases", []edit{{"clear.go", "	err := scan(ctx, node, \"*lease*\", func(batch []string) error {", "	var err error\n	defer scan(ctx, node, \"*lease*\", func(batch []string) error {"}}},
-	{"a Clear that lets running loads of this process be joined", []edit{{"frontcache.go", "	overflow, seq := f.queue.toClear()\n	f.flights.detachAll()\n", "	overflow, seq := f.queue.toClear()\n"}, {"frontcache.go", "		return err\n	}\n	f.flights.detachAll()\n", "		return err\n	}\n"}}},
+	{"a Clear that lets running loads of this process be joined", []edit{{"frontcache.go", "	f.flights.detachAll() // who comes now does not wait for what began before\n", ""}}},
 	{"a Clear that takes a prefix for a pattern", []edit{{"clear.go", "globEscape(prefix)+\"*\"", "prefix+\"*\""}}},
 
 	// Generations.
-	{"a generation that leaves the history stale", []edit{{"generation.go", "	_ = Invalidate(ctx, g.all.cache, ChatMessages(g.chatID)) // queued at worst\n", ""}}},
+	{"a generation that leaves the history stale", []edit{{"generation.go", "	_ = f.invalidate(g.ctx, budget, f.name(ChatMessages(g.chatID).String())) // queued at worst\n", ""}}},
 	{"a generation whose cancel is not looked for", []edit{{"generation_poll.go", "				g.look(gs.f.closing)\n", ""}}},
 	{"a generation whose key is not kept", []edit{{"generation_poll.go", "				g.beat(gs.f.closing)\n", ""}}},
 	{"a generation that starts beside another", []edit{{"generation.go", "	case l.State == Present:\n		g.taken = true\n", ""}}},
