@@ -113,7 +113,9 @@ func join[T any](ctx context.Context, f *front, r *read, load func(context.Conte
 		}
 	}
 	alone := &flight{f: f, key: r.key, load: boxed, ctx: ctx}
-	alone.callLoader()
+	ended := make(chan struct{})
+	go alone.callLoader(func() { close(ended) })
+	<-ended
 	if p, ok := alone.err.(*PanicError); ok {
 		panic(p)
 	}

@@ -41,7 +41,8 @@ type flight struct {
 	cancel   context.CancelCauseFunc
 	ask      context.Context // of what comes before the load: ends when a waiter is in a hurry
 	hurry    context.CancelFunc
-	degraded bool // goes without the backend
+	degraded bool           // goes without the backend
+	asking   sync.WaitGroup // a request for the lease is on its way
 
 	// Guarded by flights.mu.
 	waiters  int
@@ -149,69 +150,85 @@ func (fl *flight) accepts(arrived uint64, done bool) bool {
 	return fl.started > arrived || fl.polled > arrived || done && fl.filled > arrived
 }
 
+// run is the flight, in one goroutine: each further one that takes part costs more
+// than all else that a flight does.
 func (fl *flight) run() {
-	defer fl.cancel(nil)
-	lease := fl.acquire()
+	if lease, mine := fl.acquire(); mine {
+		fl.goOn(lease)
+	}
+}
+
+// goOn is run once the flight has its lease, or is to go without.
+func (fl *flight) goOn(lease Lease) {
 	switch lease.State {
 	case Present:
 		fl.data = lease.Value
-		fl.finish()
+		fl.end()
 		return
 	case Absent:
 		fl.err = ErrNotFound
-		fl.finish()
+		fl.end()
 		return
 	}
 	fl.polled = 0
-	granted := lease.State == Granted
-	stop := func() {}
-	if granted {
-		stop = fl.keepLease(lease.Token)
-	}
-	fl.callLoader()
-	stop()
-	if !granted {
-		fl.finish()
+	if lease.State != Granted {
+		fl.callLoader(fl.handOut)
 		return
 	}
-	fill, ok := fl.fill()
-	close(fl.loaded)
-	fl.store(lease.Token, fill, ok)
-	fl.f.flights.mu.Lock()
-	fl.f.flights.remove(fl)
-	fl.f.flights.mu.Unlock()
-	close(fl.done)
+	stop := fl.keepLease(lease.Token)
+	fl.callLoader(func() {
+		stop()
+		fl.fill(lease.Token)
+	})
 }
 
-// finish hands out a result that is not to be stored.
-func (fl *flight) finish() {
-	fl.f.flights.mu.Lock()
-	fl.f.flights.remove(fl)
-	joined := fl.joined
-	fl.f.flights.mu.Unlock()
-	if joined && fl.err == nil && fl.data == nil && !fl.space.Share {
-		fl.encode()
+// handOut ends the flight with a result that is not to be stored.
+func (fl *flight) handOut() {
+	if joined := fl.leaveMap(); joined && fl.err == nil && !fl.space.Share {
+		fl.encode(fl.end)
+	} else {
+		fl.end()
 	}
-	close(fl.loaded)
+}
+
+// leaveMap keeps further callers from joining, and reports whether some have.
+func (fl *flight) leaveMap() (joined bool) {
+	fl.f.flights.mu.Lock()
+	defer fl.f.flights.mu.Unlock()
+	fl.f.flights.remove(fl)
+	return fl.joined
+}
+
+// end hands out the result, unless that is done, and ends the flight.
+func (fl *flight) end() {
+	fl.leaveMap()
+	if !fl.isLoaded() {
+		close(fl.loaded)
+	}
 	close(fl.done)
+	fl.cancel(nil)
 }
 
 // acquire asks for the lease, and waits while another process loads. Without a
-// state in its answer, the flight loads and stores nothing.
-func (fl *flight) acquire() Lease {
+// state in its answer, the flight loads and stores nothing. mine is false when the
+// flight has gone on without it.
+func (fl *flight) acquire() (lease Lease, mine bool) {
 	req := LeaseRequest{TTL: leaseTTL, Bad: fl.bad}
 	for start := time.Now(); ; {
 		if fl.degraded || fl.isDetached() || fl.f.queue.distrusts(fl.key) {
-			return Lease{}
+			return Lease{}, true
 		}
 		fl.polled = fl.f.flights.seq.Add(1)
-		lease, err := fl.askLease(req)
+		lease, mine, err := fl.askLease(req)
+		if !mine {
+			return Lease{}, false
+		}
 		if err != nil {
 			fl.failed = true
-			return Lease{}
+			return Lease{}, true
 		}
 		if lease.State != Loading {
-			return lease
+			return lease, true
 		}
 		if req.Waited == "" {
 			fl.f.count.waited.Add(1)
@@ -220,39 +237,28 @@ func (fl *flight) acquire() Lease {
 		select {
 		case <-time.After(min(max(time.Since(start)/16, pollMin), pollMax)):
 		case <-fl.ask.Done():
-			return Lease{}
+			return Lease{}, true
 		}
 	}
 }
 
 // askLease asks for the lease once. A waiter's hurry, or the leaving of all, does
-// not interrupt the command, which may grant a lease that nobody knew of then: it
-// goes on without the flight, and what it is granted is given back.
-func (fl *flight) askLease(req LeaseRequest) (Lease, error) {
-	if fl.f.local {
-		return fl.f.lease(fl.ctx, fl.key, fl.f.newBudget(), req)
-	}
-	type answer struct {
-		lease Lease
-		err   error
-	}
-	got := make(chan answer, 1)
+// not interrupt the command, which may grant a lease that nobody knew of then: the
+// flight goes on without it, and what it is granted is given back.
+func (fl *flight) askLease(req LeaseRequest) (lease Lease, mine bool, err error) {
+	fl.asking.Add(1)
+	defer fl.asking.Done()
+	stop := context.AfterFunc(fl.ask, func() {
+		fl.f.later(fl.asking.Wait) // Close waits for what is given back
+		fl.failed = true
+		fl.goOn(Lease{})
+	})
 	ctx := context.WithoutCancel(fl.ctx)
-	go func() {
-		lease, err := fl.f.lease(ctx, fl.key, fl.f.newBudget(), req)
-		got <- answer{lease, err}
-	}()
-	select {
-	case a := <-got:
-		return a.lease, a.err
-	case <-fl.ask.Done():
-		fl.f.later(func() {
-			if a := <-got; a.lease.State == Granted {
-				_ = fl.f.release(ctx, fl.key, fl.f.newBudget(), a.lease.Token)
-			}
-		})
-		return Lease{}, ErrUnavailable
+	lease, err = fl.f.lease(ctx, fl.key, fl.f.newBudget(), req)
+	if mine = stop(); !mine && lease.State == Granted {
+		_ = fl.f.release(ctx, fl.key, fl.f.newBudget(), lease.Token)
 	}
+	return lease, mine, err
 }
 
 // keepLease extends the lease until stop is called. A lease that has ended is
@@ -286,67 +292,76 @@ func (fl *flight) keepLease(token string) (stop func()) {
 	}
 }
 
-// callLoader runs the loader and keeps what it returns, or what it panics with.
-func (fl *flight) callLoader() {
-	ctx := fl.ctx
+// callLoader runs the loader, keeps what it returns, or what it panics with, and
+// then goes on.
+func (fl *flight) callLoader(then func()) {
+	ctx, cancel := fl.ctx, context.CancelFunc(func() {})
 	if t := fl.f.cfg.LoadTimeout; t > 0 {
-		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, t)
-		defer cancel()
 	}
 	fl.f.count.loads.Add(1)
 	fl.started = fl.f.flights.seq.Add(1)
-	fl.protect(func() { fl.value, fl.err = fl.load(ctx) })
-	if fl.err != nil && !errors.Is(fl.err, ErrNotFound) {
-		fl.f.count.loadErrors.Add(1)
-	}
+	fl.protect(func() { fl.value, fl.err = fl.load(ctx) }, func() {
+		cancel()
+		if fl.err != nil && !errors.Is(fl.err, ErrNotFound) {
+			fl.f.count.loadErrors.Add(1)
+		}
+		then()
+	})
 }
 
-// protect runs a user's code in a goroutine of its own, which runtime.Goexit may
-// then end, and turns a panic of it into a *PanicError.
-func (fl *flight) protect(code func()) {
-	ended := make(chan struct{})
-	go func() {
-		fl.err = errGoexit
-		defer close(ended)
-		defer func() {
-			if p := recover(); p != nil {
-				fl.err = &PanicError{Value: p, Stack: debug.Stack()}
-			}
-		}()
-		code()
+// protect runs a user's code, and then goes on, whatever becomes of it: a panic is
+// kept as a *PanicError; with runtime.Goexit the code ends this goroutine, which
+// goes on in what it has deferred.
+func (fl *flight) protect(code, then func()) {
+	defer then()
+	defer func() {
+		if p := recover(); p != nil {
+			fl.err = &PanicError{Value: p, Stack: debug.Stack()}
+		}
 	}()
-	<-ended
+	fl.err = errGoexit
+	code()
 }
 
-// encode sets data, or leaves it nil and says why.
-func (fl *flight) encode() {
-	fl.protect(func() { fl.data, fl.err = codecOf(fl.space).Encode(fl.value) })
-	if fl.err != nil {
-		fl.f.notStored(fl.space, fl.key, fl.err)
-		fl.data, fl.err = nil, nil
-	} else if fl.data == nil {
-		fl.data = []byte{}
-	}
+// encode sets data, or leaves it nil and says why, and then goes on.
+func (fl *flight) encode(then func()) {
+	fl.protect(func() { fl.data, fl.err = codecOf(fl.space).Encode(fl.value) }, func() {
+		if fl.err != nil {
+			fl.f.notStored(fl.space, fl.key, fl.err)
+			fl.data, fl.err = nil, nil
+		} else if fl.data == nil {
+			fl.data = []byte{}
+		}
+		then()
+	})
 }
 
-// fill returns what is to be stored of the load's result, if anything.
-func (fl *flight) fill() (fill Fill, ok bool) {
+// fill stores the load's result, if it is to be stored, and ends the flight.
+func (fl *flight) fill(token string) {
 	ttl := fl.f.ttl
+	end := func(fill Fill, ok bool) {
+		close(fl.loaded)
+		fl.store(token, fill, ok)
+		fl.end()
+	}
 	switch {
 	case fl.err == nil:
-		if fl.encode(); fl.data == nil {
-			return Fill{}, false
-		}
-		if err := fl.f.checkSize(fl.key, fl.data); err != nil {
-			fl.f.notStored(fl.space, fl.key, err)
-			return Fill{}, false
-		}
-		return Fill{Value: fl.data, TTL: ttl.value(fl.space)}, true
+		fl.encode(func() {
+			if fl.data == nil {
+				end(Fill{}, false)
+			} else if err := fl.f.checkSize(fl.key, fl.data); err != nil {
+				fl.f.notStored(fl.space, fl.key, err)
+				end(Fill{}, false)
+			} else {
+				end(Fill{Value: fl.data, TTL: ttl.value(fl.space)}, true)
+			}
+		})
 	case errors.Is(fl.err, ErrNotFound) && fl.space.NotFoundTTL > 0:
-		return Fill{NotFound: true, TTL: ttl.jittered(fl.space.NotFoundTTL)}, true
+		end(Fill{NotFound: true, TTL: ttl.jittered(fl.space.NotFoundTTL)}, true)
+	default:
+		end(Fill{}, false)
 	}
-	return Fill{}, false
 }
 
 // store fills under the lease, or gives it back.

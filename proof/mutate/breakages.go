@@ -67,7 +67,7 @@ var breakages = []breakage{
 	{"a lease kept by a load that was called off", []edit{{"flight.go", "		_ = fl.f.release(context.WithoutCancel(fl.ctx), fl.key, fl.f.newBudget(), token)\n	})", "	})"}}},
 	{"a lease that is not renewed", []edit{{"flight.go", "	extended := repeat(leaseTTL/3,", "	extended := repeat(time.Hour,"}}},
 	{"a failed load that keeps its lease", []edit{{"flight.go", "		fl.failed = f.release(ctx, fl.key, f.newBudget(), token) != nil\n", ""}}},
-	{"a panic that harms the process", []edit{{"flight.go", "			if p := recover(); p != nil {\n				fl.err = &PanicError{Value: p, Stack: debug.Stack()}\n			}\n", ""}, {"flight.go", "	\"runtime/debug\"\n", ""}}},
+	{"a panic that harms the process", []edit{{"flight.go", "		if p := recover(); p != nil {\n			fl.err = &PanicError{Value: p, Stack: debug.Stack()}\n		}\n", ""}, {"flight.go", "	\"runtime/debug\"\n", ""}}},
 	{"joiners that share the leader's value", []edit{{"aside.go", "if fl.polled == 0 && (leads || fl.space.Share) {", "if fl.polled == 0 {"}}},
 
 	// The read path.
