@@ -8,8 +8,9 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
-	"context"
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,7 +18,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 )
@@ -31,16 +31,16 @@ type breakage struct {
 // edit replaces text that a file has exactly once.
 type edit struct{ file, old, new string }
 
-// suites are run in this order, the quick ones first, until one of them fails.
-// Each is a package with arguments for go test.
+// suites are run in this order, the quick ones first, until a test fails. Each is
+// the tests of a package, with arguments for them and a variable.
 var suites = []struct {
-	name string
-	args []string
-	env  string
+	name, pkg string
+	args      []string
+	env       string
 }{
-	{"tests without Redis", []string{"."}, "ASIDE_TEST_NO_REDIS=1"},
-	{"simulation", []string{"./proof", "-run", "^TestSimulation$", "-seeds", "150"}, ""},
-	{"tests", []string{"./..."}, ""},
+	{"tests without Redis", ".", nil, "ASIDE_TEST_NO_REDIS=1"},
+	{"tests", ".", []string{"-test.parallel=4"}, "ASIDE_TEST_REQUIRE_REDIS=1"}, // more wait than compute
+	{"simulation", "./proof", []string{"-test.run=^TestSimulation$", "-seeds=150"}, ""},
 }
 
 const suiteTimeout = 100 * time.Second
@@ -60,7 +60,7 @@ func mutate(run, table string) error {
 	if err != nil {
 		return err
 	}
-	results := make([][]string, len(breakages))
+	results := make([]string, len(breakages))
 	errs := make(chan error)
 	next := make(chan int, len(breakages)) // those to try
 	for i, b := range breakages {
@@ -69,9 +69,13 @@ func mutate(run, table string) error {
 		}
 	}
 	close(next)
+	root = strings.TrimSpace(root)
+	if err := unbroken(root); err != nil {
+		return err
+	}
 	const workers = 2
 	for range workers {
-		go func() { errs <- worker(strings.TrimSpace(root), next, results) }()
+		go func() { errs <- worker(root, next, results) }()
 	}
 	for range workers {
 		err = errors.Join(err, <-errs)
@@ -80,7 +84,7 @@ func mutate(run, table string) error {
 		return err
 	}
 	rows := []string{"# Deliberate breakages, and what caught them", "",
-		"Written by `go run ./proof/mutate -table docs/breakages.md`, which runs the tests without a Redis server, then the simulation, then all tests of the library, until one of them fails.", "",
+		"Written by `go run ./proof/mutate -table docs/breakages.md`, which runs the tests without a Redis server, then those with one, then the simulation, until one of them fails.", "",
 		"| breakage | caught by |", "|---|---|"}
 	var survived []string
 	for i, b := range breakages {
@@ -88,7 +92,7 @@ func mutate(run, table string) error {
 			continue
 		}
 		rows = append(rows, fmt.Sprintf("| %s | %s |", b.name, describe(results[i])))
-		if len(results[i]) == 0 {
+		if results[i] == "" {
 			survived = append(survived, b.name)
 		}
 	}
@@ -103,8 +107,34 @@ func mutate(run, table string) error {
 	return nil
 }
 
-// worker tries breakages in a copy of the tree, which without any passes.
-func worker(root string, next <-chan int, results [][]string) error {
+// unbroken checks that a copy of the tree without any breakage passes.
+func unbroken(root string) error {
+	return inCopy(root, func(dir string) error {
+		caught, report, err := test(dir)
+		if err == nil && caught != "" {
+			err = fmt.Errorf("the suite fails without any breakage: %s\n%s", caught, report)
+		}
+		return err
+	})
+}
+
+// worker tries breakages in a copy of the tree.
+func worker(root string, next <-chan int, results []string) error {
+	return inCopy(root, func(dir string) error {
+		for i := range next {
+			b, start := breakages[i], time.Now()
+			caught, err := try(dir, b)
+			if err != nil {
+				return fmt.Errorf("%s: %w", b.name, err)
+			}
+			results[i] = caught
+			fmt.Printf("%-60s %3.0fs  %s\n", b.name, time.Since(start).Seconds(), describe(caught))
+		}
+		return nil
+	})
+}
+
+func inCopy(root string, do func(dir string) error) error {
 	dir, err := os.MkdirTemp("", "mutate")
 	if err != nil {
 		return err
@@ -113,23 +143,11 @@ func worker(root string, next <-chan int, results [][]string) error {
 	if err := copyTree(root, dir); err != nil {
 		return err
 	}
-	if caught, report := test(dir); len(caught) > 0 {
-		return fmt.Errorf("the suite fails without any breakage: %s\n%s", caught, report)
-	}
-	for i := range next {
-		b, start := breakages[i], time.Now()
-		caught, err := try(dir, b)
-		if err != nil {
-			return fmt.Errorf("%s: %w", b.name, err)
-		}
-		results[i] = caught
-		fmt.Printf("%-60s %3.0fs  %s\n", b.name, time.Since(start).Seconds(), describe(caught))
-	}
-	return nil
+	return do(dir)
 }
 
 // try applies a breakage, runs the suites, and takes it back.
-func try(dir string, b breakage) (caught []string, err error) {
+func try(dir string, b breakage) (caught string, err error) {
 	originals := make(map[string][]byte)
 	defer func() {
 		for file, text := range originals {
@@ -140,68 +158,82 @@ func try(dir string, b breakage) (caught []string, err error) {
 		path := filepath.Join(dir, e.file)
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return nil, err
+			return "", err
 		}
 		if n := bytes.Count(text, []byte(e.old)); n != 1 {
-			return nil, fmt.Errorf("%s has this text %d times, want once:\n%s", e.file, n, e.old)
+			return "", fmt.Errorf("%s has this text %d times, want once:\n%s", e.file, n, e.old)
 		}
 		if originals[e.file] == nil {
 			originals[e.file] = text
 		}
 		if err := os.WriteFile(path, bytes.Replace(text, []byte(e.old), []byte(e.new), 1), 0o666); err != nil {
-			return nil, err
+			return "", err
 		}
 	}
-	caught, report := test(dir)
-	if strings.Contains(report, "[build failed]") {
-		return nil, fmt.Errorf("it does not compile:\n%s", report)
-	}
-	return caught, nil
+	caught, _, err = test(dir)
+	return caught, err
 }
 
-var failed = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
-
-// test runs the suites, until one of them fails, and returns the tests that did.
-func test(dir string) (caught []string, report string) {
-	for _, s := range suites {
-		ctx, cancel := context.WithTimeout(context.Background(), suiteTimeout+time.Minute)
-		args := append([]string{"test", "-count=1", "-failfast", "-vet=off", "-timeout", suiteTimeout.String()}, s.args...)
-		cmd := exec.CommandContext(ctx, "go", args...)
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), s.env)
-		out, err := cmd.CombinedOutput()
-		cancel()
-		if err == nil {
-			continue
+// test runs the suites, until a test fails, and returns which did, and what was
+// printed. Other tests might have failed after it.
+func test(dir string) (caught, report string, err error) {
+	for i, s := range suites {
+		binary := filepath.Join(dir, "mutate.test")
+		if i == 0 || s.pkg != suites[i-1].pkg {
+			build := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", binary, s.pkg)
+			build.Dir = dir
+			if out, err := build.CombinedOutput(); err != nil {
+				return "", "", fmt.Errorf("it does not compile: %w\n%s", err, out)
+			}
 		}
-		report += string(out)
-		names := failed.FindAllSubmatch(out, -1)
-		for _, n := range names {
-			caught = append(caught, string(n[1]))
+		cmd := exec.Command(binary, append([]string{"-test.v", "-test.timeout=" + suiteTimeout.String()}, s.args...)...)
+		cmd.Dir, cmd.Env = filepath.Join(dir, s.pkg), append(os.Environ(), s.env, "TMPDIR="+dir)
+		if caught, report, err = untilOneFails(cmd); caught != "" || err != nil {
+			return caught, report, err
 		}
-		if len(names) == 0 {
-			caught = append(caught, "the "+s.name+", which hang or panic")
-		}
-		break
 	}
-	return leaves(caught), report
+	return "", "", nil
 }
 
-func describe(caught []string) string {
-	if len(caught) == 0 {
-		return "SURVIVED"
+var (
+	failed  = regexp.MustCompile(`--- FAIL: (\S+)`)
+	running = regexp.MustCompile(`(?m)^\t\t((?:Test|Fuzz|Example)\S+) \(`)
+)
+
+// untilOneFails runs tests and kills them when one has failed: those that run
+// beside it would take their time.
+func untilOneFails(cmd *exec.Cmd) (caught, report string, err error) {
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return "", "", err
 	}
-	if len(caught) > 3 {
-		caught = append(slices.Clone(caught[:3]), fmt.Sprintf("and %d more", len(caught)-3))
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return "", "", err
 	}
-	return strings.Join(caught, ", ")
+	overdue := time.AfterFunc(suiteTimeout+time.Minute, func() { _ = cmd.Process.Kill() })
+	defer overdue.Stop()
+	var text strings.Builder
+	for lines := bufio.NewReader(out); err == nil; {
+		var line string
+		line, err = lines.ReadString('\n')
+		text.WriteString(line)
+		// A subtest that failed stands below its test.
+		if m := failed.FindStringSubmatch(line); m != nil && (caught == "" || strings.HasPrefix(m[1], caught+"/")) {
+			caught = m[1]
+			_ = cmd.Process.Kill()
+		}
+	}
+	if err := cmd.Wait(); err != nil && caught == "" {
+		caught = "a panic, or what is left of goroutines"
+		if m := running.FindStringSubmatch(text.String()); m != nil {
+			caught = m[1] + ", which hangs"
+		}
+	}
+	return caught, text.String(), nil
 }
 
-// leaves leaves out the tests whose subtests are there.
-func leaves(caught []string) []string {
-	return slices.DeleteFunc(slices.Clone(caught), func(name string) bool {
-		return slices.ContainsFunc(caught, func(other string) bool { return strings.HasPrefix(other, name+"/") })
-	})
-}
+func describe(caught string) string { return cmp.Or(caught, "SURVIVED") }
 
 // copyTree copies the files that git knows or would add.
 func copyTree(root, dir string) error {
