@@ -178,7 +178,7 @@ func try(dir string, b breakage) (caught string, err error) {
 // printed. Other tests might have failed after it.
 func test(dir string) (caught, report string, err error) {
 	for i, s := range suites {
-		binary := filepath.Join(dir, filepath.Base(s.pkg)+".test")
+		binary := filepath.Join(dir, "mutate.test")
 		if i == 0 || s.pkg != suites[i-1].pkg {
 			build := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", binary, s.pkg)
 			build.Dir = dir
@@ -214,16 +214,15 @@ func untilOneFails(cmd *exec.Cmd) (caught, report string, err error) {
 	overdue := time.AfterFunc(suiteTimeout+time.Minute, func() { _ = cmd.Process.Kill() })
 	defer overdue.Stop()
 	var text strings.Builder
-	for lines := bufio.NewReader(out); err == nil && caught == ""; {
+	for lines := bufio.NewReader(out); err == nil; {
 		var line string
 		line, err = lines.ReadString('\n')
 		text.WriteString(line)
-		if m := failed.FindStringSubmatch(line); m != nil {
+		// A subtest that failed stands below its test.
+		if m := failed.FindStringSubmatch(line); m != nil && (caught == "" || strings.HasPrefix(m[1], caught+"/")) {
 			caught = m[1]
+			_ = cmd.Process.Kill()
 		}
-	}
-	if caught != "" {
-		_ = cmd.Process.Kill()
 	}
 	if err := cmd.Wait(); err != nil && caught == "" {
 		caught = "a panic, or what is left of goroutines"
