@@ -38,6 +38,7 @@ type front struct {
 	nodes   sync.Map                // shard name: *node
 	shardOf func(key string) string // nil when there is but one
 	shares  bool                    // commands may share limits
+	lookUp  func()                  // has the client look where nodes are, if they move
 	limit   atomic.Pointer[limit]   // the last one that was made
 
 	closed    atomic.Bool
@@ -79,6 +80,7 @@ func newFront(backend Cache, cfg Config) *front {
 	case *redisBackend:
 		if b.cluster != nil {
 			f.shardOf = b.shard
+			f.lookUp = func() { b.cluster.ReloadState(f.closing) }
 		}
 		f.shares = b.obeys
 		if cfg.NearMaxBytes > 0 {
@@ -308,7 +310,11 @@ func (f *front) newBreaker(name string, probe func(context.Context) error) break
 		probe: func() error {
 			ctx, cancel := context.WithTimeout(f.closing, f.cfg.Timeout)
 			defer cancel()
-			return probe(ctx)
+			err := probe(ctx)
+			if err != nil && f.lookUp != nil {
+				f.lookUp() // go-redis does once a minute, where nobody answers who could say that the keys have moved
+			}
+			return err
 		},
 	}
 }
