@@ -15,8 +15,8 @@ import (
 // Of all callers who ask for a cold key at once, in all processes that share the
 // backend, one calls its loader and the others take the result. A value that was
 // loaded before an [Update] or [Invalidate] of the key is never returned to a
-// caller who came after it. Trouble with the backend is not the caller's:
-// GetOrLoad then loads. A stored value that does not decode is replaced.
+// caller who came after it (Config.NearMaxBytes says what a near cache makes of
+// that). Trouble with the backend is not the caller's: GetOrLoad then loads. A stored value that does not decode is replaced.
 //
 // load runs in another goroutine, with a context that has the values of ctx, but
 // ends only when every caller waiting for it has left, or after
