@@ -92,9 +92,12 @@ var storing = []testCase{
 		}
 	}},
 	{"ValuesExpire", func(t *test) {
-		t.must(t.c.Set(t.Context(), key, value, 300*time.Millisecond))
-		t.wantHit(key, value)
-		t.h.Advance(t.T, 400*time.Millisecond)
+		t.brief(func(d time.Duration) bool {
+			t.must(t.c.Set(t.Context(), key, value, d))
+			got, ok, err := t.c.Get(t.Context(), key)
+			t.must(err)
+			return ok && bytes.Equal(got, value)
+		})
 		t.wantMiss(key)
 	}},
 	{"DeleteRemoves", func(t *test) {
@@ -191,10 +194,13 @@ var storing = []testCase{
 		t.wantHit(key, value)
 	}},
 	{"ExtendKeepsALease", func(t *test) {
-		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond})
-		t.must(err)
-		t.extend(key, l.Token, true)
-		t.h.Advance(t.T, 400*time.Millisecond)
+		var l aside.Lease
+		t.brief(func(d time.Duration) bool {
+			var err error
+			l, err = t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: d})
+			t.must(err)
+			return t.extended(key, l.Token)
+		})
 		t.fill(key, l.Token, value, true)
 	}},
 	{"ExtendNeedsTheToken", func(t *test) {
@@ -270,9 +276,10 @@ var storing = []testCase{
 		t.granted(key)
 	}},
 	{"ExtendKeepsABlock", func(t *test) {
-		t.must(t.c.Block(t.Context(), "w", 300*time.Millisecond, key))
-		t.extend(key, "w", true)
-		t.h.Advance(t.T, 400*time.Millisecond)
+		t.brief(func(d time.Duration) bool {
+			t.must(t.c.Block(t.Context(), "w", d, key))
+			return t.extended(key, "w")
+		})
 		t.lease(key, aside.Writing)
 	}},
 	{"UnblockRemovesWhateverCame", func(t *test) {
@@ -296,13 +303,16 @@ var storing = []testCase{
 		}
 	}},
 	{"NotFoundIsRemembered", func(t *test) {
-		token := t.granted(key)
-		stored, err := t.c.Fill(t.Context(), key, token, aside.Fill{NotFound: true, TTL: 300 * time.Millisecond})
-		t.must(err)
-		t.want("stored", stored, true)
-		t.wantMiss(key)
-		t.lease(key, aside.Absent)
-		t.h.Advance(t.T, 400*time.Millisecond)
+		t.brief(func(d time.Duration) bool {
+			t.must(t.c.Delete(t.Context(), key))
+			stored, err := t.c.Fill(t.Context(), key, t.granted(key), aside.Fill{NotFound: true, TTL: d})
+			t.must(err)
+			t.want("stored", stored, true)
+			t.wantMiss(key)
+			l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl})
+			t.must(err)
+			return l.State == aside.Absent
+		})
 		t.granted(key)
 	}},
 	{"NotFoundNeedsTheToken", func(t *test) {
@@ -374,10 +384,13 @@ var storing = []testCase{
 		t.claim(aside.Present)
 	}},
 	{"ExtendKeepsAClaim", func(t *test) {
-		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond, Claim: []byte("1"), Owner: "mine"})
-		t.must(err)
-		t.extend(key, l.Token, true)
-		t.h.Advance(t.T, 400*time.Millisecond)
+		var l aside.Lease
+		t.brief(func(d time.Duration) bool {
+			var err error
+			l, err = t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: d, Claim: []byte("1"), Owner: "mine"})
+			t.must(err)
+			return t.extended(key, l.Token)
+		})
 		t.wantHit(key, []byte("1"))
 		t.extend(key, l.Token, true)
 	}},

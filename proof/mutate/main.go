@@ -197,6 +197,7 @@ func test(dir string) (caught, report string, err error) {
 
 var (
 	failed  = regexp.MustCompile(`--- FAIL: (\S+)`)
+	noise   = regexp.MustCompile(`^(=== |\s*--- (PASS|SKIP)|\d{4}/\d\d/\d\d |redis: )`)
 	running = regexp.MustCompile(`(?m)^\t\t((?:Test|Fuzz|Example)\S+) \(`)
 )
 
@@ -217,7 +218,9 @@ func untilOneFails(cmd *exec.Cmd) (caught, report string, err error) {
 	for lines := bufio.NewReader(out); err == nil; {
 		var line string
 		line, err = lines.ReadString('\n')
-		text.WriteString(line)
+		if !noise.MatchString(line) {
+			text.WriteString(line)
+		}
 		// A subtest that failed stands below its test.
 		if m := failed.FindStringSubmatch(line); m != nil && (caught == "" || strings.HasPrefix(m[1], caught+"/")) {
 			caught = m[1]
