@@ -134,7 +134,7 @@ func TestCosts_Invalidations(t *testing.T) {
 				var mu sync.Mutex
 				var delivered []int
 				n.trace = func(_ string, args ...any) {
-					if text := fmt.Sprint(args...); strings.HasPrefix(text, "[eval") && args[len(args)-1] == nil {
+					if text := fmt.Sprint(args...); strings.HasPrefix(text, "[eval") && args[1] == nil {
 						mu.Lock()
 						defer mu.Unlock()
 						for _, m := range rowOfKey.FindAllStringSubmatch(text, -1) {
