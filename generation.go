@@ -158,19 +158,35 @@ func (g *Generation) isTaken() bool {
 	return g.taken
 }
 
+func (g *Generation) isClaimed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.claimed
+}
+
 // Cancel asks the room's generation to stop, in whichever process it runs; its
 // context ends within 250 ms. It returns [ErrNotGenerating] when none runs, and
 // [ErrUnavailable] when none runs in this process and the backend is away.
 func (gs *Generations) Cancel(ctx context.Context, chatID string) error {
-	if g := gs.own(chatID); g != nil {
-		g.cancel(ErrCancelled)
-		return nil
-	}
-	running, err := gs.Running(ctx, chatID)
-	if err != nil {
+	key := GenerationKey(chatID)
+	if err := key.check(); err != nil {
 		return err
 	}
-	if !running {
+	own := gs.own(chatID)
+	if own != nil {
+		own.cancel(ErrCancelled)
+		if own.isClaimed() {
+			return nil
+		}
+		// Its Start has not been answered: what runs may be another process's.
+	}
+	running, err := gs.keyed(ctx, key)
+	switch {
+	case own != nil && (err != nil || !running):
+		return nil
+	case err != nil:
+		return err
+	case !running:
 		return ErrNotGenerating
 	}
 	return gs.cache.Set(ctx, CancelKey(chatID).String(), []byte("1"), gs.f.ttl.base(&cancelSignal))
@@ -186,6 +202,11 @@ func (gs *Generations) Running(ctx context.Context, chatID string) (bool, error)
 	if gs.own(chatID) != nil {
 		return true, nil
 	}
+	return gs.keyed(ctx, key)
+}
+
+// keyed reports whether the backend has the key.
+func (gs *Generations) keyed(ctx context.Context, key Key) (bool, error) {
 	got, err := gs.f.get(ctx, gs.f.name(key.text), gs.f.newBudget())
 	return got.ok, err
 }

@@ -165,6 +165,42 @@ func TestGenerations_SignalIsSeenWithin250ms(t *testing.T) {
 	})
 }
 
+// While a Start here waits for the answer that it comes too late, a Cancel here is
+// for the generation that runs elsewhere.
+func TestGenerations_CancelDuringAStartThatComesTooLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		defer memory.Close()
+		slow := &asidetest.Faulty{Cache: memory}
+		process, other := must(aside.New(slow, aside.Config{})), must(aside.New(memory, aside.Config{}))
+		defer process.Close()
+		defer other.Close()
+		g := start(t, generations(t, other), "A")
+		defer g.Finish()
+		slow.SetFault(func(_ context.Context, method string) error {
+			if method == "Lease" {
+				time.Sleep(100 * time.Millisecond)
+			}
+			return nil
+		})
+		here := generations(t, process)
+		late := make(chan error)
+		go func() {
+			_, err := here.Start(t.Context(), "A")
+			late <- err
+		}()
+		time.Sleep(50 * time.Millisecond)
+		if err := here.Cancel(t.Context(), "A"); err != nil {
+			t.Errorf("Cancel: %v", err)
+		}
+		wantCause(t, g, aside.ErrCancelled, 250*time.Millisecond)
+		if err := <-late; !errors.Is(err, aside.ErrGenerating) {
+			t.Errorf("the late Start: %v", err)
+		}
+	})
+}
+
 func TestGenerations_KeyIsKeptAndNeverTakenBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

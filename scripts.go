@@ -18,6 +18,10 @@ import "github.com/redis/go-redis/v9"
 // and always go through; scripts that store set before they delete, and do not.
 // They run on Redis 6.2 and later, Valkey and miniredis.
 
+// script makes a script whose first line is its name, for who reads what Redis is
+// sent: in MONITOR, in SLOWLOG, in a trace.
+func script(name, text string) *redis.Script { return redis.NewScript("-- " + name + "\n" + text) }
+
 const luaNow = `
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -71,7 +75,7 @@ var (
 	// leaseScript: ARGV ttl, nonce, waited, has bad, bad, has claim, claim, owner.
 	// The token carries the time, so a command that a client library sends twice
 	// does not make the same one twice.
-	leaseScript = redis.NewScript(luaLive + `
+	leaseScript = script("lease", luaLive+`
 local value = redis.pcall('GET', KEYS[1])
 if type(value) == 'table' and value.err then
 	redis.call('UNLINK', KEYS[1])
@@ -112,7 +116,7 @@ return {'granted', token}
 `)
 
 	// extendScript: ARGV token, ttl.
-	extendScript = redis.NewScript(luaLive + `
+	extendScript = script("extend", luaLive+`
 local deadline = now + tonumber(ARGV[2])
 if live['w:' .. ARGV[1]] then
 	redis.call('HSET', KEYS[2], 'w:' .. ARGV[1], deadline)
@@ -127,7 +131,7 @@ return 1
 `)
 
 	// fillScript: ARGV token, ttl, not found, value.
-	fillScript = redis.NewScript(luaLive + `
+	fillScript = script("fill", luaLive+`
 if live['load'] ~= ARGV[1] then return 0 end
 if ARGV[3] == '1' then
 	local deadline = now + tonumber(ARGV[2])
@@ -142,7 +146,7 @@ return 1
 `)
 
 	// releaseScript: ARGV token, ttl of the failed mark.
-	releaseScript = redis.NewScript(luaLive + `
+	releaseScript = script("release", luaLive+`
 if live['load'] ~= ARGV[1] then return 0 end
 redis.call('HDEL', KEYS[2], 'load', 'until', 'claim')
 if live['claim'] then
@@ -156,7 +160,7 @@ return 1
 `)
 
 	// setScript: ARGV ttl, value.
-	setScript = redis.NewScript(luaDrop + `
+	setScript = script("set", luaDrop+`
 local set = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
 if failed(set) then
 	drop(1)
@@ -166,13 +170,13 @@ if failed(redis.pcall('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed', 'none
 return 1
 `)
 
-	deleteScript = redis.NewScript(luaDrop + `
+	deleteScript = script("delete", luaDrop+`
 for i = 1, #KEYS, 2 do drop(i) end
 return 1
 `)
 
 	// blockScript: ARGV token, ttl.
-	blockScript = redis.NewScript(luaDrop + luaNow + `
+	blockScript = script("block", luaDrop+luaNow+`
 for i = 1, #KEYS, 2 do drop(i) end
 local deadline = now + tonumber(ARGV[2])
 for i = 1, #KEYS, 2 do
@@ -185,7 +189,7 @@ return 1
 `)
 
 	// unblockScript: ARGV token.
-	unblockScript = redis.NewScript(luaDrop + `
+	unblockScript = script("unblock", luaDrop+`
 for i = 1, #KEYS, 2 do
 	drop(i)
 	redis.call('HDEL', KEYS[i + 1], 'w:' .. ARGV[1])
@@ -199,7 +203,7 @@ var leaseFields = []string{"load", "until", "claim", "failed", "none"}
 
 // endLeaseSource ends the lease in KEYS[1] for Clear. Blocks stay. It is text,
 // since a pipeline can not fall back from a digest that Redis does not know.
-const endLeaseSource = `
+const endLeaseSource = `-- end lease
 local reply = redis.pcall('HDEL', KEYS[1], 'load', 'until', 'claim', 'failed', 'none')
 if type(reply) == 'table' and reply.err then redis.call('DEL', KEYS[1]) end
 return 1

@@ -116,11 +116,11 @@ func TestCosts_Reads(t *testing.T) {
 	}
 }
 
-// rowOfKey finds the value keys in the trace of a command that invalidates.
+// rowOfKey finds the value keys in the trace of a command.
 var rowOfKey = regexp.MustCompile(` row:(\d+)`)
 
 // Invalidations are queued while Redis is away and delivered when it is back, the
-// oldest first, and none is lost.
+// oldest first, and none is lost. Nobody is served what they stand for meanwhile.
 func TestCosts_Invalidations(t *testing.T) {
 	t.Parallel()
 	for name, queueSize := range map[string]int{"all have room": 0, "the queue's bound is reached": 1000} {
@@ -134,13 +134,15 @@ func TestCosts_Invalidations(t *testing.T) {
 				var mu sync.Mutex
 				var delivered []int
 				n.trace = func(_ string, args ...any) {
-					if text := fmt.Sprint(args...); strings.HasPrefix(text, "[eval") && args[len(args)-1] == nil {
-						mu.Lock()
-						defer mu.Unlock()
-						for _, m := range rowOfKey.FindAllStringSubmatch(text, -1) {
-							row, _ := strconv.Atoi(m[1])
-							delivered = append(delivered, row)
-						}
+					text := fmt.Sprint(args...)
+					if !strings.HasPrefix(text, "[eval delete ") && !strings.HasPrefix(text, "[evalsha delete ") || args[1] != nil {
+						return
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					for _, m := range rowOfKey.FindAllStringSubmatch(text, -1) {
+						row, _ := strconv.Atoi(m[1])
+						delivered = append(delivered, row)
 					}
 				}
 				for i := range keys {
@@ -162,29 +164,49 @@ func TestCosts_Invalidations(t *testing.T) {
 				}
 				t.Logf("worst %v, %d queued, overflowed: %v", worst, s.Queued, s.Overflowed)
 				for i := 0; i < keys; i += 97 {
-					v, err := aside.GetOrLoad(context.Background(), c, space.Key(fmt.Sprint(i)), func(context.Context) (int, error) { return 1, nil })
-					if v != 1 || err != nil {
-						t.Fatalf("while Redis is away: key %d is %d, %v", i, v, err)
-					}
+					readsNew(t, c, space.Key(fmt.Sprint(i)))
 				}
 				n.set(calm)
 				back := time.Now()
+				var reads, trusting int
+				var wg sync.WaitGroup
 				for s, _ = c.Status(context.Background()); s.Queued > 0 || s.Overflowed; s, _ = c.Status(context.Background()) {
-					if time.Sleep(10 * time.Millisecond); time.Since(back) > time.Minute {
+					for range 20 {
+						key := space.Key(fmt.Sprint(reads * 97 % keys))
+						wg.Go(func() { readsNew(t, c, key) })
+						if reads++; s.Breaker == "closed" {
+							trusting++ // Redis, were it not for the queue
+						}
+					}
+					if time.Sleep(time.Millisecond); time.Since(back) > time.Minute {
 						t.Fatalf("a minute after Redis is back %d are queued, overflowed: %v", s.Queued, s.Overflowed)
 					}
 				}
-				t.Logf("delivered %v after Redis was back", time.Since(back))
+				t.Logf("delivered %v after Redis was back; %d reads meanwhile, %d of them with the breaker closed", time.Since(back), reads, trusting)
+				if trusting == 0 {
+					t.Error("nothing was read between Redis's return and the end of the delivery")
+				}
+				wg.Wait()
 				if !slices.IsSorted(delivered) || len(delivered) == 0 {
 					t.Error("they were not delivered in the order of their writes")
 				}
-				if left := len(server.Keys()); left > 0 {
-					t.Errorf("%d old values are left", left)
+				for _, key := range server.Keys() { // those read meanwhile may be there again
+					if v, err := server.Get(key); v != "1" || err != nil {
+						t.Errorf("%s is left: %q, %v", key, v, err)
+					}
 				}
 				close(n.alive.over)
 				c.Close()
 				server.Close()
 			})
 		})
+	}
+}
+
+// readsNew reads a key whose row is 1.
+func readsNew(t *testing.T, c aside.Cache, key aside.Key) {
+	v, err := aside.GetOrLoad(context.Background(), c, key, func(context.Context) (int, error) { return 1, nil })
+	if v != 1 || err != nil {
+		t.Errorf("%v is %d, %v", key, v, err)
 	}
 }

@@ -20,6 +20,7 @@ func (p *process) generate(ctx context.Context, id int) {
 	p.changing++
 	p.mu.Unlock()
 	called := p.now()
+	p.trace("process %d: call %d starts a generation", p.number, id)
 	g, err := p.gens.Start(ctx, roomID)
 	p.mu.Lock()
 	p.changing--
@@ -28,7 +29,7 @@ func (p *process) generate(ctx context.Context, id int) {
 		p.lastGeneration = p.now() + int64(time.Second) // its key, if it was claimed, goes in a moment
 	}
 	p.mu.Unlock()
-	p.trace("process %d: call %d starts a generation: %v", p.number, id, err)
+	p.trace("process %d: call %d started a generation: %v", p.number, id, err)
 	switch {
 	case p.ended():
 		return
@@ -61,6 +62,7 @@ func (p *process) generate(ctx context.Context, id int) {
 	delete(p.generating, g)
 	p.changing++
 	p.mu.Unlock()
+	p.trace("process %d: call %d finishes its generation", p.number, id)
 	g.Finish()
 	p.trace("process %d: call %d finished its generation", p.number, id)
 	p.mu.Lock()
@@ -77,8 +79,9 @@ func (p *process) cancelGeneration(ctx context.Context, id int) {
 		running = g
 	}
 	p.mu.Unlock()
+	p.trace("process %d: call %d cancels the generation", p.number, id)
 	err := p.gens.Cancel(ctx, roomID)
-	p.trace("process %d: call %d cancels the generation: %v", p.number, id, err)
+	p.trace("process %d: call %d cancelled the generation: %v", p.number, id, err)
 	if p.ended() || ctx.Err() != nil || errors.Is(err, aside.ErrUnavailable) && !p.calm {
 		return
 	}

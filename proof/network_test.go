@@ -1,17 +1,25 @@
 package proof
 
 import (
+	"cmp"
 	"context"
+	"crypto/sha1"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside"
 )
 
 // network is the way of one process's commands to Redis and of the replies back.
@@ -112,17 +120,63 @@ func (n *network) next(ctx context.Context, name string) (weather, *rand.Rand) {
 	return n.state, draws(n.seed, name, " ", n.sent[name])
 }
 
-// nameOf names a command by what it is and the key it is about.
+// nameOf names a command by what it is and the key it is about: by its script's
+// name, so that a seed stays the same run when the script is changed.
 func nameOf(cmd redis.Cmder) string {
 	switch args := cmd.Args(); cmd.Name() {
 	case "get":
 		return "get"
 	case "evalsha", "eval":
-		return fmt.Sprintf("%s %.4s %v", cmd.Name(), args[1], args[3])
+		return fmt.Sprintf("%s %s %v", cmd.Name(), scriptOf(cmd), args[3])
 	default:
 		return cmd.Name()
 	}
 }
+
+// scriptOf is the name of an eval's or evalsha's script.
+func scriptOf(cmd redis.Cmder) string {
+	text := fmt.Sprint(cmd.Args()[1])
+	if cmd.Name() == "evalsha" {
+		return cmp.Or(scriptNames()[text], text)
+	}
+	return firstLine(text)
+}
+
+func firstLine(text string) string {
+	name, _, _ := strings.Cut(text, "\n")
+	return strings.TrimPrefix(name, "-- ")
+}
+
+// scriptNames are the names of the library's scripts by their digests. The text of
+// a script, which is sent to a Redis that has not seen it, has its name as the first line.
+var scriptNames = sync.OnceValue(func() map[string]string {
+	ctx, key, names := context.Background(), "row:1", make(map[string]string)
+	mini := miniredis.NewMiniRedis()
+	defer mini.Close()
+	client := redis.NewClient(inMemory(mini))
+	defer client.Close()
+	client.Ping(ctx) // it has a server from now on
+	mini.Server().SetPreHook(func(_ *server.Peer, cmd string, args ...string) bool {
+		if cmd == "EVAL" {
+			names[fmt.Sprintf("%x", sha1.Sum([]byte(args[0])))] = firstLine(args[0])
+		}
+		return false
+	})
+	c, err := aside.NewRedis(client, aside.Config{})
+	if err != nil {
+		panic(err)
+	}
+	defer c.Close()
+	_, _ = c.Lease(ctx, key, aside.LeaseRequest{TTL: time.Second})
+	_, _ = c.Extend(ctx, key, "token", time.Second)
+	_, _ = c.Fill(ctx, key, "token", aside.Fill{TTL: time.Second})
+	_ = c.Release(ctx, key, "token")
+	_ = c.Set(ctx, key, nil, time.Second)
+	_ = c.Delete(ctx, key)
+	_ = c.Block(ctx, "token", time.Second, key)
+	_ = c.Unblock(ctx, "token", key)
+	return names
+})
 
 func (n *network) DialHook(next redis.DialHook) redis.DialHook { return next }
 
@@ -131,32 +185,38 @@ func (n *network) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		if cmd.Name() == "hello" { // the client's own, of a new connection
 			return next(ctx, cmd)
 		}
+		sent := time.Now()
 		err := n.send(ctx, nameOf(cmd),
 			func(ctx context.Context) error { return next(ctx, cmd) },
 			func(ctx context.Context) error { return next(ctx, redis.NewCmd(ctx, cmd.Args()...)) })
 		if err != nil {
 			cmd.SetErr(err)
 		}
-		n.trace("%s: %v", brief(cmd), err)
+		n.trace("%s: %v, after %v", brief(cmd), err, time.Since(sent))
 		return err
 	}
 }
 
-// brief is a command for the trace, without the text of scripts.
+// brief is a command for the trace, its script by name.
 func brief(cmd redis.Cmder) string {
-	args := cmd.Args()
-	if cmd.Name() == "eval" {
-		args = append([]any{"eval", "…"}, args[2:]...)
+	args := slices.Clone(cmd.Args())
+	if cmd.Name() == "eval" || cmd.Name() == "evalsha" {
+		args[1] = scriptOf(cmd)
 	}
-	reply, _ := cmd.(*redis.Cmd)
-	if reply == nil {
-		return fmt.Sprint(args)
+	for i, arg := range args {
+		if data, ok := arg.([]byte); ok {
+			args[i] = string(data)
+		}
 	}
-	return fmt.Sprint(args, " = ", reply.Val())
+	if reply, ok := cmd.(*redis.Cmd); ok && reply.Err() == nil {
+		return fmt.Sprint(args, " = ", reply.Val())
+	}
+	return fmt.Sprint(args)
 }
 
 func (n *network) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
+		sent := time.Now()
 		run := func(ctx context.Context) error { return next(ctx, cmds) }
 		err := n.send(ctx, "pipeline", run, func(ctx context.Context) error {
 			var copies []redis.Cmder
@@ -169,6 +229,9 @@ func (n *network) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 			for _, cmd := range cmds {
 				cmd.SetErr(err)
 			}
+		}
+		if len(cmds) > 0 {
+			n.trace("%d commands at once, the first %s: %v, after %v", len(cmds), brief(cmds[0]), err, time.Since(sent))
 		}
 		return err
 	}

@@ -343,8 +343,10 @@ var errDatabase = errors.New("the database is down")
 
 func (p *process) read(ctx context.Context, id int, key aside.Key) {
 	o := &op{Key: key.String(), Process: p.number, Kind: read, Call: p.now(), Return: never}
+	p.trace("process %d: call %d reads %v", p.number, id, key)
 	v, err := aside.GetOrLoad(ctx, p.cache, key, func(ctx context.Context) (int, error) {
 		r := p.nextLoad(key) // whichever of the callers who come at once leads
+		p.trace("process %d: begins to load %v", p.number, key)
 		if err := p.sleep(ctx, lasts(r)); err != nil {
 			return 0, err
 		}
@@ -404,6 +406,7 @@ func (p *process) commit(key aside.Key, o *op) {
 func (p *process) write(ctx context.Context, id int, key aside.Key) {
 	o := &op{Key: key.String(), Process: p.number, Kind: update, Call: p.now(), Sealed: true}
 	r := draws(p.seed, "write ", id)
+	p.trace("process %d: call %d writes %v", p.number, id, key)
 	p.mu.Lock()
 	p.writes[o] = true
 	p.mu.Unlock()

@@ -4,7 +4,7 @@ package main
 // of which once looked harmless to somebody, and those of what is around it.
 var breakages = []breakage{
 	// The Redis protocol.
-	{"a fill without its token check", []edit{{"scripts.go", "fillScript = redis.NewScript(luaLive + `\nif live['load'] ~= ARGV[1] then return 0 end", "fillScript = redis.NewScript(luaLive + `"}}},
+	{"a fill without its token check", []edit{{"scripts.go", "fillScript = script(\"fill\", luaLive+`\nif live['load'] ~= ARGV[1] then return 0 end", "fillScript = script(\"fill\", luaLive+`"}}},
 	{"an invalidation that leaves the lease", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')", "redis.pcall('HDEL', KEYS[i + 1], 'none')"}}},
 	{"an invalidation that leaves the not-found marker", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed')"}}},
 	{"an invalidation that lifts a writer's block", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')", "redis.pcall('DEL', KEYS[i + 1])"}}},
@@ -22,13 +22,14 @@ var breakages = []breakage{
 		{"scripts.go", "if live['w:' .. ARGV[1]] then", "if live['w:'] then"},
 		{"scripts.go", "redis.call('HSET', KEYS[2], 'w:' .. ARGV[1], deadline)", "redis.call('HSET', KEYS[2], 'w:', deadline)"}}},
 	{"a finish that leaves leases alone", []edit{{"scripts.go", "	drop(i)\n	redis.call('HDEL'", "	redis.call('UNLINK', KEYS[i])\n	redis.call('HDEL'"}}},
-	{"a seize that leaves the value", []edit{{"scripts.go", "blockScript = redis.NewScript(luaDrop + luaNow + `\nfor i = 1, #KEYS, 2 do drop(i) end", "blockScript = redis.NewScript(luaDrop + luaNow + `"}}},
+	{"a seize that leaves the value", []edit{{"scripts.go", "blockScript = script(\"block\", luaDrop+luaNow+`\nfor i = 1, #KEYS, 2 do drop(i) end", "blockScript = script(\"block\", luaDrop+luaNow+`"}}},
 	{"a seize that sets before it deletes", []edit{
-		{"scripts.go", "blockScript = redis.NewScript(luaDrop + luaNow + `\nfor i = 1, #KEYS, 2 do drop(i) end", "blockScript = redis.NewScript(luaDrop + luaNow + `"},
+		{"scripts.go", "blockScript = script(\"block\", luaDrop+luaNow+`\nfor i = 1, #KEYS, 2 do drop(i) end", "blockScript = script(\"block\", luaDrop+luaNow+`"},
 		{"scripts.go", "		redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])\n	end\nend\n", "		redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])\n	end\n	drop(i)\nend\n"}}},
 	{"a fill that deletes before it sets", []edit{{"scripts.go", "	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])\n", "	redis.call('DEL', KEYS[2])\n	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])\n"}}},
 	{"a renewal that revives an expired lease", []edit{{"scripts.go", "elseif live['load'] == ARGV[1] then\n	if live['claim']", "elseif not live['load'] or live['load'] == ARGV[1] then\n	redis.call('HSET', KEYS[2], 'load', ARGV[1])\n	if live['claim']"}}},
-	{"a release of another's lease", []edit{{"scripts.go", "releaseScript = redis.NewScript(luaLive + `\nif live['load'] ~= ARGV[1] then return 0 end", "releaseScript = redis.NewScript(luaLive + `"}}},
+	{"a renewal of a lease that leaves the lease key to expire", []edit{{"scripts.go", "lasts(deadline)\nreturn 1\n`)\n\n	// fillScript", "return 1\n`)\n\n	// fillScript"}}},
+	{"a release of another's lease", []edit{{"scripts.go", "releaseScript = script(\"release\", luaLive+`\nif live['load'] ~= ARGV[1] then return 0 end", "releaseScript = script(\"release\", luaLive+`"}}},
 	{"a lease that never expires beside other fields", []edit{{"scripts.go", "if live['load'] and not keep('until', live['until']) then", "if live['load'] and not live['until'] then"}}},
 	{"a block that never expires beside other fields", []edit{{"scripts.go", "'w:' and keep(all[i], all[i + 1]) then blocked = true end", "'w:' then keep(all[i], all[i + 1]) blocked = true end"}}},
 	{"waiters of failing loads that load in turn", []edit{{"scripts.go", "			return {'unleased', ''}\n", "			return {'loading', live['load']}\n"}}},
@@ -58,6 +59,7 @@ var breakages = []breakage{
 	{"joiners that take any flight's result", []edit{{"flight.go", "	return fl.started > arrived || fl.polled > arrived || done && fl.filled > arrived\n", "	return true\n"}}},
 	{"joiners that take a fill sent before they came", []edit{{"flight.go", "done && fl.filled > arrived", "done && fl.filled > 0"}}},
 	{"a polled value handed to a late comer", []edit{{"flight.go", "fl.polled > arrived ||", "fl.polled > 0 ||"}}},
+	{"a question numbered after its answer", []edit{{"flight.go", "		fl.polled = fl.f.flights.seq.Add(1)\n		lease, mine, err := fl.askLease(req)\n", "		lease, mine, err := fl.askLease(req)\n		fl.polled = fl.f.flights.seq.Add(1)\n"}}},
 	{"a write that detaches no flight", []edit{{"flight.go", "			fl.detached = true\n			delete(fs.byKey, key)\n", ""}}},
 	{"a detached flight that fills", []edit{{"flight.go", "if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {", "if ok && f.queue.distrusts(fl.key) {"}}},
 	{"a flight of a distrusted key that fills", []edit{{"flight.go", "if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {", "if ok && fl.isDetached() {"},
