@@ -26,6 +26,11 @@ type line struct {
 	mu   sync.Mutex
 	sent []string
 	hung bool
+	deaf bool // a subscription brings nothing
+
+	arrives func(command string)      // is called when a command reaches Redis
+	dials   func(ctx context.Context) // is called before a connection is made
+	wires   []*wire
 }
 
 func (l *line) hang(hung bool) { l.mu.Lock(); l.hung = hung; l.mu.Unlock() }
@@ -62,6 +67,9 @@ func (l *line) carry(ctx context.Context, text string, run func() error) error {
 		return ctx.Err()
 	}
 	time.Sleep(time.Millisecond)
+	if l.arrives != nil {
+		l.arrives(text)
+	}
 	err := run()
 	time.Sleep(time.Millisecond)
 	return err
@@ -72,24 +80,29 @@ func overLine(t *testing.T, cfg aside.Config, test func(t *testing.T, c aside.Ca
 	synctest.Test(t, func(t *testing.T) {
 		server, l := miniredis.NewMiniRedis(), &line{}
 		defer server.Close()
-		client := redis.NewClient(&redis.Options{
-			Dialer:                func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
-			ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
-			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		})
-		defer client.Close()
-		client.AddHook(l)
-		c := must(aside.NewRedis(client, cfg))
-		defer c.Close()
-		for range 10 { // connect
-			ask(t, c, items.Key("0"), items.Key("1"), items.Key("2"), items.Key("3"), items.Key("4"), items.Key("5"))
-		}
-		if err := aside.Invalidate(t.Context(), c, items.Key("0"), items.Key("1"), items.Key("2"), items.Key("3"), items.Key("4"), items.Key("5")); err != nil {
-			t.Fatal(err)
-		}
-		l.take()
+		c, end := l.connect(t, server, cfg)
+		defer end()
 		test(t, c, l, server)
 	})
+}
+
+// connect returns a Cache at the line's other end, and what closes it.
+func (l *line) connect(t *testing.T, server *miniredis.Miniredis, cfg aside.Config) (c aside.Cache, end func()) {
+	client := redis.NewClient(&redis.Options{
+		Dialer:                func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx, server) },
+		ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	client.AddHook(l)
+	c = must(aside.NewRedis(client, cfg))
+	for range 10 { // connect
+		ask(t, c, items.Key("0"), items.Key("1"), items.Key("2"), items.Key("3"), items.Key("4"), items.Key("5"))
+	}
+	if err := aside.Invalidate(t.Context(), c, items.Key("0"), items.Key("1"), items.Key("2"), items.Key("3"), items.Key("4"), items.Key("5")); err != nil {
+		t.Fatal(err)
+	}
+	l.take()
+	return c, func() { c.Close(); client.Close() }
 }
 
 var items = aside.Keyspace{Name: "item"}
