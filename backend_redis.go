@@ -242,7 +242,7 @@ func isUnknownCommand(err error) bool {
 
 func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
 	res, err := b.runOn(ctx, leaseScript, key, req.TTL.Milliseconds(), rand.Text(), req.Waited,
-		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner)
+		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner, req.channel)
 	if err != nil {
 		return Lease{}, err
 	}

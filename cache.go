@@ -110,6 +110,8 @@ type LeaseRequest struct {
 	// other claim, so that one whose answer was lost can be asked for again, or
 	// released.
 	Owner string
+
+	channel string // where the end of another's lease is to be told: see teller
 }
 
 // LeaseState is what [Cache.Lease] found.

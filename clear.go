@@ -28,14 +28,16 @@ func (b *redisBackend) Clear(ctx context.Context, prefixes ...string) error {
 // clearNode ends the leases before it removes values: a load that was running
 // can then not put its value behind the scan.
 func clearNode(ctx context.Context, node redis.UniversalClient, prefixes []string) error {
-	owned := func(lease string) bool {
-		key, ok := leasedKey(lease)
-		return ok && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(key, p) })
+	owned := func(lease string) (key string, ok bool) {
+		key, ok = leasedKey(lease)
+		return key, ok && slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(key, p) })
 	}
 	err := scan(ctx, node, "*lease*", func(batch []string) error {
 		_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, key := range slices.DeleteFunc(batch, func(k string) bool { return !owned(k) }) {
-				p.Eval(ctx, endLeaseSource, []string{key})
+			for _, lease := range batch {
+				if key, ok := owned(lease); ok {
+					p.Eval(ctx, endLeaseSource, []string{lease}, key)
+				}
 			}
 			return nil
 		})

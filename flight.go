@@ -9,15 +9,9 @@ import (
 	"time"
 )
 
-const (
-	// leaseTTL is how long a lease lasts unless extended: how long the others
-	// wait for a process that died while it loaded.
-	leaseTTL = 2 * time.Second
-	// A waiter asks after a sixteenth of the time it has waited already, within
-	// these bounds: late by little, and not a burden while a load takes long.
-	pollMin = time.Millisecond
-	pollMax = 10 * time.Millisecond
-)
+// leaseTTL is how long a lease lasts unless extended: how long the others wait for
+// a process that died while it loaded.
+const leaseTTL = 2 * time.Second
 
 // flights coalesces the loads of each key inside the process. Events that decide
 // who may take which result are numbered by one sequence: see flight.accepts.
@@ -105,6 +99,7 @@ func (fs *flights) detach(keys []string) {
 		if fl := fs.byKey[key]; fl != nil {
 			fl.detached = true
 			delete(fs.byKey, key)
+			fl.f.wakes.wake(key)
 		}
 	}
 }
@@ -113,8 +108,9 @@ func (fs *flights) detach(keys []string) {
 func (fs *flights) detachAll() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for _, fl := range fs.byKey {
+	for key, fl := range fs.byKey {
 		fl.detached = true
+		fl.f.wakes.wake(key)
 	}
 	clear(fs.byKey)
 }
@@ -214,11 +210,14 @@ func (fl *flight) end() {
 // flight has gone on without it.
 func (fl *flight) acquire() (lease Lease, mine bool) {
 	req := LeaseRequest{TTL: leaseTTL, Bad: fl.bad}
+	waiter := fl.f.wakes.waiter(fl.key)
+	defer waiter.over()
 	for start := time.Now(); ; {
 		if fl.degraded || fl.isDetached() || fl.f.queue.distrusts(fl.key) {
 			return Lease{}, true
 		}
 		fl.polled = fl.f.flights.seq.Add(1)
+		req.channel = waiter.channel()
 		lease, mine, err := fl.askLease(req)
 		if !mine {
 			return Lease{}, false
@@ -228,15 +227,14 @@ func (fl *flight) acquire() (lease Lease, mine bool) {
 			return Lease{}, true
 		}
 		if lease.State != Loading {
+			waiter.found(lease.State)
 			return lease, true
 		}
 		if req.Waited == "" {
 			fl.f.count.waited.Add(1)
 		}
 		req.Waited = lease.Token
-		select {
-		case <-time.After(min(max(time.Since(start)/16, pollMin), pollMax)):
-		case <-fl.ask.Done():
+		if !waiter.pause(fl.ask, time.Since(start)) {
 			return Lease{}, true
 		}
 	}

@@ -28,6 +28,7 @@ type front struct {
 	local   bool         // the backend is in this process: it can neither fail nor be slow
 
 	flights flights
+	wakes   wakes
 	queue   *queue
 	count   counters
 	memory  *memoryBackend // backend, when it is one
@@ -72,6 +73,8 @@ func newFront(backend Cache, cfg Config) *front {
 		memo:    newMemo(cfg.MemoryMaxBytes),
 	}
 	f.closing, f.close = context.WithCancel(context.Background())
+	f.wakes = wakes{channel: f.name("aside:wake"), log: f.log, stop: f.closing, spawn: f.later, waiting: make(map[string][]*waiter)}
+	f.wakes.teller, _ = backend.(teller)
 	switch b := backend.(type) {
 	case noneBackend:
 		f.off, f.local = true, true

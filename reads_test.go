@@ -27,6 +27,11 @@ type line struct {
 	mu   sync.Mutex
 	sent []string
 	hung bool
+	deaf bool // a subscription brings nothing
+
+	arrives func(command string)      // is called when a command reaches Redis
+	dials   func(ctx context.Context) // is called before a connection is made
+	wires   []*wire
 }
 
 func (l *line) hang(hung bool) { l.mu.Lock(); l.hung = hung; l.mu.Unlock() }
@@ -63,6 +68,9 @@ func (l *line) carry(ctx context.Context, text string, run func() error) error {
 		return ctx.Err()
 	}
 	time.Sleep(time.Millisecond)
+	if l.arrives != nil {
+		l.arrives(text)
+	}
 	err := run()
 	time.Sleep(time.Millisecond)
 	return err
@@ -73,29 +81,34 @@ func overLine(t *testing.T, cfg aside.Config, test func(t *testing.T, c aside.Ca
 	synctest.Test(t, func(t *testing.T) {
 		server, l := miniredis.NewMiniRedis(), &line{}
 		defer server.Close()
-		client := redis.NewClient(&redis.Options{
-			Dialer:                func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
-			PoolSize:              2000, // to wait for a connection is not possible in a bubble
-			ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
-			MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-		})
-		defer client.Close()
-		client.AddHook(l)
-		c := must(aside.NewRedis(client, cfg))
-		defer c.Close()
-		var keys []aside.Key
-		for i := range 40 {
-			keys = append(keys, items.Key(fmt.Sprint("warm up ", i)))
-		}
-		for range 10 { // connect
-			ask(t, c, keys...)
-		}
-		if err := aside.Invalidate(t.Context(), c, keys...); err != nil {
-			t.Fatal(err)
-		}
-		l.take()
+		c, end := l.connect(t, server, cfg)
+		defer end()
 		test(t, c, l, server)
 	})
+}
+
+// connect returns a Cache at the line's other end, and what closes it.
+func (l *line) connect(t *testing.T, server *miniredis.Miniredis, cfg aside.Config) (c aside.Cache, end func()) {
+	client := redis.NewClient(&redis.Options{
+		Dialer:                func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx, server) },
+		PoolSize:              2000, // to wait for a connection is not possible in a bubble
+		ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	client.AddHook(l)
+	c = must(aside.NewRedis(client, cfg))
+	var keys []aside.Key
+	for i := range 40 {
+		keys = append(keys, items.Key(fmt.Sprint("warm up ", i)))
+	}
+	for range 10 { // connect
+		ask(t, c, keys...)
+	}
+	if err := aside.Invalidate(t.Context(), c, keys...); err != nil {
+		t.Fatal(err)
+	}
+	l.take()
+	return c, func() { c.Close(); client.Close() }
 }
 
 var items = aside.Keyspace{Name: "item"}

@@ -7,12 +7,14 @@ import "github.com/redis/go-redis/v9"
 //
 //	load   the token of the reader's lease    until  its deadline
 //	claim  1 when the value is a claim's
+//	waits  the channel on which those who wait for the lease want to hear of its end
 //	failed the token of a lease that was released without a value, and its deadline
 //	none   the deadline of the not-found marker
 //	w:…    a writer's block, named by its token, and its deadline
 //
-// Deadlines are milliseconds of Redis's own clock: each field ends by itself,
-// and the whole hash with the last of them. A Redis that is out of memory refuses
+// Deadlines are milliseconds of Redis's own clock: each field ends by itself, and
+// the whole hash half a second after the last of them, so that who is granted a
+// lease when another has lapsed still learns that others waited for that. A Redis that is out of memory refuses
 // a script's first write when it is one that needs memory, and none after a first
 // write that does not. So scripts that invalidate delete before they set anything,
 // and always go through; scripts that store set before they delete, and do not.
@@ -27,13 +29,22 @@ local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 `
 
+// luaWake tells those who wait for a lease that it has ended: see wakes. A user who
+// may not publish ends leases all the same.
+const luaWake = `
+local function wake(channel, key)
+	if type(channel) == 'string' then redis.pcall('PUBLISH', channel, key) end
+end
+`
+
 // luaLive reads KEYS[2] into live, less the fields whose time is over, which are in
 // dead for leaseScript to remove: they must not be its first write. A key of another type there is removed: it holds no lease.
-const luaLive = luaNow + `
+const luaLive = luaWake + luaNow + `
 local live, dead, blocked, latest = {}, {}, false, 0
 local all = redis.pcall('HGETALL', KEYS[2])
 if all.err then redis.call('DEL', KEYS[2]) all = {} end
 for i = 1, #all, 2 do live[all[i]] = all[i + 1] end
+local waits = live['waits']
 local function keep(field, deadline)
 	deadline = tonumber(deadline) or 0
 	if deadline > now then
@@ -56,23 +67,29 @@ if live['none'] then keep('none', live['none']) end
 if live['failed'] and not keep('failed', string.match(live['failed'], ' (%d+)$')) then live['failed'] = nil end
 local function lasts(deadline)
 	if deadline > latest then latest = deadline end
-	redis.call('PEXPIRE', KEYS[2], latest - now)
+	redis.call('PEXPIRE', KEYS[2], latest - now + 500)
 end
 `
 
 // luaDrop invalidates KEYS[i], KEYS[i+1].
-const luaDrop = `
+const luaDrop = luaWake + `
 local function failed(reply) return type(reply) == 'table' and reply.err end
-local function drop(i)
-	redis.call('UNLINK', KEYS[i])
-	if failed(redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')) then
+local function endLease(i)
+	local waits = redis.pcall('HGET', KEYS[i + 1], 'waits')
+	if failed(redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'waits', 'failed', 'none')) then
 		redis.call('DEL', KEYS[i + 1])
 	end
+	wake(waits, KEYS[i])
+end
+local function drop(i)
+	redis.call('UNLINK', KEYS[i])
+	endLease(i)
 end
 `
 
 var (
-	// leaseScript: ARGV ttl, nonce, waited, has bad, bad, has claim, claim, owner.
+	// leaseScript: ARGV ttl, nonce, waited, has bad, bad, has claim, claim, owner,
+	// the channel to hear of the end of another's lease on, if any.
 	// The token carries the time, so a command that a client library sends twice
 	// does not make the same one twice.
 	leaseScript = script("lease", luaLive+`
@@ -95,6 +112,7 @@ if not claim then
 		if ARGV[3] ~= '' and live['failed'] and string.match(live['failed'], '^(.*) %d+$') == ARGV[3] then
 			return {'unleased', ''}
 		end
+		if ARGV[9] ~= '' and waits ~= ARGV[9] then redis.pcall('HSET', KEYS[2], 'waits', ARGV[9]) end
 		return {'loading', live['load']}
 	end
 end
@@ -112,6 +130,10 @@ else
 end
 lasts(deadline)
 if claim then redis.call('SET', KEYS[1], ARGV[7], 'PX', ARGV[1]) end
+if waits then
+	redis.call('HDEL', KEYS[2], 'waits')
+	wake(waits, KEYS[1])
+end
 return {'granted', token}
 `)
 
@@ -136,19 +158,20 @@ if live['load'] ~= ARGV[1] then return 0 end
 if ARGV[3] == '1' then
 	local deadline = now + tonumber(ARGV[2])
 	redis.call('HSET', KEYS[2], 'none', deadline)
-	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed')
+	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits', 'failed')
 	lasts(deadline)
 else
 	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
-	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed', 'none')
+	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits', 'failed', 'none')
 end
+wake(waits, KEYS[1])
 return 1
 `)
 
 	// releaseScript: ARGV token, ttl of the failed mark.
 	releaseScript = script("release", luaLive+`
 if live['load'] ~= ARGV[1] then return 0 end
-redis.call('HDEL', KEYS[2], 'load', 'until', 'claim')
+redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits')
 if live['claim'] then
 	redis.call('UNLINK', KEYS[1])
 else
@@ -156,6 +179,7 @@ else
 	redis.call('HSET', KEYS[2], 'failed', ARGV[1] .. ' ' .. string.format('%.0f', deadline))
 	lasts(deadline)
 end
+wake(waits, KEYS[1])
 return 1
 `)
 
@@ -166,7 +190,7 @@ if failed(set) then
 	drop(1)
 	return set
 end
-if failed(redis.pcall('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed', 'none')) then redis.call('DEL', KEYS[2]) end
+endLease(1)
 return 1
 `)
 
@@ -199,12 +223,15 @@ return 1
 )
 
 // leaseFields are those that an invalidation removes from a lease key. Blocks stay.
-var leaseFields = []string{"load", "until", "claim", "failed", "none"}
+var leaseFields = []string{"load", "until", "claim", "waits", "failed", "none"}
 
-// endLeaseSource ends the lease in KEYS[1] for Clear. Blocks stay. It is text,
-// since a pipeline can not fall back from a digest that Redis does not know.
-const endLeaseSource = `-- end lease
-local reply = redis.pcall('HDEL', KEYS[1], 'load', 'until', 'claim', 'failed', 'none')
+// endLeaseSource ends the lease in KEYS[1], that of the key ARGV[1], for Clear.
+// Blocks stay. It is text, since a pipeline can not fall back from a digest that
+// Redis does not know.
+const endLeaseSource = "-- end lease" + luaWake + `
+local waits = redis.pcall('HGET', KEYS[1], 'waits')
+local reply = redis.pcall('HDEL', KEYS[1], 'load', 'until', 'claim', 'waits', 'failed', 'none')
 if type(reply) == 'table' and reply.err then redis.call('DEL', KEYS[1]) end
+wake(waits, ARGV[1])
 return 1
 `

@@ -1,12 +1,14 @@
 package proof
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha1"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -178,7 +180,82 @@ var scriptNames = sync.OnceValue(func() map[string]string {
 	return names
 })
 
-func (n *network) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (n *network) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := next(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &connection{Conn: conn, n: n}, nil
+	}
+}
+
+// connection is one of the process's. What a subscription brings meets the weather
+// there: hooks do not see it. It is read at once all the same, as who publishes
+// waits for that in this Redis.
+type connection struct {
+	net.Conn
+	n      *network
+	brings chan []byte // nil before it subscribes
+	rest   []byte
+}
+
+func (c *connection) Write(p []byte) (int, error) {
+	if c.brings == nil && bytes.Contains(p, []byte("subscribe")) {
+		c.brings = make(chan []byte, 1000)
+		go func() {
+			defer close(c.brings)
+			for {
+				p := make([]byte, 4096)
+				n, err := c.Conn.Read(p)
+				if err != nil {
+					return
+				}
+				c.brings <- p[:n]
+			}
+		}()
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *connection) Read(p []byte) (int, error) {
+	if c.brings == nil {
+		return c.Conn.Read(p)
+	}
+	for len(c.rest) == 0 {
+		text, ok := <-c.brings
+		if !ok {
+			return 0, io.EOF
+		}
+		arrives, err := c.n.bring(string(text))
+		if err != nil {
+			return 0, err
+		}
+		if arrives {
+			c.rest = text
+		}
+	}
+	n := copy(p, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// bring is what happens on its way to what a subscription brings. The connection
+// may be lost with it.
+func (n *network) bring(text string) (arrives bool, err error) {
+	now, r := n.next(context.Background(), text)
+	lost := r.Float64() < now.Lost
+	switch {
+	case lost && r.IntN(2) == 0:
+		err = errReset
+	case now.Refused, now.Hole, lost:
+	default:
+		arrives = true
+		err = n.alive.sleep(context.Background(), now.Slow+time.Duration(r.Int64N(int64(now.Latency))))
+	}
+	n.trace("the subscription brings %q: %v, %v", text, arrives, err)
+	return arrives, err
+}
 
 func (n *network) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {

@@ -5,9 +5,9 @@ package main
 var breakages = []breakage{
 	// The Redis protocol.
 	{"a fill without its token check", []edit{{"scripts.go", "fillScript = script(\"fill\", luaLive+`\nif live['load'] ~= ARGV[1] then return 0 end", "fillScript = script(\"fill\", luaLive+`"}}},
-	{"an invalidation that leaves the lease", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')", "redis.pcall('HDEL', KEYS[i + 1], 'none')"}}},
-	{"an invalidation that leaves the not-found marker", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed')"}}},
-	{"an invalidation that lifts a writer's block", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'failed', 'none')", "redis.pcall('DEL', KEYS[i + 1])"}}},
+	{"an invalidation that leaves the lease", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'waits', 'failed', 'none')", "redis.pcall('HDEL', KEYS[i + 1], 'none')"}}},
+	{"an invalidation that leaves the not-found marker", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'waits', 'failed', 'none')", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'waits', 'failed')"}}},
+	{"an invalidation that lifts a writer's block", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'waits', 'failed', 'none')", "redis.pcall('DEL', KEYS[i + 1])"}}},
 	{"a lease token per process in place of per load", []edit{
 		{"scripts.go", "local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]", "local token = ARGV[2]"},
 		{"backend_redis.go", "req.TTL.Milliseconds(), rand.Text(), req.Waited", "req.TTL.Milliseconds(), fmt.Sprintf(\"%p\", b), req.Waited"},
@@ -59,7 +59,7 @@ var breakages = []breakage{
 	{"joiners that take any flight's result", []edit{{"flight.go", "	return fl.started > arrived || fl.polled > arrived || done && fl.filled > arrived\n", "	return true\n"}}},
 	{"joiners that take a fill sent before they came", []edit{{"flight.go", "done && fl.filled > arrived", "done && fl.filled > 0"}}},
 	{"a polled value handed to a late comer", []edit{{"flight.go", "fl.polled > arrived ||", "fl.polled > 0 ||"}}},
-	{"a question numbered after its answer", []edit{{"flight.go", "		fl.polled = fl.f.flights.seq.Add(1)\n		lease, mine, err := fl.askLease(req)\n", "		lease, mine, err := fl.askLease(req)\n		fl.polled = fl.f.flights.seq.Add(1)\n"}}},
+	{"a question numbered after its answer", []edit{{"flight.go", "		fl.polled = fl.f.flights.seq.Add(1)\n		req.channel = waiter.channel()\n		lease, mine, err := fl.askLease(req)\n", "		req.channel = waiter.channel()\n		lease, mine, err := fl.askLease(req)\n		fl.polled = fl.f.flights.seq.Add(1)\n"}}},
 	{"a write that detaches no flight", []edit{{"flight.go", "			fl.detached = true\n			delete(fs.byKey, key)\n", ""}}},
 	{"a detached flight that fills", []edit{{"flight.go", "if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {", "if ok && f.queue.distrusts(fl.key) {"}}},
 	{"a flight of a distrusted key that fills", []edit{{"flight.go", "if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {", "if ok && fl.isDetached() {"},
@@ -77,6 +77,28 @@ var breakages = []breakage{
 	{"a decode error served as zero", []edit{{"aside.go", "		r.undecodable(ctx, f, got.value, err)\n		return value, false\n	}\n	return value, true\n", "		r.undecodable(ctx, f, got.value, err)\n	}\n	return value, true\n"}}},
 	{"an empty value that is a miss", []edit{{"aside.go", "	if !got.ok {\n", "	if !got.ok || len(got.value) <= 2 {\n"}}},
 	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "			fl.hurry()\n", ""}}},
+
+	// Waiting for another process's load.
+	{"a fill that wakes nobody", []edit{{"scripts.go", "'waits', 'failed', 'none')\nend\nwake(waits, KEYS[1])\n", "'waits', 'failed', 'none')\nend\n"}}},
+	{"a release that wakes nobody", []edit{{"scripts.go", "	lasts(deadline)\nend\nwake(waits, KEYS[1])\n", "	lasts(deadline)\nend\n"}}},
+	{"an invalidation that wakes nobody", []edit{{"scripts.go", "	wake(waits, KEYS[i])\n", ""}}},
+	{"a Clear that wakes nobody", []edit{{"scripts.go", "wake(waits, ARGV[1])\n", ""}}},
+	{"a lease in place of one that lapsed that wakes nobody", []edit{{"scripts.go", "	redis.call('HDEL', KEYS[2], 'waits')\n	wake(waits, KEYS[1])\n", "	redis.call('HDEL', KEYS[2], 'waits')\n"}}},
+	{"a lapsed lease that is forgotten with those who waited", []edit{{"scripts.go", "latest - now + 500)", "latest - now)"}}},
+	{"a lease that inherits those who waited", []edit{{"scripts.go", "	redis.call('HDEL', KEYS[2], 'waits')\n", ""}}},
+	{"a fill that leaves the sign of those who waited", []edit{{"scripts.go", "	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits', 'failed', 'none')\n", "	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed', 'none')\n"}}},
+	{"an invalidation that fails where publishing is forbidden", []edit{{"scripts.go", "redis.pcall('PUBLISH', channel, key)", "redis.call('PUBLISH', channel, key)"}}},
+	{"one who waits and says so to nobody", []edit{{"scripts.go", "		if ARGV[9] ~= '' and waits ~= ARGV[9] then redis.pcall('HSET', KEYS[2], 'waits', ARGV[9]) end\n", ""}}},
+	{"a message that wakes nobody", []edit{{"wake.go", "	w.mu.Unlock()\n	w.wake(key)\n", "	w.mu.Unlock()\n"}}},
+	{"one who waits for what was said before it could hear", []edit{{"wake.go", "	case x.told && w.missed < doubtful:", "	case w.live && w.missed < doubtful:"}}},
+	{"a broken subscription that is relied on", []edit{{"wake.go", "	w.running, w.live = false, false\n", "	w.running = false\n"}}},
+	{"a subscription that goes deaf", []edit{{"subscribe.go", "			if silent++; silent >= 2 {", "			if silent++; silent < 0 {"}}},
+	{"go-redis left to mend what is broken", []edit{{"subscribe.go", "sub.ReceiveTimeout(ended, 0)", "sub.ReceiveTimeout(ctx, 0)"}}},
+	{"ends that nobody tells of and everybody waits for", []edit{{"wake.go", "	case x.told && w.missed < doubtful:", "	case x.told:"}}},
+	{"a subscription that is kept for ever", []edit{{"subscribe.go", "			if !w.wanted() {\n				return nil\n			}\n", ""}}},
+	{"a refused subscription that is asked for again and again", []edit{{"wake.go", "		w.retry = time.Now().Add(refusedAfter)\n", ""}}},
+	{"a Close that waits for a client that connects", []edit{{"subscribe.go", "	go receive(", "	receive("}}},
+	{"one who waits on after a write in its own process", []edit{{"flight.go", "			delete(fs.byKey, key)\n			fl.f.wakes.wake(key)\n", "			delete(fs.byKey, key)\n"}}},
 
 	// Reads that go together.
 	{"a read that stays in its batch when its caller leaves", []edit{{"reads.go", "	case <-ctx.Done():\n		return found{}, context.Cause(ctx)\n", ""}}},
@@ -123,7 +145,7 @@ var breakages = []breakage{
 	{"a Close that drops the queue", []edit{{"frontcache.go", "	left, overflowed := f.lastDelivery()\n", "	left, overflowed := 0, false\n"}}},
 
 	// Clear.
-	{"a Clear that leaves leases", []edit{{"clear.go", "				p.Eval(ctx, endLeaseSource, []string{key})\n", "				_ = key\n"}}},
+	{"a Clear that leaves leases", []edit{{"clear.go", "				p.Eval(ctx, endLeaseSource, []string{lease}, key)\n", "				_ = key\n"}}},
 	{"a Clear that takes values before leases", []edit{{"clear.go", "	err := scan(ctx, node, \"*lease*\", func(batch []string) error {", "	var err error\n	defer scan(ctx, node, \"*lease*\", func(batch []string) error {"}}},
 	{"a Clear that lets running loads of this process be joined", []edit{{"frontcache.go", "	f.flights.detachAll() // who comes now does not wait for what began before\n", ""}}},
 	{"a Clear that takes a prefix for a pattern", []edit{{"clear.go", "globEscape(prefix)+\"*\"", "prefix+\"*\""}}},

@@ -1,0 +1,91 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// beat is how often a subscription is looked after. One that has brought nothing
+// for two of them is given up.
+const beat = time.Second
+
+var errDeaf = errors.New("the subscription brings nothing, not even answers")
+
+// tell subscribes. Where a user's rights are set by ACL, it takes +subscribe,
+// +publish and &channel.
+func (b *redisBackend) tell(ctx context.Context, w *wakes) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	sub := b.client.Subscribe(ctx) // to nothing yet: it does not connect
+	if sub == nil {
+		return errDeaf // of a client of somebody's own
+	}
+	events := make(chan any, 16)
+	// Not waited for: a client that does not obey a context's deadline may be
+	// connecting for as long as it likes.
+	go receive(ctx, sub, w.channel, events)
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	for live, silent := false, 0; ; {
+		select {
+		case e := <-events:
+			silent = 0
+			switch e := e.(type) {
+			case *redis.Subscription:
+				live = true
+				w.up()
+			case *redis.Message:
+				w.heard(e.Payload)
+			case error:
+				return e
+			}
+		case <-tick.C:
+			if !w.wanted() {
+				return nil
+			}
+			if silent++; silent >= 2 {
+				return errDeaf
+			}
+			if live {
+				_ = sub.Ping(ended) // a failure is silence
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// ended is the context for a subscription that has its connection. go-redis would
+// replace one that breaks, and only then return the error: with this context it
+// returns at once. It does not interrupt what the connection is asked.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// receive subscribes, and sends what the subscription brings, at last an error. It
+// ends with ctx, once it is connected.
+func receive(ctx context.Context, sub *redis.PubSub, channel string, events chan<- any) {
+	err := sub.Subscribe(ctx, channel)
+	context.AfterFunc(ctx, func() { _ = sub.Close() })
+	for ctx.Err() == nil {
+		var event any
+		if err == nil {
+			event, err = sub.ReceiveTimeout(ended, 0)
+		}
+		if err != nil {
+			event = err
+		}
+		select {
+		case events <- event:
+		case <-ctx.Done():
+		}
+		if err != nil {
+			return
+		}
+	}
+}
