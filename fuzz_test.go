@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/gob"
 	"encoding/json"
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -102,7 +101,7 @@ func FuzzStoredBytes(f *testing.F) {
 	}
 	encoded, _ := gobCodec{}.Encode([]fuzzed{{Role: "user"}})
 	f.Add(encoded)
-	c, err := aside.Open(aside.Config{Type: aside.TypeMemory, Logger: slog.New(slog.DiscardHandler)})
+	c, err := aside.Open(aside.Config{Type: aside.TypeMemory})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -14,6 +14,9 @@
  *   P1   value >= lo      (lo: highest version whose write was reported APPLIED, or, per process, queued)
  *   LIN  value >= mr      (mr: highest version any earlier read returned; only with Updates)
  *   P2   a writer that crashed after its commit raises lo as if it had completed (strict)
+ * and, in configurations of their own:
+ *   P3CHK  no second load begins under a lease while the first one's lease, or its value, is there
+ *   LIVE   every reader ends, under weak fairness: a process that can go on does
  *
  * Switches: each B_... restores a reading of the design as worded (a Bug to exhibit);
  * without any B_ switch the model is the repaired protocol.
@@ -33,6 +36,8 @@
  *   B_OVERTRUST a process whose queue overflowed trusts what Redis has
  *   B_OVERACK   the end of a Clear forgets an overflow that came while it ran
  *   NORECHECK   lease request does not look at K again (P3 only)
+ *   KEPT        a lease lapses only when its holder is dead or done: holders extend theirs
+ *   NOLTTL, NOKTTL  leases, values never lapse
  *   BLOCKEXP    a live writer's block may expire / be evicted at any time
  *   FOREIGN=1   Python: db write, DEL K L      FOREIGN=2: db write, DEL K alone
  *   FSETEX      Python: GET miss, db read, SETEX K
@@ -473,14 +478,18 @@ end: do
 #ifndef NOKTTL
   :: d_step { K != 0 -> K = 0; cold = 0 }
 #endif
+#ifdef KEPT
+  :: d_step { Lk == 1 && (Lt > NR || ((fdead | fdone) & BIT(Lt-1))) -> Lk = 0; Lt = 0; cold = 0 }
+#else
 #ifndef NOLTTL
   :: d_step { Lk == 1 -> Lk = 0; Lt = 0; cold = 0 }
+#endif
 #endif
 #ifdef LOADFAILS
   :: d_step { Lf != 0 -> Lf = 0 }
 #endif
 #ifdef NOTFOUND
-  :: d_step { Ln != 0 -> Ln = 0 }
+  :: d_step { Ln != 0 -> Ln = 0; cold = 0 }
 #endif
 #ifdef BLOCKEXP
   :: d_step { Lk == 2 -> Lk = 0; Lw = 0 }
