@@ -399,7 +399,10 @@ func TestP2_AWriteStopsBeforeItsBlockLapses(t *testing.T) {
 				return nil
 			})
 			started = time.Now()
-			<-ctx.Done()
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Minute):
+			}
 			return context.Cause(ctx)
 		}, room)
 		if !errors.Is(err, aside.ErrBlockLost) || time.Since(started) > 10*time.Second {
