@@ -197,28 +197,28 @@ func (fl *flight) finish() {
 // state in its answer, the flight loads and stores nothing.
 func (fl *flight) acquire() Lease {
 	req := LeaseRequest{TTL: leaseTTL, Bad: fl.bad}
-	waiter := fl.f.wakes.waiter(fl.key)
-	defer waiter.over()
+	wait := fl.f.wakes.waiter(fl.key)
+	defer wait.over()
 	for start := time.Now(); ; {
 		if fl.degraded || fl.isDetached() || fl.f.queue.distrusts(fl.key) {
 			return Lease{}
 		}
 		fl.polled = fl.f.flights.seq.Add(1)
-		req.channel = waiter.channel()
+		req.channel = wait.channel()
 		lease, err := fl.askLease(req)
 		if err != nil {
 			fl.failed = true
 			return Lease{}
 		}
 		if lease.State != Loading {
-			waiter.found(lease.State)
+			wait.found(lease.State)
 			return lease
 		}
 		if req.Waited == "" {
 			fl.f.count.waited.Add(1)
 		}
 		req.Waited = lease.Token
-		if !waiter.pause(fl.ask, time.Since(start)) {
+		if !wait.pause(fl.ask, time.Since(start)) {
 			return Lease{}
 		}
 	}

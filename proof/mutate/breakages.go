@@ -87,7 +87,7 @@ var breakages = []breakage{
 	{"a fill that leaves the sign of those who waited", []edit{{"scripts.go", "	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits', 'failed', 'none')\n", "	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'failed', 'none')\n"}}},
 	{"an invalidation that fails where publishing is forbidden", []edit{{"scripts.go", "redis.pcall('PUBLISH', channel, key)", "redis.call('PUBLISH', channel, key)"}}},
 	{"one who waits and says so to nobody", []edit{{"scripts.go", "		if ARGV[9] ~= '' and waits ~= ARGV[9] then redis.pcall('HSET', KEYS[2], 'waits', ARGV[9]) end\n", ""}}},
-	{"a message that wakes nobody", []edit{{"wake.go", "	w.mu.Unlock()\n	w.wake(key)\n", "	w.mu.Unlock()\n"}}},
+	{"a message that wakes nobody", []edit{{"wake.go", "	w.missed = 0\n	w.wakeEach(w.waiting[key])\n", "	w.missed = 0\n"}}},
 	{"one who waits for what was said before it could hear", []edit{{"wake.go", "	case x.told && w.missed < doubtful:", "	case w.live && w.missed < doubtful:"}}},
 	{"a broken subscription that is relied on", []edit{{"wake.go", "	w.running, w.live = false, false\n", "	w.running = false\n"}}},
 	{"a subscription that goes deaf", []edit{{"subscribe.go", "			if silent++; silent >= 2 {", "			if silent++; silent < 0 {"}}},
