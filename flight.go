@@ -210,14 +210,14 @@ func (fl *flight) end() {
 // flight has gone on without it.
 func (fl *flight) acquire() (lease Lease, mine bool) {
 	req := LeaseRequest{TTL: leaseTTL, Bad: fl.bad}
-	waiter := fl.f.wakes.waiter(fl.key)
-	defer waiter.over()
+	wait := fl.f.wakes.waiter(fl.key)
+	defer wait.over()
 	for start := time.Now(); ; {
 		if fl.degraded || fl.isDetached() || fl.f.queue.distrusts(fl.key) {
 			return Lease{}, true
 		}
 		fl.polled = fl.f.flights.seq.Add(1)
-		req.channel = waiter.channel()
+		req.channel = wait.channel()
 		lease, mine, err := fl.askLease(req)
 		if !mine {
 			return Lease{}, false
@@ -227,14 +227,14 @@ func (fl *flight) acquire() (lease Lease, mine bool) {
 			return Lease{}, true
 		}
 		if lease.State != Loading {
-			waiter.found(lease.State)
+			wait.found(lease.State)
 			return lease, true
 		}
 		if req.Waited == "" {
 			fl.f.count.waited.Add(1)
 		}
 		req.Waited = lease.Token
-		if !waiter.pause(fl.ask, time.Since(start)) {
+		if !wait.pause(fl.ask, time.Since(start)) {
 			return Lease{}, true
 		}
 	}

@@ -13,12 +13,13 @@ import "github.com/redis/go-redis/v9"
 //	w:…    a writer's block, named by its token, and its deadline
 //
 // Deadlines are milliseconds of Redis's own clock: each field ends by itself, and
-// the whole hash half a second after the last of them, so that who is granted a
-// lease when another has lapsed still learns that others waited for that. A Redis that is out of memory refuses
-// a script's first write when it is one that needs memory, and none after a first
-// write that does not. So scripts that invalidate delete before they set anything,
-// and always go through; scripts that store set before they delete, and do not.
-// They run on Redis 6.2 and later, Valkey and miniredis.
+// the whole hash half a second after the last of them: when a lease has lapsed that
+// others wait for, the next one to be granted tells them that it is another's now.
+// A Redis that is out of memory refuses a script's first write when it is one that
+// needs memory, and none after a first write that does not. So scripts that
+// invalidate delete before they set anything, and always go through; scripts that
+// store set before they delete, and do not. They run on Redis 6.2 and later, Valkey
+// and miniredis.
 
 // script makes a script whose first line is its name, for who reads what Redis is
 // sent: in MONITOR, in SLOWLOG, in a trace.

@@ -208,9 +208,9 @@ func (w *wakes) up() {
 // heard says that the lease of key has ended.
 func (w *wakes) heard(key string) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.missed = 0
-	w.mu.Unlock()
-	w.wake(key)
+	w.wakeEach(w.waiting[key])
 }
 
 // wanted reports whether there is still a reason to listen.
@@ -227,23 +227,22 @@ func (w *wakes) wake(key string) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for _, x := range w.waiting[key] {
-		x.wake()
-	}
+	w.wakeEach(w.waiting[key])
 }
 
 // wakeAll needs w.mu.
 func (w *wakes) wakeAll() {
-	for _, all := range w.waiting {
-		for _, x := range all {
-			x.wake()
-		}
+	for _, some := range w.waiting {
+		w.wakeEach(some)
 	}
 }
 
-func (x *waiter) wake() {
-	select {
-	case x.woken <- struct{}{}:
-	default: // it has not asked since it was woken last
+// wakeEach needs w.mu.
+func (w *wakes) wakeEach(some []*waiter) {
+	for _, x := range some {
+		select {
+		case x.woken <- struct{}{}:
+		default: // it has not asked since it was woken last
+		}
 	}
 }

@@ -149,7 +149,7 @@ func TestWake_WhoWaitsIsToldOfTheValue(t *testing.T) {
 	apart(t, 2, func(t *testing.T, p processes) {
 		for i, takes := range []time.Duration{50, 51, 53, 47, 120, 1500} {
 			late := p.contend(t, items.Key(fmt.Sprint("x", i)), takes*time.Millisecond)
-			sent := p.lines[1].take()
+			sent := slices.DeleteFunc(p.lines[1].take(), func(text string) bool { return strings.HasPrefix(text, "hello") })
 			if late > 5*time.Millisecond { // it may be asking when it is told
 				t.Errorf("load %d: %v late", i, late)
 			}
@@ -476,9 +476,9 @@ func TestWake_Redis(t *testing.T) {
 	loads := func(name string) {
 		var late []time.Duration
 		var sent []int
-		for i := range 11 {
+		for i := range 7 {
 			before := calls()
-			late = append(late, contend(t, one, two, items.Key(fmt.Sprint(name, i)), 50*time.Millisecond))
+			late = append(late, contend(t, one, two, items.Key(fmt.Sprint(name, i)), 250*time.Millisecond))
 			sent = append(sent, calls()-before)
 		}
 		slices.Sort(late)

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,6 +97,85 @@ func TestCluster(t *testing.T) {
 		f.end()
 		f.checkFailover(from, to)
 	})
+	t.Run("who waits is told, from every node, and after its own was killed", func(t *testing.T) {
+		w := newWaiting(t, configOf(t, clusterEnv(servers)), func() (nodes []*redis.Client) {
+			must(t, client.ForEachMaster(t.Context(), func(_ context.Context, c *redis.Client) error { nodes = append(nodes, c); return nil }))
+			return nodes
+		})
+		w.areTold("before")
+		killMasterOf(t, servers, client, "aside:wake")
+		w.areTold("after")
+	})
+}
+
+// waiting are two processes, of which one waits for the other's loads.
+type waiting struct {
+	t     *testing.T
+	one   aside.Cache
+	two   aside.Cache
+	nodes func() []*redis.Client
+}
+
+func newWaiting(t *testing.T, cfg aside.Config, nodes func() []*redis.Client) waiting {
+	t.Helper()
+	cfg.Timeout = 5 * time.Second
+	return waiting{t, open(t, cfg), open(t, cfg), nodes}
+}
+
+// areTold waits until those who wait are told of the ends of loads: they have the
+// values at once, and have asked few times for them.
+func (w waiting) areTold(name string) {
+	t := w.t
+	t.Helper()
+	const keys, takes = 6, time.Second // of several slots
+	tries := 0
+	redistest.Eventually(t, "who waits is told", func() bool {
+		var wg sync.WaitGroup
+		var worst atomic.Int64
+		before := w.scripts()
+		tries++
+		for i := range keys {
+			key := tableSpace.Key(fmt.Sprint(name, tries, i))
+			wg.Go(func() {
+				loading := make(chan struct{})
+				var loaded atomic.Int64
+				wg.Go(func() {
+					_, _ = aside.GetOrLoad(t.Context(), w.one, key, func(context.Context) (int, error) {
+						close(loading)
+						time.Sleep(takes)
+						loaded.Store(clock())
+						return i, nil
+					})
+				})
+				<-loading
+				v, err := aside.GetOrLoad(t.Context(), w.two, key, func(context.Context) (int, error) { return -1, nil })
+				if v == -1 || err != nil {
+					worst.Store(int64(takes)) // by itself, in trouble
+					return
+				}
+				if late := clock() - loaded.Load(); late > worst.Load() {
+					worst.Store(late)
+				}
+			})
+		}
+		wg.Wait()
+		asked := (w.scripts() - before) / keys
+		t.Logf("%s: the last value was %v late, for %d scripts of both processes a key", name, time.Duration(worst.Load()), asked)
+		return worst.Load() < int64(50*time.Millisecond) && asked < 25 // by polling it is a hundred
+	})
+}
+
+// scripts counts those that were run, on all nodes.
+func (w waiting) scripts() (n int) {
+	for _, node := range w.nodes() {
+		for _, name := range []string{"eval", "evalsha"} {
+			_, rest, _ := strings.Cut(node.Info(w.t.Context(), "commandstats").Val(), "cmdstat_"+name+":calls=")
+			calls, _, _ := strings.Cut(rest, ",")
+			i, _ := strconv.Atoi(calls)
+			n += i
+		}
+	}
+	return n
 }
 
 func flush(t *testing.T, client *redis.ClusterClient) {
@@ -220,6 +302,19 @@ func TestSentinel(t *testing.T) {
 	}
 }
 
+// Who waits is told by the new master as it was by the old one.
+func TestSentinel_WhoWaits(t *testing.T) {
+	t.Parallel()
+	sentinel, master := redistest.StartSentinel(t, 1)
+	cfg := configOf(t, map[string]string{"REDIS_HOST": sentinel.Addr, "REDIS_SENTINEL_MASTER": "main"})
+	client := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{sentinel.Addr}})
+	t.Cleanup(func() { client.Close() })
+	w := newWaiting(t, cfg, func() []*redis.Client { return []*redis.Client{client} })
+	w.areTold("before")
+	master.Kill()
+	w.areTold("after")
+}
+
 // checkFailover checks what is promised in spite of a failover: no call fails, and
 // no more than the time to live later all is well again. It counts what is not.
 func (f *fleet) checkFailover(from, to int64) {
@@ -265,7 +360,8 @@ func TestTLS(t *testing.T) {
 	server.Args("--port", "0", "--tls-port", port, "--tls-auth-clients", "yes", "--tls-ca-cert-file", filepath.Join(dir, "ca.pem"),
 		"--tls-cert-file", filepath.Join(dir, "server.pem"), "--tls-key-file", filepath.Join(dir, "server.key"),
 		"--user", "default", "off", "--user", "admin", "on", ">adm1n", "~*", "+@all", "--user", "app", "on", ">s3cret", "~*", "-@all", "+get", "+set", "+del", "+unlink", "+eval", "+evalsha",
-		"+hset", "+hdel", "+hgetall", "+pexpire", "+pttl", "+time", "+scan", "+dbsize", "+info", "+ping", "+hello")
+		"+hset", "+hdel", "+hget", "+hgetall", "+pexpire", "+pttl", "+time", "+scan", "+dbsize", "+info", "+ping", "+hello",
+		"+publish", "+subscribe", "&aside:wake")
 	server.Launch()
 	host := "127.0.0.1"
 	with := func(certs ...tls.Certificate) *tls.Config {
