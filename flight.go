@@ -213,11 +213,11 @@ func (fl *flight) acquire() (lease Lease, mine bool) {
 	wait := fl.f.wakes.waiter(fl.key)
 	defer wait.over()
 	for start := time.Now(); ; {
+		req.channel = wait.channel()
 		if fl.degraded || fl.isDetached() || fl.f.queue.distrusts(fl.key) {
 			return Lease{}, true
 		}
 		fl.polled = fl.f.flights.seq.Add(1)
-		req.channel = wait.channel()
 		lease, mine, err := fl.askLease(req)
 		if !mine {
 			return Lease{}, false

@@ -77,8 +77,8 @@ type waiter struct {
 func (w *wakes) waiter(key string) *waiter { return &waiter{w: w, key: key} }
 
 // channel returns where the end of the lease that the next question finds is to
-// be told, and "" when it would not be heard. It comes before each question: what
-// is told after the answer is then heard, whatever it takes until pause.
+// be told, and "" when it would not be heard. It comes before all else that is to
+// be found out: what is told from then on ends the next pause.
 func (x *waiter) channel() string {
 	w := x.w
 	if w.teller == nil {

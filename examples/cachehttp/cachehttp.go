@@ -85,6 +85,7 @@ type status struct {
 
 type stats struct {
 	Hits               int64 `json:"hits"`
+	NearHits           int64 `json:"near_hits"`
 	Misses             int64 `json:"misses"`
 	Loads              int64 `json:"loads"`
 	LoadErrors         int64 `json:"load_errors"`

@@ -59,7 +59,7 @@ var breakages = []breakage{
 	{"joiners that take any flight's result", []edit{{"flight.go", "	return fl.started > arrived || fl.polled > arrived || done && fl.filled > arrived\n", "	return true\n"}}},
 	{"joiners that take a fill sent before they came", []edit{{"flight.go", "done && fl.filled > arrived", "done && fl.filled > 0"}}},
 	{"a polled value handed to a late comer", []edit{{"flight.go", "fl.polled > arrived ||", "fl.polled > 0 ||"}}},
-	{"a question numbered after its answer", []edit{{"flight.go", "		fl.polled = fl.f.flights.seq.Add(1)\n		req.channel = wait.channel()\n		lease, mine, err := fl.askLease(req)\n", "		req.channel = wait.channel()\n		lease, mine, err := fl.askLease(req)\n		fl.polled = fl.f.flights.seq.Add(1)\n"}}},
+	{"a question numbered after its answer", []edit{{"flight.go", "		fl.polled = fl.f.flights.seq.Add(1)\n		lease, mine, err := fl.askLease(req)\n", "		lease, mine, err := fl.askLease(req)\n		fl.polled = fl.f.flights.seq.Add(1)\n"}}},
 	{"a write that detaches no flight", []edit{{"flight.go", "			fl.detached = true\n			delete(fs.byKey, key)\n", ""}}},
 	{"a detached flight that fills", []edit{{"flight.go", "if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {", "if ok && f.queue.distrusts(fl.key) {"}}},
 	{"a flight of a distrusted key that fills", []edit{{"flight.go", "if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {", "if ok && fl.isDetached() {"},
