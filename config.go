@@ -51,8 +51,9 @@ type Config struct {
 	LoadTimeout time.Duration
 
 	// MemoryMaxBytes bounds the memory backend, keys and about 128 bytes an entry
-	// included, and separately the decoded values that keyspaces with Share keep.
-	// Defaults to 64 MiB.
+	// included; what values of keyspaces with Share are decoded to comes on top, and
+	// is of the order of their bytes. Over another backend it bounds those decoded
+	// values. Defaults to 64 MiB.
 	MemoryMaxBytes int64
 
 	// NearMaxBytes, when it is positive, has values that were read from Redis kept in
