@@ -36,7 +36,7 @@ func FuzzLeaseKey(f *testing.F) {
 		for _, k := range []string{key, other} {
 			name, _, ok := strings.Cut(k, ":")
 			if !ok || checkName(name) != nil {
-				t.Skip("no value key")
+				return // no value key
 			}
 		}
 		lease := leaseKey(key)
