@@ -34,6 +34,7 @@ func BenchmarkHit(b *testing.B) {
 	b.Run("otter", func(b *testing.B) {
 		c := must(otter.New(&otter.Options[string, string]{MaximumWeight: 1 << 20, Weigher: func(k, v string) uint32 { return uint32(len(v)) },
 			ExpiryCalculator: otter.ExpiryWriting[string, string](time.Minute)}))
+		defer c.StopAllGoroutines()
 		c.Set("s:A", "a value of some length")
 		parallel(b, func() error {
 			if _, ok := c.GetIfPresent("s:A"); !ok {
