@@ -415,15 +415,6 @@ func (f *front) startNear(b *redisBackend) {
 	})
 }
 
-// stored returns data with what it was decoded to before, if the keyspace's values
-// are kept.
-func (f *front) stored(space *Keyspace, key string, data []byte) *stored {
-	if space.Share {
-		return f.memo.of(key, data)
-	}
-	return &stored{data: data}
-}
-
 // The backend's commands, each within a budget.
 
 func (f *front) get(ctx context.Context, key string, b *budget) (found, error) {

@@ -83,7 +83,7 @@ func TestNear_OthersChangesAreHeard(t *testing.T) {
 	r := redistest.Start(t)
 	client := r.Client()
 	changes := map[string]func(t *testing.T, other aside.Cache){
-		"SETEX":    func(t *testing.T, _ aside.Cache) { client.SetEx(t.Context(), room.String(), `"new"`, time.Minute) },
+		"SETEX":    func(t *testing.T, _ aside.Cache) { client.Set(t.Context(), room.String(), `"new"`, time.Minute) },
 		"DEL":      func(t *testing.T, _ aside.Cache) { client.Del(t.Context(), room.String()) },
 		"UNLINK":   func(t *testing.T, _ aside.Cache) { client.Unlink(t.Context(), room.String()) },
 		"FLUSHALL": func(t *testing.T, _ aside.Cache) { client.FlushAll(t.Context()) },
@@ -98,7 +98,7 @@ func TestNear_OthersChangesAreHeard(t *testing.T) {
 	}
 	c, other := nearCache(t, r.Addr, aside.Config{}), overRedis(t, r.Addr, aside.Config{})
 	for name, change := range changes {
-		client.SetEx(t.Context(), room.String(), `"old"`, time.Minute)
+		client.Set(t.Context(), room.String(), `"old"`, time.Minute)
 		becomes(t, c, "old")
 		read(t, c, fails(t))
 		change(t, other)
@@ -179,7 +179,7 @@ func TestNear_ABrokenConnectionDropsEverything(t *testing.T) {
 	c := nearCache(t, r.Addr, aside.Config{})
 	for i := range 5 {
 		old, want := fmt.Sprint("old", i), fmt.Sprint("new", i)
-		client.SetEx(t.Context(), room.String(), fmt.Sprintf("%q", old), time.Minute)
+		client.Set(t.Context(), room.String(), fmt.Sprintf("%q", old), time.Minute)
 		becomes(t, c, old)
 		read(t, c, fails(t))
 		// In one script nothing comes between: the change is not said.
@@ -187,7 +187,7 @@ func TestNear_ABrokenConnectionDropsEverything(t *testing.T) {
 			_, err := tx.TxPipelined(t.Context(), func(p redis.Pipeliner) error {
 				p.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 				p.Do(t.Context(), "CLIENT", "KILL", "TYPE", "pubsub")
-				p.SetEx(t.Context(), room.String(), fmt.Sprintf("%q", want), time.Minute)
+				p.Set(t.Context(), room.String(), fmt.Sprintf("%q", want), time.Minute)
 				return nil
 			})
 			return err
@@ -243,7 +243,7 @@ func TestNear_ASilentConnectionIsFoundOut(t *testing.T) {
 	becomes(t, c, "old")
 	serves(t, c)
 	stalled.Store(true)
-	client.SetEx(t.Context(), room.String(), `"new"`, time.Minute)
+	client.Set(t.Context(), room.String(), `"new"`, time.Minute)
 	hears(t, said, "near cache is not used")
 	if got := read(t, c, fails(t)); got != "new" {
 		t.Errorf("read %q after the silence was found out", got)
