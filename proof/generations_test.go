@@ -11,11 +11,15 @@ import (
 // The generations of the simulation: one room, whose messages are the last of rows.
 // What is checked of them in runs with faults is that nothing is left behind, and
 // the history of the messages; in calm runs, also that there is one at a time,
-// and that a cancel arrives.
+// and that a cancel arrives. Their callers have no deadlines: a Start that is not
+// answered in time starts nevertheless.
 
 const roomID = "A"
 
 func (p *process) generate(ctx context.Context, id int) {
+	if p.calm {
+		ctx = context.WithoutCancel(ctx)
+	}
 	p.mu.Lock()
 	p.changing++
 	p.mu.Unlock()
@@ -73,6 +77,9 @@ func (p *process) generate(ctx context.Context, id int) {
 }
 
 func (p *process) cancelGeneration(ctx context.Context, id int) {
+	if p.calm {
+		ctx = context.WithoutCancel(ctx)
+	}
 	p.mu.Lock()
 	var running *aside.Generation
 	for g := range p.generating {

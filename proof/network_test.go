@@ -107,6 +107,7 @@ type callKey struct{}
 type call struct {
 	id     int
 	writes bool
+	hasty  bool // it has a deadline
 }
 
 // next returns the weather, and the random numbers for a command. What a flight

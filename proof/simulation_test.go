@@ -112,7 +112,9 @@ type world struct {
 	mu             sync.Mutex
 	db             map[string]int // the version of each row
 	loads          map[string]int // how many there were of each row in each process
-	writes         map[*op]bool   // that are running
+	rowLoads       map[string]*rowLoads
+	longestExcuse  time.Duration
+	writes         map[*op]bool // that are running
 	generating     map[*aside.Generation]bool
 	changing       int   // calls of Start and Finish
 	lastGeneration int64 // when one was finished
@@ -149,7 +151,7 @@ func newWorld(seed uint64) *world {
 	w := &world{
 		seed: seed, rand: draws(seed, "driver"), start: time.Now(), redis: miniredis.NewMiniRedis(),
 		trace: func(string, ...any) {}, over: make(chan struct{}), calm: seed%8 == 0, space: rowSpace,
-		db: make(map[string]int), loads: make(map[string]int), writes: make(map[*op]bool), generating: make(map[*aside.Generation]bool),
+		db: make(map[string]int), loads: make(map[string]int), rowLoads: make(map[string]*rowLoads), writes: make(map[*op]bool), generating: make(map[*aside.Generation]bool),
 	}
 	w.space.Share = seed%3 == 0
 	w.rows = append(w.rows, w.space.Key("1"), w.space.Key("{2}"), rows[2])
@@ -160,6 +162,7 @@ func newWorld(seed uint64) *world {
 	w.admin = redis.NewClient(inMemory(w.redis))
 	for _, key := range rows {
 		w.db[key.String()] = 1
+		w.rowLoads[key.String()] = &rowLoads{}
 	}
 	for i := range w.processes {
 		w.bear(i)
@@ -229,7 +232,10 @@ func (w *world) run() error {
 	}
 	w.calls.Wait()
 	if w.calm {
-		time.Sleep(4 * time.Second) // a failed load's mark is gone
+		w.mu.Lock()
+		while := max(4*time.Second, w.longestExcuse) // a failed load's mark is gone, and a late block
+		w.mu.Unlock()
+		time.Sleep(while)
 		for _, key := range w.redis.Keys() {
 			if strings.Contains(key, "lease") || strings.HasPrefix(key, "generation:") {
 				w.fail("%q is still in Redis, when all calls are over and nothing has failed", key)
@@ -316,9 +322,10 @@ func (w *world) step() {
 func (p *process) call(writes bool, do func(ctx context.Context, id int)) {
 	p.nextCall++
 	id := p.nextCall
-	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), callKey{}, call{id, writes}))
-	if w := p.world; w.rand.IntN(10) == 0 {
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(w.rand.Int64N(int64(time.Second))))
+	hasty := p.rand.IntN(10) == 0
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), callKey{}, call{id, writes, hasty}))
+	if hasty {
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(p.rand.Int64N(int64(time.Second))))
 	}
 	ended := make(chan struct{})
 	p.calls.Add(1)
@@ -351,7 +358,9 @@ var errDatabase = errors.New("the database is down")
 func (p *process) read(ctx context.Context, id int, key aside.Key) {
 	o := &op{Key: key.String(), Process: p.number, Kind: read, Call: p.now(), Return: never}
 	p.trace("process %d: call %d reads %v", p.number, id, key)
-	v, err := aside.GetOrLoad(ctx, p.cache, key, func(ctx context.Context) (int, error) {
+	v, err := aside.GetOrLoad(ctx, p.cache, key, func(ctx context.Context) (_ int, err error) {
+		ended := p.loadBegins(ctx, key)
+		defer func() { ended(err) }()
 		r := p.nextLoad(key) // whichever of the callers who come at once leads
 		p.trace("process %d: begins to load %v", p.number, key)
 		if err := p.sleep(ctx, lasts(r)); err != nil {
@@ -429,6 +438,7 @@ func (p *process) write(ctx context.Context, id int, key aside.Key) {
 		return p.sleep(ctx, lasts(r))
 	}
 	var err error
+	unblocked := false
 	if key == rows[2] && r.IntN(2) == 0 {
 		p.history.change(func([]*op) { o.Kind = invalidate })
 		if write(ctx) == errDead {
@@ -437,11 +447,16 @@ func (p *process) write(ctx context.Context, id int, key aside.Key) {
 		err = aside.Invalidate(ctx, p.cache, key)
 	} else {
 		err = aside.Update(ctx, p.cache, func(ctx context.Context) error {
-			if aside.Pending(p.cache, key) {
+			if unblocked = aside.Pending(p.cache, key); unblocked {
 				p.unseal(o)
 			}
 			return write(ctx)
 		}, key)
+	}
+	if unblocked || err != nil && o.Version == 0 {
+		p.excuse(key, 16*time.Second) // the block comes up to 5 s late, and stays for 10
+	} else {
+		p.excuse(key, 50*time.Millisecond) // answers are on their way
 	}
 	p.returned(o)
 	p.trace("process %d: call %d wrote %v: %v", p.number, id, key, err)
