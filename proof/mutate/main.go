@@ -4,7 +4,10 @@
 //
 //	go run ./proof/mutate                 all of them
 //	go run ./proof/mutate -run token      those with token in their names
-//	go run ./proof/mutate -table FILE     all of them, and a table in a file
+//	go run ./proof/mutate -table          all of them, and their table in docs/breakages.md
+//
+// The test that the table names is run first, as it most likely catches the
+// breakage again, and all others when it does not.
 package main
 
 import (
@@ -14,6 +17,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,21 +37,26 @@ type edit struct{ file, old, new string }
 
 // suites are run in this order, the quick ones first, until a test fails. Each is
 // the tests of a package, with arguments for them and a variable.
-var suites = []struct {
-	name, pkg string
-	args      []string
-	env       string
-}{
-	{"tests without Redis", ".", nil, "ASIDE_TEST_NO_REDIS=1"},
-	{"tests", ".", []string{"-test.parallel=4"}, "ASIDE_TEST_REQUIRE_REDIS=1"}, // more wait than compute
-	{"simulation", "./proof", []string{"-test.run=^TestSimulation$", "-seeds=150"}, ""},
+var suites = []suite{
+	{".", nil, "ASIDE_TEST_NO_REDIS=1"},
+	{".", []string{"-test.parallel=4"}, "ASIDE_TEST_REQUIRE_REDIS=1"}, // more wait than compute
+	{"./proof", []string{"-test.run=^TestSimulation$", "-seeds=150"}, ""},
 }
 
-const suiteTimeout = 100 * time.Second
+type suite struct {
+	pkg  string
+	args []string
+	env  string
+}
+
+const (
+	suiteTimeout = 100 * time.Second
+	tableFile    = "docs/breakages.md"
+)
 
 func main() {
 	run := flag.String("run", "", "only the breakages whose names have this in them")
-	table := flag.String("table", "", "the file to write a table to")
+	table := flag.Bool("table", false, "write "+tableFile)
 	flag.Parse()
 	if err := mutate(*run, *table); err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
@@ -55,7 +64,7 @@ func main() {
 	}
 }
 
-func mutate(run, table string) error {
+func mutate(run string, table bool) error {
 	root, err := output("git", "rev-parse", "--show-toplevel")
 	if err != nil {
 		return err
@@ -70,12 +79,16 @@ func mutate(run, table string) error {
 	}
 	close(next)
 	root = strings.TrimSpace(root)
+	caughtBy, err := readTable(root)
+	if err != nil {
+		return err
+	}
 	if err := unbroken(root); err != nil {
 		return err
 	}
 	const workers = 2
 	for range workers {
-		go func() { errs <- worker(root, next, results) }()
+		go func() { errs <- worker(root, next, caughtBy, results) }()
 	}
 	for range workers {
 		err = errors.Join(err, <-errs)
@@ -83,34 +96,59 @@ func mutate(run, table string) error {
 	if err != nil {
 		return err
 	}
-	rows := []string{"# Deliberate breakages, and what caught them", "",
-		"Written by `go run ./proof/mutate -table docs/breakages.md`, which runs the tests without a Redis server, then those with one, then the simulation, until one of them fails.", "",
-		"| breakage | caught by |", "|---|---|"}
 	var survived []string
 	for i, b := range breakages {
-		if !strings.Contains(b.name, run) {
-			continue
-		}
-		rows = append(rows, fmt.Sprintf("| %s | %s |", b.name, describe(results[i])))
-		if results[i] == "" {
+		if strings.Contains(b.name, run) && results[i] == "" {
 			survived = append(survived, b.name)
 		}
-	}
-	if table != "" {
-		if err := os.WriteFile(table, []byte(strings.Join(rows, "\n")+"\n"), 0o666); err != nil {
-			return err
+		if results[i] == "" {
+			results[i] = caughtBy[b.name] // what was not tried keeps its row
 		}
 	}
 	if len(survived) > 0 {
 		return fmt.Errorf("survived: %s", strings.Join(survived, "; "))
 	}
+	if table {
+		return writeTable(root, results)
+	}
 	return nil
+}
+
+const tableHead = `# Deliberate breakages, and what caught them
+
+Written by ` + "`go run ./proof/mutate -table`" + `, which applies each to a copy of the tree and runs the test that caught it last, then the tests without a Redis server, those with one, and the simulation, until a test fails.
+
+| breakage | caught by |
+|---|---|
+`
+
+func writeTable(root string, caughtBy []string) error {
+	text := tableHead
+	for i, b := range breakages {
+		text += fmt.Sprintf("| %s | %s |\n", b.name, caughtBy[i])
+	}
+	return os.WriteFile(filepath.Join(root, tableFile), []byte(text), 0o666)
+}
+
+// readTable returns by which test each breakage was caught last.
+func readTable(root string) (map[string]string, error) {
+	text, err := os.ReadFile(filepath.Join(root, tableFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	caughtBy := make(map[string]string)
+	for line := range strings.Lines(string(text)) {
+		if cells := strings.Split(strings.TrimSpace(line), "|"); len(cells) == 4 {
+			caughtBy[strings.TrimSpace(cells[1])] = strings.TrimSpace(cells[2])
+		}
+	}
+	return caughtBy, nil
 }
 
 // unbroken checks that a copy of the tree without any breakage passes.
 func unbroken(root string) error {
 	return inCopy(root, func(dir string) error {
-		caught, report, err := test(dir)
+		caught, report, err := test(dir, "")
 		if err == nil && caught != "" {
 			err = fmt.Errorf("the suite fails without any breakage: %s\n%s", caught, report)
 		}
@@ -119,11 +157,11 @@ func unbroken(root string) error {
 }
 
 // worker tries breakages in a copy of the tree.
-func worker(root string, next <-chan int, results []string) error {
+func worker(root string, next <-chan int, caughtBy map[string]string, results []string) error {
 	return inCopy(root, func(dir string) error {
 		for i := range next {
 			b, start := breakages[i], time.Now()
-			caught, err := try(dir, b)
+			caught, err := try(dir, b, caughtBy[b.name])
 			if err != nil {
 				return fmt.Errorf("%s: %w", b.name, err)
 			}
@@ -147,7 +185,7 @@ func inCopy(root string, do func(dir string) error) error {
 }
 
 // try applies a breakage, runs the suites, and takes it back.
-func try(dir string, b breakage) (caught string, err error) {
+func try(dir string, b breakage, caughtBy string) (caught string, err error) {
 	originals := make(map[string][]byte)
 	defer func() {
 		for file, text := range originals {
@@ -170,21 +208,33 @@ func try(dir string, b breakage) (caught string, err error) {
 			return "", err
 		}
 	}
-	caught, _, err = test(dir)
+	caught, _, err = test(dir, caughtBy)
 	return caught, err
 }
 
-// test runs the suites, until a test fails, and returns which did, and what was
-// printed. Other tests might have failed after it.
-func test(dir string) (caught, report string, err error) {
-	for i, s := range suites {
+// test runs the test that most likely fails, if one is known, then the suites,
+// until a test fails. It returns which did, and what was printed; others might
+// have failed after it.
+func test(dir, likely string) (caught, report string, err error) {
+	todo := suites
+	if m := testName.FindStringSubmatch(likely); m != nil {
+		for _, s := range suites[1:] { // one of each package
+			if (m[1] == "TestSimulation") == (s.pkg == "./proof") {
+				s.args = append([]string{"-test.run=^" + strings.ReplaceAll(regexp.QuoteMeta(m[0]), "/", "$/^") + "$"}, s.args...)
+				todo = append([]suite{s}, suites...)
+			}
+		}
+	}
+	built := ""
+	for _, s := range todo {
 		binary := filepath.Join(dir, "mutate.test")
-		if i == 0 || s.pkg != suites[i-1].pkg {
+		if s.pkg != built {
 			build := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", binary, s.pkg)
 			build.Dir = dir
 			if out, err := build.CombinedOutput(); err != nil {
 				return "", "", fmt.Errorf("it does not compile: %w\n%s", err, out)
 			}
+			built = s.pkg
 		}
 		cmd := exec.Command(binary, append([]string{"-test.v", "-test.timeout=" + suiteTimeout.String()}, s.args...)...)
 		cmd.Dir, cmd.Env = filepath.Join(dir, s.pkg), append(os.Environ(), s.env, "TMPDIR="+dir)
@@ -196,9 +246,10 @@ func test(dir string) (caught, report string, err error) {
 }
 
 var (
-	failed  = regexp.MustCompile(`--- FAIL: (\S+)`)
-	noise   = regexp.MustCompile(`^(=== |\s*--- (PASS|SKIP)|\d{4}/\d\d/\d\d |redis: )`)
-	running = regexp.MustCompile(`(?m)^\t\t((?:Test|Fuzz|Example)\S+) \(`)
+	testName = regexp.MustCompile(`^((?:Test|Fuzz|Example)\w+)[^,\s]*`)
+	failed   = regexp.MustCompile(`--- FAIL: (\S+)`)
+	noise    = regexp.MustCompile(`^(=== |\s*--- (PASS|SKIP)|\d{4}/\d\d/\d\d |redis: )`)
+	running  = regexp.MustCompile(`(?m)^\t\t((?:Test|Fuzz|Example)\S+) \(`)
 )
 
 // untilOneFails runs tests and kills them when one has failed: those that run
