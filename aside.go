@@ -155,6 +155,9 @@ func lookAway[T any](ctx context.Context, f *front, r *read) (value T, ok bool) 
 	if !got.ok {
 		return value, false
 	}
+	if got.kept == nil && remembers[T](&r.space) {
+		got.kept = f.memo.of(r.key, got.value)
+	}
 	value, err = readFound[T](&r.space, &got)
 	if err != nil {
 		r.undecodable(ctx, f, got.value, err)
@@ -220,7 +223,7 @@ func take[T any](f *front, fl *flight, r *read, leads bool) (value T, ok bool, e
 		return value, false, nil
 	}
 	got := found{value: fl.data}
-	if fl.space.Share {
+	if remembers[T](fl.space) {
 		got.kept = f.memo.of(r.key, fl.data)
 	}
 	if value, err = readFound[T](fl.space, &got); err != nil {

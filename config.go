@@ -51,9 +51,10 @@ type Config struct {
 	LoadTimeout time.Duration
 
 	// MemoryMaxBytes bounds the memory backend, keys and about 128 bytes an entry
-	// included; what values of keyspaces with Share are decoded to comes on top, and
-	// is of the order of their bytes. Over another backend it bounds those decoded
-	// values. Defaults to 64 MiB.
+	// included. What values were decoded to is remembered beside them, so that the
+	// next hit need not decode: it comes on top, and is of the order of their bytes.
+	// Over another backend MemoryMaxBytes bounds what is remembered so, with the
+	// bytes. Defaults to 64 MiB.
 	MemoryMaxBytes int64
 
 	// NearMaxBytes, when it is positive, has values that were read from Redis kept in

@@ -386,12 +386,8 @@ func (f *front) away(ctx context.Context, space *Keyspace, key string) (found, e
 	}
 	b := budget{f.cfg.Timeout}
 	got, err := f.get(ctx, key, &b)
-	if err == nil && got.ok {
-		if near {
-			got.kept = f.near.keep(key, before, got.value)
-		} else if space.Share {
-			got.kept = f.memo.of(key, got.value)
-		}
+	if err == nil && got.ok && near {
+		got.kept = f.near.keep(key, before, got.value)
 	}
 	return got, err
 }

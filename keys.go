@@ -25,7 +25,10 @@ type Keyspace struct {
 
 	// Share says that values are never modified once loaded, so that callers may
 	// be handed the same one: a hit on a value that was decoded before and has
-	// not changed since is not decoded again.
+	// not changed since is not decoded again. Without it, each caller's value is
+	// its own: a copy of the one that was decoded, or decoded again where the Codec
+	// is not JSON, or where the type may have what can not be copied: methods that
+	// decode it, pointers in unexported fields, interfaces with methods.
 	Share bool
 }
 

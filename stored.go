@@ -7,8 +7,8 @@ import (
 	"github.com/maypok86/otter/v2"
 )
 
-// stored is a value as a cache has it. For keyspaces with Share, it remembers
-// what the bytes were decoded to.
+// stored is a value as a cache has it. It remembers what the bytes were decoded to
+// where that is of use: see remembers.
 type stored struct {
 	data    []byte
 	decoded atomic.Pointer[any]
@@ -27,31 +27,47 @@ func readFound[T any](space *Keyspace, got *found) (T, error) {
 	return decode[T](space, got.value)
 }
 
+// remembers reports whether what values of the keyspace are decoded to as a T can
+// serve the next reader too: because nobody modifies it, or as it can be copied.
+func remembers[T any](space *Keyspace) bool {
+	return space.Share || codecOf(space) == JSON && copyableOf[T]().ok
+}
+
 // readStored returns what s says: with Share, the same to all who ask.
 func readStored[T any](space *Keyspace, s *stored) (T, error) {
-	if !space.Share {
+	if !remembers[T](space) {
 		return decode[T](space, s.data)
 	}
 	if v := s.decoded.Load(); v != nil {
 		if value, ok := (*v).(T); ok {
-			return value, nil
+			return handOver(space, value), nil
 		}
 	}
 	value, err := decode[T](space, s.data)
-	if err == nil {
-		v := any(value)
-		if !s.decoded.CompareAndSwap(nil, &v) {
-			if first, ok := (*s.decoded.Load()).(T); ok {
-				return first, nil
-			}
-		}
+	if err != nil {
+		return value, err
 	}
-	return value, err
+	if v := any(value); !s.decoded.CompareAndSwap(nil, &v) {
+		first, ok := (*s.decoded.Load()).(T)
+		if !ok {
+			return value, nil // this keyspace's values are read as several types
+		}
+		value = first
+	}
+	return handOver(space, value), nil
 }
 
-// memo keeps the values of keyspaces with Share that came from another process's
-// memory, by key, so that bytes that have not changed need not be decoded again. It
-// is no cache of the keys: it says what bytes mean, so nothing in it is stale.
+// handOver returns what a caller may have of a value that others are given, too.
+func handOver[T any](space *Keyspace, value T) T {
+	if space.Share {
+		return value
+	}
+	return copyOf(copyableOf[T](), value)
+}
+
+// memo keeps values that came from another process's memory, by key, so that bytes
+// that have not changed need not be decoded again. It is no cache of the keys: it
+// says what bytes mean, so nothing in it is stale.
 type memo struct {
 	values *otter.Cache[string, *stored]
 }

@@ -74,6 +74,17 @@ var breakages = []breakage{
 
 	// The read path.
 	{"a reader that is trusted while the key is queued", []edit{{"aside.go", "	if f.queue.distrusts(r.key) {\n		r.degrade(f)\n		return value, false\n	}\n", ""}}},
+	{"a value that is handed out without a copy", []edit{{"stored.go", "	if space.Share {\n		return value\n	}\n	return copyOf", "	if space.Share || true {\n		return value\n	}\n	return copyOf"}}},
+	{"a copy with the slices of another", []edit{{"copy.go", "		v.Set(s)\n		if", "		if"}}},
+	{"a copy whose slices have the elements of another", []edit{{"copy.go", "		if elem != nil {\n			copyElements(elem)(s)\n		}\n", ""}}},
+	{"a copy with the maps of another", []edit{{"copy.go", "		v.Set(m)\n", ""}}},
+	{"a copy whose maps have the elements of another", []edit{{"copy.go", "				elem(value)\n", ""}}},
+	{"a copy with the pointers of another", []edit{{"copy.go", "		v.Set(p)\n", ""}}},
+	{"a copy whose pointers lead to parts of another", []edit{{"copy.go", "			elem(p.Elem())\n", ""}}},
+	{"a copy whose arrays have the elements of another", []edit{{"copy.go", "			c = copyElements(elem)\n", "			_ = c\n"}}},
+	{"a copy that leaves what is in interfaces", []edit{{"copy.go", "v.Set(reflect.ValueOf(copyAny(v.Interface())))", "_ = copyAny(v.Interface())"}}},
+	{"a copy of a type with parts that can not be copied", []edit{{"copy.go", "		if !ok || fc != nil && !f.IsExported() {\n			return nil, false\n		}\n		if fc != nil {", "		if ok && fc != nil && f.IsExported() {"}}},
+	{"a copy of a type that decodes itself", []edit{{"copy.go", "c == nil || !decodesItself(t)", "c == nil || decodesItself(t) || true"}}},
 	{"a decode error served as zero", []edit{{"aside.go", "		r.undecodable(ctx, f, got.value, err)\n		return value, false\n	}\n	return value, true\n", "		r.undecodable(ctx, f, got.value, err)\n	}\n	return value, true\n"}}},
 	{"an empty value that is a miss", []edit{{"aside.go", "	if !got.ok {\n", "	if !got.ok || len(got.value) <= 2 {\n"}}},
 	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "			fl.hurry()\n", ""}}},

@@ -1,0 +1,155 @@
+package aside_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math/big"
+	"reflect"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/cacheaside/aside"
+)
+
+type (
+	part struct {
+		Kind string            `json:"kind"`
+		Meta map[string]string `json:"meta"`
+	}
+	reply struct {
+		message
+		At      time.Time       `json:"at"`
+		Until   *time.Time      `json:"until"`
+		Raw     json.RawMessage `json:"raw"`
+		Parts   []part          `json:"parts"`
+		ByName  map[string]part `json:"by_name"`
+		Scores  [2][]int        `json:"scores"`
+		Rest    any             `json:"rest"`
+		Answers []*reply        `json:"answers"`
+		seen    int
+	}
+	// hidden decodes itself, to memory that no copier can reach.
+	hidden struct{ n *int }
+	// opaque has memory that no copier can reach, and nothing is decoded to it.
+	opaque struct {
+		Name string `json:"name"`
+		p    *int
+	}
+	named []hidden
+)
+
+func (h *hidden) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, &h.n) }
+
+// Each reader's value is what its bytes say, and no memory of it is another's,
+// whether it was decoded or copied.
+func TestP9_EachReaderHasAValueOfItsOwn(t *testing.T) {
+	t.Parallel()
+	const deep = `{"content":"c","at":"2026-01-02T03:04:05Z","until":"2026-01-02T03:04:05+09:00","raw":{"a": [1]},
+		"parts":[{"kind":"text","meta":{"a":"b"}},{"meta":null}],"by_name":{"x":{"kind":"k","meta":{"c":"d"}}},
+		"scores":[[1,2],null],"rest":{"a":[1,"b",{"c":null},[]],"d":true},"answers":[null,{"answers":[{"content":"leaf"}],"rest":[]}]}`
+	ownValues[[]message](t, `[{"content":"a"},{"content":"b"}]`, `[]`, `null`)
+	ownValues[reply](t, deep, `{}`)
+	ownValues[*reply](t, deep, `null`)
+	ownValues[map[string][]reply](t, `{"a":[`+deep+`],"b":[],"c":null}`, `{}`)
+	ownValues[any](t, deep, `[]`, `"text"`, `1`, `false`, `null`)
+	ownValues[[]map[string]any](t, `[`+deep+`,null]`)
+	ownValues[string](t, `"text"`)
+	ownValues[json.RawMessage](t, `{"a": 1}`)
+	ownValues[time.Time](t, `"2026-01-02T03:04:05+09:00"`)
+	ownValues[hidden](t, `1`)
+	ownValues[named](t, `[1,2]`)
+	ownValues[map[string]*hidden](t, `{"a":1}`)
+	ownValues[opaque](t, `{"name":"n"}`)
+	ownValues[*big.Int](t, `12345678901234567890123`)
+	ownValues[[]big.Int](t, `[12345678901234567890123]`)
+}
+
+func ownValues[T any](t *testing.T, stored ...string) {
+	t.Helper()
+	c := open(t, aside.Config{Type: aside.TypeMemory})
+	key := aside.Keyspace{Name: "own"}.Key("1")
+	for _, data := range stored {
+		var want T
+		if err := json.Unmarshal([]byte(data), &want); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Set(t.Context(), key.String(), []byte(data), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		owner := make(map[unsafe.Pointer]int) // by address, which is not used again meanwhile
+		for reader := range 3 {
+			got := must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (T, error) {
+				return want, errors.New("loaded")
+			}))
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("%T: reader %d has %+v for %s, want %+v", want, reader, got, data, want)
+			}
+			for _, p := range memory(reflect.ValueOf(&got).Elem(), nil) {
+				if other, taken := owner[p]; taken && other != reader {
+					t.Errorf("%T: readers %d and %d share memory for %s", want, other, reader, data)
+				}
+				owner[p] = reader
+			}
+			overwrite(reflect.ValueOf(&got).Elem())
+		}
+	}
+}
+
+// memory lists the addresses of what v refers to and can be modified.
+func memory(v reflect.Value, found []unsafe.Pointer) []unsafe.Pointer {
+	if v.Type() == reflect.TypeFor[time.Time]() {
+		return found
+	}
+	switch v.Kind() {
+	case reflect.Slice, reflect.Map, reflect.Pointer:
+		if v.IsNil() || v.Kind() == reflect.Slice && v.Len() == 0 {
+			return found
+		}
+		found = append(found, v.UnsafePointer())
+	}
+	switch v.Kind() {
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			found = memory(v.Index(i), found)
+		}
+	case reflect.Map:
+		for all := v.MapRange(); all.Next(); {
+			found = memory(all.Value(), found)
+		}
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() {
+			found = memory(v.Elem(), found)
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			found = memory(v.Field(i), found)
+		}
+	}
+	return found
+}
+
+// overwrite sets what a caller can reach of its value to zero.
+func overwrite(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			overwrite(v.Index(i))
+		}
+	case reflect.Map:
+		v.Clear()
+		return
+	case reflect.Pointer:
+		if !v.IsNil() {
+			overwrite(v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			overwrite(v.Field(i))
+		}
+	}
+	if v.CanSet() {
+		v.SetZero()
+	}
+}
