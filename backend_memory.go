@@ -318,6 +318,14 @@ func (m *memoryBackend) Clear(ctx context.Context, prefixes ...string) error {
 	return nil
 }
 
+func (m *memoryBackend) TTL(_ context.Context, key string) (time.Duration, bool, error) {
+	e, ok := m.values.GetEntryQuietly(key)
+	if !ok || e.Value.notFound {
+		return 0, false, nil
+	}
+	return e.ExpiresAfter(), true, nil
+}
+
 func (m *memoryBackend) Status(context.Context) (Status, error) {
 	m.values.CleanUp()
 	return Status{

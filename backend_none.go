@@ -17,6 +17,7 @@ func (noneBackend) Block(context.Context, string, time.Duration, ...string) erro
 func (noneBackend) Unblock(context.Context, string, ...string) error              { return nil }
 func (noneBackend) Clear(context.Context, ...string) error                        { return nil }
 func (noneBackend) Close() error                                                  { return nil }
+func (noneBackend) TTL(context.Context, string) (time.Duration, bool, error)      { return 0, false, nil }
 func (noneBackend) Lease(context.Context, string, LeaseRequest) (Lease, error) {
 	return Lease{State: Writing}, nil
 }

@@ -385,6 +385,13 @@ func (b *redisBackend) Status(ctx context.Context) (Status, error) {
 	})
 }
 
+func (b *redisBackend) TTL(ctx context.Context, key string) (time.Duration, bool, error) {
+	ttl, err := within(ctx, b, func(ctx context.Context) (time.Duration, error) {
+		return b.client.PTTL(ctx, key).Result()
+	})
+	return max(0, ttl), err == nil && ttl != -2, err // -2: no key; -1: no end
+}
+
 func infoField(info, name string) string {
 	for line := range strings.Lines(info) {
 		if value, ok := strings.CutPrefix(line, name+":"); ok {

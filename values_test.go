@@ -13,7 +13,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/alicebob/miniredis/v2"
+
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/asidetest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -389,5 +392,55 @@ func TestTimesToLive(t *testing.T) {
 		if ttl > time.Minute || ttl < 29*time.Second {
 			t.Errorf("time to live %v, want from 30s to 60s", ttl)
 		}
+	}
+}
+
+func TestTTL(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		key := aside.Keyspace{Name: "user", TTL: time.Hour, NotFoundTTL: time.Minute}.Key("42")
+		want := func(lo, hi time.Duration, there bool) {
+			t.Helper()
+			if ttl, ok, err := aside.TTL(t.Context(), c, key); ttl < lo || ttl > hi || ok != there || err != nil {
+				t.Errorf("got %v, %v, %v; want %v to %v, %v", ttl, ok, err, lo, hi, there)
+			}
+		}
+		want(0, 0, false)
+		_, _ = aside.GetOrLoad(t.Context(), c, key, func(context.Context) (int, error) { return 0, aside.ErrNotFound })
+		want(0, 0, false)
+		if err := aside.Invalidate(t.Context(), c, key); err != nil {
+			t.Fatal(err)
+		}
+		must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (int, error) { return 1, nil }))
+		want(50*time.Minute, time.Hour, true)
+	})
+}
+
+func TestTTL_OfOtherBackends(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	if err := server.Set("app:user:42", "1"); err != nil {
+		t.Fatal(err)
+	}
+	key := aside.Keyspace{Name: "user"}.Key("42")
+	prefixed := overRedis(t, server.Addr(), aside.Config{KeyPrefix: "app:"})
+	if ttl, ok, err := aside.TTL(t.Context(), prefixed, key); ttl != 0 || !ok || err != nil {
+		t.Errorf("of a value without end: %v, %v, %v", ttl, ok, err)
+	}
+	if _, ok, err := aside.TTL(t.Context(), open(t, aside.Config{Disabled: true}), key); ok || err != nil {
+		t.Errorf("with the cache off: %v, %v", ok, err)
+	}
+	own := must(aside.New(&asidetest.Faulty{Cache: prefixed}, aside.Config{}))
+	defer own.Close()
+	if _, _, err := aside.TTL(t.Context(), own, key); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("of a backend without TTL: %v", err)
+	}
+	server.Close()
+	if _, _, err := aside.TTL(t.Context(), prefixed, key); !errors.Is(err, aside.ErrUnavailable) {
+		t.Errorf("without the server: %v", err)
+	}
+	if _, _, err := aside.TTL(t.Context(), prefixed, aside.Key{}); !errors.Is(err, aside.ErrInvalidKey) {
+		t.Errorf("of no key: %v", err)
 	}
 }
