@@ -96,8 +96,9 @@ func (cs copiers) of(t reflect.Type) (c copier, ok bool) {
 	default:
 		return nil, kind == reflect.String || reflect.Bool <= kind && kind <= reflect.Complex128
 	}
-	// A type that decodes itself may have anything inside.
-	return c, ok && (c == nil || !decodesItself(t))
+	// A type that decodes itself may have anything inside. A pointer has the methods
+	// of what it points to, which is judged by now.
+	return c, ok && (c == nil || t.Kind() == reflect.Pointer || !decodesItself(t))
 }
 
 func (cs copiers) ofStruct(t reflect.Type) (c copier, ok bool) {
@@ -109,8 +110,8 @@ func (cs copiers) ofStruct(t reflect.Type) (c copier, ok bool) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		fc, ok := cs.of(f.Type)
-		if !ok || fc != nil && !f.IsExported() {
-			return nil, false
+		if !ok || fc != nil && !f.IsExported() && (!f.Anonymous || f.Type.Kind() != reflect.Struct) {
+			return nil, false // JSON does not set it, or only what is exported in it
 		}
 		if fc != nil {
 			parts = append(parts, part{i, fc})

@@ -38,9 +38,17 @@ type (
 		p    *int
 	}
 	named []hidden
+	// sealed decodes itself, to what JSON has no name for.
+	sealed struct{ Value any }
 )
 
 func (h *hidden) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, &h.n) }
+
+func (s *sealed) UnmarshalJSON(data []byte) error {
+	n := new(int)
+	s.Value = n
+	return json.Unmarshal(data, n)
+}
 
 // Each reader's value is what its bytes say, and no memory of it is another's,
 // whether it was decoded or copied.
@@ -61,6 +69,7 @@ func TestP9_EachReaderHasAValueOfItsOwn(t *testing.T) {
 	ownValues[hidden](t, `1`)
 	ownValues[named](t, `[1,2]`)
 	ownValues[map[string]*hidden](t, `{"a":1}`)
+	ownValues[sealed](t, `1`)
 	ownValues[opaque](t, `{"name":"n"}`)
 	ownValues[*big.Int](t, `12345678901234567890123`)
 	ownValues[[]big.Int](t, `[12345678901234567890123]`)

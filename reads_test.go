@@ -152,7 +152,7 @@ func TestReadsThatComeAtOnceGoTogether(t *testing.T) {
 		if n := len(sent); n > 17 || !strings.HasPrefix(sent[n-1], "mget") {
 			t.Errorf("60 reads were sent as %q", sent)
 		}
-		if again := strings.Count(sent[len(sent)-1], "item:9"); again != 1 {
+		if again := strings.Count(sent[len(sent)-1], "item:29"); again != 1 {
 			t.Errorf("a key that is read twice is asked for %d times: %q", again, sent)
 		}
 		// A batch of 500 is several.
@@ -265,6 +265,24 @@ func TestP5_AHungBatchCostsOneBudget(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The time for which a batch has waited in line is off its budget.
+func TestP5_ABatchThatWaitedHasLessTime(t *testing.T) {
+	t.Parallel()
+	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+		l.arrives = func(string) { time.Sleep(70 * time.Millisecond) }
+		time.AfterFunc(35*time.Millisecond, func() { l.hang(true) })
+		keys := slices.Repeat([]aside.Key{items.Key("1")}, 40)
+		start := time.Now()
+		ask(t, c, keys...)
+		if d := time.Since(start); d > 251*time.Millisecond {
+			t.Errorf("the last call took %v", d)
+		}
+		if sent := l.take(); !strings.HasPrefix(strings.Join(sent, "\n"), "get") || !strings.Contains(strings.Join(sent, "\n"), "mget") {
+			t.Errorf("there was no line: %q", sent)
+		}
+	})
 }
 
 // Large values are read few at a time, so that small ones do not wait for many of

@@ -83,8 +83,8 @@ var breakages = []breakage{
 	{"a copy whose pointers lead to parts of another", []edit{{"copy.go", "			elem(p.Elem())\n", ""}}},
 	{"a copy whose arrays have the elements of another", []edit{{"copy.go", "			c = copyElements(elem)\n", "			_ = c\n"}}},
 	{"a copy that leaves what is in interfaces", []edit{{"copy.go", "v.Set(reflect.ValueOf(copyAny(v.Interface())))", "_ = copyAny(v.Interface())"}}},
-	{"a copy of a type with parts that can not be copied", []edit{{"copy.go", "		if !ok || fc != nil && !f.IsExported() {\n			return nil, false\n		}\n		if fc != nil {", "		if ok && fc != nil && f.IsExported() {"}}},
-	{"a copy of a type that decodes itself", []edit{{"copy.go", "c == nil || !decodesItself(t)", "c == nil || decodesItself(t) || true"}}},
+	{"a copy of a type with parts that can not be copied", []edit{{"copy.go", "		if !ok || fc != nil && !f.IsExported() && (!f.Anonymous || f.Type.Kind() != reflect.Struct) {\n			return nil, false // JSON does not set it, or only what is exported in it\n		}\n		if fc != nil {", "		if ok && fc != nil && f.IsExported() {"}}},
+	{"a copy of a type that decodes itself", []edit{{"copy.go", "reflect.Pointer || !decodesItself(t)", "reflect.Pointer || true"}}},
 	{"a decode error served as zero", []edit{{"aside.go", "		r.undecodable(ctx, f, got.value, err)\n		return value, false\n	}\n	return value, true\n", "		r.undecodable(ctx, f, got.value, err)\n	}\n	return value, true\n"}}},
 	{"an empty value that is a miss", []edit{{"aside.go", "	if !got.ok {\n", "	if !got.ok || len(got.value) <= 2 {\n"}}},
 	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "			fl.hurry()\n", ""}}},
@@ -128,7 +128,7 @@ var breakages = []breakage{
 	{"near: a flush that nobody heeds", []edit{{"tracking.go", "		t.near.forgetAll()\n", ""}}},
 	{"near: a broken connection that drops nothing", []edit{{"tracking.go", "	all := t.allHeard()\n	t.near.dropAll(all)\n", "	all := t.allHeard()\n	if all && t.near.live.Load() == 0 {\n		t.near.dropAll(all)\n	}\n"}}},
 	{"near: a silent connection that is trusted", []edit{{"tracking.go", "messages.ReceiveTimeout(within, trackingSilence)", "messages.ReceiveTimeout(context.WithoutCancel(within), time.Hour)"}}},
-	{"near: values without a bound on their age", []edit{{"near.go", "*nearValue](nearMaxAge)", "*nearValue](time.Hour)"}}},
+	{"near: values without a bound on their age", []edit{{"near.go", "*nearValue](nearMaxAge)", "*nearValue](24 * time.Hour)"}}},
 
 	// Trouble.
 	{"a breaker that ignores time-outs", []edit{{"front.go", "		a.node.failure(err, weight)\n	}\n	if a.stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			a.node.failure(err, weight)\n		}\n	}\n	if a.stores {"}}},

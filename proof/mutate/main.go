@@ -3,7 +3,7 @@
 // caught it. It fails when one survives, or can not be applied any more.
 //
 //	go run ./proof/mutate                 all of them
-//	go run ./proof/mutate -run token      those with token in their names
+//	go run ./proof/mutate -run token      those whose names match token
 //	go run ./proof/mutate -table          all of them, and their table in docs/breakages.md
 //
 // The test that the table names is run first, as it most likely catches the
@@ -55,16 +55,20 @@ const (
 )
 
 func main() {
-	run := flag.String("run", "", "only the breakages whose names have this in them")
+	run := flag.String("run", "", "a regular expression: only the breakages whose names match it")
 	table := flag.Bool("table", false, "write "+tableFile)
 	flag.Parse()
-	if err := mutate(*run, *table); err != nil {
+	only, err := regexp.Compile(*run)
+	if err == nil {
+		err = mutate(only, *table)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(1)
 	}
 }
 
-func mutate(run string, table bool) error {
+func mutate(run *regexp.Regexp, table bool) error {
 	root, err := output("git", "rev-parse", "--show-toplevel")
 	if err != nil {
 		return err
@@ -73,7 +77,7 @@ func mutate(run string, table bool) error {
 	errs := make(chan error)
 	next := make(chan int, len(breakages)) // those to try
 	for i, b := range breakages {
-		if strings.Contains(b.name, run) {
+		if run.MatchString(b.name) {
 			next <- i
 		}
 	}
@@ -98,20 +102,20 @@ func mutate(run string, table bool) error {
 	}
 	var survived []string
 	for i, b := range breakages {
-		if strings.Contains(b.name, run) && results[i] == "" {
+		if run.MatchString(b.name) && results[i] == "" {
 			survived = append(survived, b.name)
 		}
-		if results[i] == "" {
+		if !run.MatchString(b.name) {
 			results[i] = caughtBy[b.name] // what was not tried keeps its row
 		}
 	}
-	if len(survived) > 0 {
-		return fmt.Errorf("survived: %s", strings.Join(survived, "; "))
-	}
 	if table {
-		return writeTable(root, results)
+		err = writeTable(root, results)
 	}
-	return nil
+	if len(survived) > 0 {
+		err = errors.Join(err, fmt.Errorf("survived: %s", strings.Join(survived, "; ")))
+	}
+	return err
 }
 
 const tableHead = `# Deliberate breakages, and what caught them
@@ -125,7 +129,7 @@ Written by ` + "`go run ./proof/mutate -table`" + `, which applies each to a cop
 func writeTable(root string, caughtBy []string) error {
 	text := tableHead
 	for i, b := range breakages {
-		text += fmt.Sprintf("| %s | %s |\n", b.name, caughtBy[i])
+		text += fmt.Sprintf("| %s | %s |\n", b.name, describe(caughtBy[i]))
 	}
 	return os.WriteFile(filepath.Join(root, tableFile), []byte(text), 0o666)
 }
