@@ -28,6 +28,7 @@ var soak = flag.Duration("soak", 5*time.Minute, "how long TestSoak lasts")
 //	go test -tags soak -run Soak -timeout 30m ./proof -soak 5m
 func TestSoak(t *testing.T) {
 	r := redistest.Start(t)
+	admin := r.Client()
 	var caches []aside.Cache
 	for range 3 {
 		cfg := configOf(t, envOf(r.Addr))
@@ -57,14 +58,14 @@ func TestSoak(t *testing.T) {
 				time.Sleep(500 * time.Millisecond)
 				r.Start()
 			case 2:
-				r.Client().Do(ctx, "CLIENT", "KILL", "TYPE", "normal")
+				admin.Do(ctx, "CLIENT", "KILL", "TYPE", "normal")
 			}
 		}
 		wg.Wait()
 		// All is well again: what is queued is delivered, leases and blocks end.
 		redistest.Eventually(t, "no lease is left", func() bool {
-			keys := r.Client().Keys(t.Context(), "*lease*").Val()
-			return len(keys) == 0 && r.Client().Ping(t.Context()).Err() == nil
+			keys := admin.Keys(t.Context(), "*lease*").Val()
+			return len(keys) == 0 && admin.Ping(t.Context()).Err() == nil
 		})
 	}
 	churn(20 * time.Second) // pools and maps have grown by then
