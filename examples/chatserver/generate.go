@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -17,7 +18,7 @@ const saveTimeout = 10 * time.Second
 // the client has left.
 func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	chatID := r.PathValue("chat_id")
-	history, err := s.repo.Messages(r.Context(), chatID)
+	history, _, err := s.messages(r.Context(), chatID)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -51,14 +52,27 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case saveErr != nil || err != nil && !cancelled:
 		s.log.ErrorContext(r.Context(), "generation failed", "chat_id", chatID, "err", err, "save_err", saveErr)
-		stream.send("error", struct {
-			Message string `json:"message"`
-		}{"the reply could not be generated or saved to its end"})
+		stream.send("error", explain(err, saveErr, saved))
 	case cancelled:
 		stream.send("cancelled", saved)
 	default:
 		stream.send("done", saved)
 	}
+}
+
+// broken is what the reader is told of a reply that is not whole.
+type broken struct {
+	Kind    string   `json:"kind"` // a ModelError's, or "server"
+	Message string   `json:"message"`
+	Saved   *Message `json:"saved"` // what there is of the reply
+}
+
+func explain(err, saveErr error, saved *Message) broken {
+	var m *ModelError
+	if saveErr == nil && errors.As(err, &m) {
+		return broken{m.Kind, m.Message, saved}
+	}
+	return broken{"server", "the reply could not be generated or saved to its end", saved}
 }
 
 // saveReply saves what there is of a reply, if anything, as the assistant's.
@@ -70,7 +84,10 @@ func (s *Server) saveReply(ctx context.Context, chatID, reply string) (*Message,
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
 	m, err := s.repo.AddMessage(ctx, chatID, "assistant", reply)
-	return &m, err
+	if err != nil {
+		return nil, err
+	}
+	return &m, nil
 }
 
 // events writes server-sent events. See https://html.spec.whatwg.org/multipage/server-sent-events.html

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/signal"
 	"strconv"
@@ -44,7 +45,16 @@ type settings struct {
 	adminToken    string
 	logLevel      slog.Level
 	responderWait time.Duration
+	name          string        // what pages call this server
+	databaseDelay time.Duration // by which the database is slower than it is
+	model         modelSettings
 	cache         aside.Config
+}
+
+// modelSettings are of a server with OpenAI's interface.
+type modelSettings struct {
+	baseURL, apiKey, name string // name is empty when there is none
+	timeout               time.Duration
 }
 
 // readSettings reports everything that is wrong, not only the first.
@@ -54,7 +64,6 @@ func readSettings(env map[string]string) (settings, error) {
 		databaseURL:   cmp.Or(env["DATABASE_URL"], "chat.db"),
 		adminToken:    env["CACHE_ADMIN_TOKEN"],
 		logLevel:      slog.LevelDebug, // so that [CACHE HIT] and [CACHE MISS] are seen
-		responderWait: 60 * time.Millisecond,
 	}
 	port := cmp.Or(env["PORT"], "8000")
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
@@ -64,13 +73,27 @@ func readSettings(env map[string]string) (settings, error) {
 	if text := env["LOG_LEVEL"]; text != "" && s.logLevel.UnmarshalText([]byte(text)) != nil {
 		errs = append(errs, fmt.Errorf("LOG_LEVEL=%q: debug, info, warn or error is accepted", text))
 	}
-	if text := env["RESPONDER_DELAY"]; text != "" {
-		d, err := time.ParseDuration(text)
-		if err != nil || d < 0 {
-			errs = append(errs, fmt.Errorf("RESPONDER_DELAY=%q: a duration like 60ms is accepted", text))
+	duration := func(name string, fallback, least time.Duration) time.Duration {
+		text := env[name]
+		if text == "" {
+			return fallback
 		}
-		s.responderWait = d
+		d, err := time.ParseDuration(text)
+		if err != nil || d < least {
+			errs = append(errs, fmt.Errorf("%s=%q: a duration from %v, like 60ms, is accepted", name, text, least))
+		}
+		return d
 	}
+	s.responderWait = duration("RESPONDER_DELAY", 60*time.Millisecond, 0)
+	s.databaseDelay = duration("DATABASE_DELAY", 0, 0)
+	s.model = modelSettings{env["OPENAI_BASE_URL"], env["OPENAI_API_KEY"], env["OPENAI_MODEL"], duration("OPENAI_TIMEOUT", time.Minute, time.Millisecond)}
+	if s.model.name == "" && (s.model.baseURL != "" || s.model.apiKey != "") {
+		errs = append(errs, errors.New("OPENAI_MODEL is missing: the name of a model is accepted, as the server at OPENAI_BASE_URL knows it"))
+	}
+	if u, err := url.Parse(s.model.baseURL); err != nil || s.model.baseURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		errs = append(errs, errors.New("OPENAI_BASE_URL: an address like http://localhost:11434/v1 is accepted"))
+	}
+	s.name = cmp.Or(env["SERVER_NAME"], s.addr)
 	var err error
 	s.cache, err = aside.ConfigFromEnv(env)
 	return s, errors.Join(append(errs, err)...)
@@ -103,8 +126,9 @@ func run(ctx context.Context, envFile string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: set.logLevel}))
 	quiet := logging.VoidLogger{} // the cache says once when Redis is away; the client would at each dial
 	redis.SetLogger(&quiet)
+	metrics := newMetrics()
 	set.cache.Logger = log
-	set.cache.Observer = outcomes{}
+	set.cache.Observer = observer{metrics}
 
 	db, err := openDatabase(ctx, set.databaseURL)
 	if err != nil {
@@ -120,18 +144,39 @@ func run(ctx context.Context, envFile string) error {
 			log.Warn("closing the cache", "err", err)
 		}
 	}()
-	generations, err := aside.NewGenerations(cache)
+	metrics.watch(cache)
+	server, err := newServer(ctx, set, &Repository{db, cache, set.databaseDelay}, metrics, log)
 	if err != nil {
 		return err
 	}
-	server := &Server{
-		repo:        &Repository{db, cache},
+	return serve(ctx, set.addr, server.Handler(cacheRoutes(cache, set.cache, set.adminToken)), log)
+}
+
+// newServer makes the server that replies until ctx ends.
+func newServer(ctx context.Context, set settings, repo *Repository, metrics *metrics, log *slog.Logger) (*Server, error) {
+	generations, err := aside.NewGenerations(repo.cache)
+	if err != nil {
+		return nil, err
+	}
+	var responder Responder = wordResponder{set.responderWait}
+	if m := set.model; m.name != "" {
+		responder = newModel(m.baseURL, m.apiKey, m.name, m.timeout)
+	}
+	backend := cmp.Or(set.cache.Type, aside.TypeRedis)
+	if set.cache.Disabled {
+		backend = aside.TypeNone
+	}
+	return &Server{
+		about:       about{Server: set.name, Model: set.model.name, Database: databaseName(set.databaseURL)},
+		cacheOn:     backend != aside.TypeNone,
+		backend:     backend,
+		repo:        repo,
 		generations: generations,
-		responder:   wordResponder{set.responderWait},
+		responder:   responder,
+		metrics:     metrics,
 		log:         log,
 		stopping:    ctx,
-	}
-	return serve(ctx, set.addr, server.Handler(cacheRoutes(cache, set.cache, set.adminToken)), log)
+	}, nil
 }
 
 // serve serves until ctx ends, then lets requests finish.

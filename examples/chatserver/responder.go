@@ -26,7 +26,7 @@ func (w wordResponder) Respond(ctx context.Context, history []Message) iter.Seq2
 		}
 	}
 	reply := fmt.Sprintf("You said %s. This reply comes from the built-in responder, one word at a time, so that you can watch it stream and cancel it. "+
-		"The conversation now has %d messages; it was read through the cache, and this reply invalidates it when it is saved.", said, len(history))
+		"The conversation before it, of %d so far, was read through the cache; this reply invalidates it when it is saved.", said, len(history))
 	return func(yield func(string, error) bool) {
 		for word := range strings.SplitAfterSeq(reply, " ") {
 			select {

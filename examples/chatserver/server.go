@@ -21,9 +21,14 @@ const maxBody = 1 << 20
 
 // Server is the chat server. Its Handler is all there is to serve.
 type Server struct {
+	about       about
+	cacheOn     bool
+	backend     string // of the cache
 	repo        *Repository
 	generations *aside.Generations
 	responder   Responder
+	metrics     *metrics
+	reads       readLog
 	log         *slog.Logger
 	stopping    context.Context // ends when the server stops: replies end, and are saved
 }
@@ -36,11 +41,15 @@ func (s *Server) Handler(cacheRoutes http.Handler) http.Handler {
 	mux.Handle("/api/v1/chats/{chat_id}/messages", respond.Methods{http.MethodGet: s.listMessages, http.MethodPost: s.addMessage})
 	mux.Handle("/api/v1/chats/{chat_id}/generate", respond.Methods{http.MethodPost: s.generate})
 	mux.Handle("/api/v1/chats/{chat_id}/cancel", respond.Methods{http.MethodPost: s.cancel})
+	mux.Handle("/api/v1/events", respond.Methods{http.MethodGet: s.watch})
 	mux.Handle("/healthz", respond.Methods{http.MethodGet: s.health})
 	mux.Handle("/cache/", cacheRoutes)
 	mux.Handle("/api/v1/cache/", cacheRoutes)
+	mux.Handle("/metrics", respond.Methods{http.MethodGet: s.metrics.handler().ServeHTTP})
+	mux.Handle("/{$}", respond.Methods{http.MethodGet: page})
+	mux.Handle("/page/", respond.Methods{http.MethodGet: page})
 	mux.HandleFunc("/", respond.NotFound)
-	return timed(sameOrigin(mux))
+	return s.observed(sameOrigin(mux))
 }
 
 // sameOrigin refuses changes that pages of other origins ask for in a browser.
@@ -52,30 +61,36 @@ func sameOrigin(next http.Handler) http.Handler {
 	return p.Handler(next)
 }
 
-// timed puts X-Process-Time, in seconds, on every response: the time until its
-// header was written.
-func timed(next http.Handler) http.Handler {
+// observed puts X-Process-Time, in seconds, on every response: the time until its
+// header was written; and X-Server. It logs and measures every request.
+func (s *Server) observed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(&timedWriter{ResponseWriter: w, start: time.Now()}, r)
+		start := time.Now()
+		w.Header().Set("X-Server", s.about.Server)
+		timed := &timedWriter{ResponseWriter: w, start: start}
+		next.ServeHTTP(timed, r)
+		took := time.Since(start)
+		s.metrics.request(r.Pattern, r.Method, timed.code, took)
+		s.log.InfoContext(r.Context(), "request", "method", r.Method, "path", r.URL.Path, "code", timed.code, "ms", ms(took))
 	})
 }
 
 type timedWriter struct {
 	http.ResponseWriter
-	start   time.Time
-	written bool
+	start time.Time
+	code  int // 0 until the header was written
 }
 
 func (w *timedWriter) WriteHeader(code int) {
-	if !w.written {
-		w.written = true
+	if w.code == 0 {
+		w.code = code
 		w.Header().Set("X-Process-Time", fmt.Sprintf("%.6f", time.Since(w.start).Seconds()))
 	}
 	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *timedWriter) Write(b []byte) (int, error) {
-	if !w.written {
+	if w.code == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
 	return w.ResponseWriter.Write(b)
@@ -83,18 +98,6 @@ func (w *timedWriter) Write(b []byte) (int, error) {
 
 // Unwrap lets http.ResponseController flush.
 func (w *timedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// outcomes tells a request how its read of the cache went: the observer of the
-// cache is called with the request's context.
-type outcomes struct{}
-
-type outcomeKey struct{}
-
-func (outcomes) Observe(ctx context.Context, e aside.Event) {
-	if to, ok := ctx.Value(outcomeKey{}).(*aside.Outcome); ok {
-		*to = e.Outcome
-	}
-}
 
 func (s *Server) createChat(w http.ResponseWriter, r *http.Request) {
 	var in struct {
@@ -134,9 +137,7 @@ func (s *Server) listChats(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) {
-	outcome := aside.Off
-	ctx := context.WithValue(r.Context(), outcomeKey{}, &outcome)
-	messages, err := s.repo.Messages(ctx, r.PathValue("chat_id"))
+	messages, outcome, err := s.messages(r.Context(), r.PathValue("chat_id"))
 	w.Header().Set("X-Cache", string(outcome))
 	if err != nil {
 		s.fail(w, r, err)
@@ -146,6 +147,17 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) {
 		messages = []Message{} // another program stored null
 	}
 	respond.Success(w, http.StatusOK, messages)
+}
+
+// messages reads a conversation, and notes how that went.
+func (s *Server) messages(ctx context.Context, chatID string) ([]Message, aside.Outcome, error) {
+	start := time.Now()
+	ctx, t := traced(ctx)
+	messages, err := s.repo.Messages(ctx, chatID)
+	if err == nil {
+		s.reads.add(chatID, t, start)
+	}
+	return messages, t.outcome, err
 }
 
 func (s *Server) addMessage(w http.ResponseWriter, r *http.Request) {

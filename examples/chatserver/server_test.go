@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,14 +43,15 @@ type client struct {
 // set it.
 func serverOn(t *testing.T, env map[string]string) *client {
 	t.Helper()
-	all := map[string]string{"DATABASE_URL": filepath.Join(t.TempDir(), "chat.db"), "CACHE_TIMEOUT": "20s"}
+	all := map[string]string{"DATABASE_URL": newDatabase(t), "CACHE_TIMEOUT": "20s", "SERVER_NAME": "test"}
 	maps.Copy(all, env)
 	set, err := readSettings(all)
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
-	set.cache.Logger, set.cache.Observer = log, outcomes{}
+	metrics := newMetrics()
+	set.cache.Logger, set.cache.Observer = log, observer{metrics}
 	db, err := openDatabase(t.Context(), set.databaseURL)
 	if err != nil {
 		t.Fatal(err)
@@ -58,14 +60,19 @@ func serverOn(t *testing.T, env map[string]string) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	generations, err := aside.NewGenerations(cache)
+	metrics.watch(cache)
+	repo := &Repository{db, cache, set.databaseDelay}
+	stopping, stop := context.WithCancel(t.Context())
+	s, err := newServer(stopping, set, repo, metrics, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	repo := &Repository{db, cache}
-	s := &Server{repo: repo, generations: generations, responder: slowWords{}, log: log, stopping: t.Context()}
+	if set.model.name == "" && env["RESPONDER_DELAY"] == "" {
+		s.responder = slowWords{}
+	}
 	srv := httptest.NewServer(s.Handler(cacheRoutes(cache, set.cache, set.adminToken)))
 	t.Cleanup(func() {
+		stop()
 		srv.Close()
 		cache.Close()
 		db.Close()
@@ -508,7 +515,7 @@ func TestFiveHundredAtOnceReadTheDatabaseOnce(t *testing.T) {
 		t.Parallel()
 		r := startRedis(t)
 		one := maps.Clone(r.env)
-		one["DATABASE_URL"] = filepath.Join(t.TempDir(), "shared.db")
+		one["DATABASE_URL"] = newDatabase(t)
 		check(t, serverOn(t, one), serverOn(t, one))
 	})
 }
@@ -516,7 +523,13 @@ func TestFiveHundredAtOnceReadTheDatabaseOnce(t *testing.T) {
 // stream starts a generation, and returns its events as they come.
 func (c *client) stream(ctx context.Context, room string) (code int, events iter.Seq2[string, string]) {
 	c.t.Helper()
-	req, _ := http.NewRequestWithContext(ctx, "POST", c.url+"/api/v1/chats/"+room+"/generate", nil)
+	return c.events(ctx, "POST", "/api/v1/chats/"+room+"/generate")
+}
+
+// events yields the server-sent events of an answer, by name and data.
+func (c *client) events(ctx context.Context, method, path string) (code int, events iter.Seq2[string, string]) {
+	c.t.Helper()
+	req, _ := http.NewRequestWithContext(ctx, method, c.url+path, nil)
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		c.t.Fatal(err)
@@ -558,7 +571,7 @@ func TestCancelThroughAnotherServer(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
 	env := maps.Clone(r.env)
-	env["DATABASE_URL"] = filepath.Join(t.TempDir(), "shared.db")
+	env["DATABASE_URL"] = newDatabase(t)
 	one, two := serverOn(t, env), serverOn(t, env)
 	room := one.room()
 	one.say(room, "long")
@@ -624,8 +637,12 @@ func TestSettings(t *testing.T) {
 	if _, err := environment(filepath.Join(t.TempDir(), "absent")); err != nil {
 		t.Error(err)
 	}
-	_, err = readSettings(map[string]string{"PORT": "70000", "CACHE_TYPE": "x", "LOG_LEVEL": "loud", "RESPONDER_DELAY": "-1s"})
-	for _, name := range []string{"PORT", "CACHE_TYPE", "LOG_LEVEL", "RESPONDER_DELAY"} {
+	wrong := map[string]string{
+		"PORT": "70000", "CACHE_TYPE": "x", "LOG_LEVEL": "loud", "RESPONDER_DELAY": "-1s", "DATABASE_DELAY": "1",
+		"OPENAI_BASE_URL": "localhost", "OPENAI_TIMEOUT": "0s",
+	}
+	_, err = readSettings(wrong)
+	for _, name := range append(slices.Collect(maps.Keys(wrong)), "OPENAI_MODEL") {
 		if err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s is not reported: %v", name, err)
 		}
@@ -633,8 +650,10 @@ func TestSettings(t *testing.T) {
 	if s, err := readSettings(nil); err != nil || s.addr != "127.0.0.1:8000" || s.databaseURL != "chat.db" {
 		t.Errorf("defaults %+v, %v", s, err)
 	}
-	if _, err := openDatabase(t.Context(), "postgres://u:hunter2@h/db"); err == nil || strings.Contains(err.Error(), "hunter2") {
-		t.Errorf("postgres://: %v", err)
+	for _, url := range []string{"postgres://u:hunter2@127.0.0.1:1/db", "postgres://u:hunter2@h:port/db", "mysql://u:hunter2@h/db"} {
+		if _, err := openDatabase(t.Context(), url); err == nil || !strings.Contains(err.Error(), "DATABASE_URL") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", url, err)
+		}
 	}
 	ctx, stop := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer stop()

@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+)
+
+// browser is a headless Chromium with the page open.
+type browser struct {
+	t   *testing.T
+	ctx context.Context
+}
+
+// openBrowser skips the test where there is no Chromium, or fails it if
+// ASIDE_TEST_REQUIRE_BROWSER is set.
+func openBrowser(t *testing.T, language, url string) *browser {
+	t.Helper()
+	path := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if found, err := exec.LookPath(name); err == nil {
+			path = found
+			break
+		}
+	}
+	if path == "" {
+		if os.Getenv("ASIDE_TEST_REQUIRE_BROWSER") != "" {
+			t.Fatal("Chromium is not on the PATH, and is required")
+		}
+		t.Skip("Chromium is not on the PATH")
+	}
+	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.Flag("lang", language), chromedp.Flag("accept-lang", language),
+		chromedp.WindowSize(1360, 860), chromedp.UserDataDir(t.TempDir()), chromedp.WSURLReadTimeout(time.Minute))
+	if os.Getuid() == 0 {
+		options = append(options, chromedp.NoSandbox)
+	}
+	ctx, end := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, endAll := chromedp.NewExecAllocator(ctx, options...)
+	ctx, _ = chromedp.NewContext(ctx)
+	t.Cleanup(func() {
+		if err := chromedp.Cancel(ctx); err != nil {
+			t.Log(err)
+		}
+		endAll()
+		end()
+	})
+	b := &browser{t, ctx}
+	if err := chromedp.Do(ctx, chromedp.Navigate(url)); err != nil { // without a timeout, which would end the browser
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *browser) do(what string, steps ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
+	defer cancel()
+	if err := chromedp.Do(ctx, steps...); err != nil {
+		b.t.Fatalf("%s: %v\n%s", what, err, eval[string](b, "document.body.innerText"))
+	}
+}
+
+func eval[T any](b *browser, js string) T {
+	b.t.Helper()
+	result, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](js))
+	if err != nil {
+		b.t.Fatalf("%s: %v", js, err)
+	}
+	return result
+}
+
+// until waits until js is true.
+func (b *browser) until(what, js string) {
+	b.t.Helper()
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if eval[bool](b, "!!("+js+")") {
+			return
+		}
+	}
+	b.t.Fatalf("not in 30 s: %s\n%s", what, eval[string](b, "document.body.innerText"))
+}
+
+func (b *browser) click(id string) {
+	b.t.Helper()
+	b.do("click "+id, chromedp.Click(chromedp.ID(id)))
+}
+
+func (b *browser) typeIn(id, text string) {
+	b.t.Helper()
+	b.do("type in "+id, chromedp.SendKeys(chromedp.ID(id), text))
+}
+
+const (
+	growing   = `document.querySelector("#messages .growing p")?.textContent.split(" ").length > 4`
+	replied   = `!document.querySelector("#messages .growing") && !document.querySelector("#send").disabled`
+	lastRead  = `document.querySelector("#reads li .outcome")?.textContent`
+	theState  = `document.querySelector("#state").dataset.state`
+	theNotice = `document.querySelector("#notice").textContent`
+)
+
+func messagesAre(n int) string {
+	return fmt.Sprintf(`document.querySelectorAll("#messages .message:not(.growing)").length === %d && %s`, n, replied)
+}
+
+// chatserver is the server as main runs it, on a port of its own.
+type chatserver struct {
+	t    *testing.T
+	env  string // a file
+	url  string
+	stop func()
+}
+
+func startChatserver(t *testing.T, env map[string]string) *chatserver {
+	t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := free.Addr().(*net.TCPAddr)
+	free.Close()
+	text := fmt.Sprintf("PORT=%d\nLOG_LEVEL=error\nDATABASE_URL=%s\n", addr.Port, newDatabase(t))
+	for name, value := range env {
+		text += name + "=" + value + "\n"
+	}
+	c := &chatserver{t: t, env: filepath.Join(t.TempDir(), ".env"), url: "http://" + addr.String()}
+	if err := os.WriteFile(c.env, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.stop() })
+	c.start()
+	return c
+}
+
+func (c *chatserver) start() {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, c.env) }()
+	c.stop = func() {
+		cancel()
+		if err := <-ended; err != nil {
+			c.t.Error(err)
+		}
+		c.stop = func() {}
+	}
+	for range 200 {
+		if conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://")); err == nil {
+			conn.Close()
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	c.t.Fatal("the server does not listen")
+}
+
+// A person creates a room, talks, cancels a reply, watches the cache, and goes on
+// talking while Redis, and then the server itself, is away.
+func TestBrowser(t *testing.T) {
+	t.Parallel()
+	redis := startRedis(t)
+	redis.env["RESPONDER_DELAY"], redis.env["DATABASE_DELAY"] = "30ms", "20ms"
+	server := startChatserver(t, redis.env)
+	b := openBrowser(t, "en-US", server.url)
+
+	b.typeIn("title", "Plans <b>"+kb.Enter)
+	b.until("the room is there", `document.querySelector("#rooms [aria-current]")?.textContent === "Plans <b>" && document.activeElement.id === "text"`)
+	b.typeIn("text", "Hello <i>you</i>"+kb.Enter)
+	b.until("the reply streams", growing)
+	b.until("the reply is whole", messagesAre(2))
+	b.until("it is the reply to what was said", `document.querySelector("#messages .assistant p").textContent.startsWith('You said "Hello <i>you</i>".')`)
+	shots(b, "")
+
+	b.typeIn("text", "And now?"+kb.Enter)
+	b.until("another reply streams", growing)
+	b.click("cancel")
+	b.until("it was cancelled", messagesAre(4)+` && `+theNotice+`.includes("cancelled")`)
+	b.until("what there was of it is kept", `(text => text.startsWith("You said") && !text.endsWith("saved."))([...document.querySelectorAll("#messages .assistant p")].at(-1).textContent)`)
+
+	b.click("clear")
+	b.until("the cache is cleared", `document.querySelector("#result").textContent.includes("cleared")`)
+	b.click("reload")
+	b.until("a miss", lastRead+` === "MISS"`)
+	b.click("reload")
+	b.until("a hit", lastRead+` === "HIT"`)
+	b.until("the key of the room, with its time", `/chat_messages:.*\n?(29:\d\d|30:00)/.test(document.querySelector("#keys").innerText)`)
+	b.click("test")
+	b.until("the test's times", `/Set [\d.]+ ms, get [\d.]+ ms, the value matches/.test(document.querySelector("#result").textContent)`)
+
+	redis.Kill()
+	b.until("the page says that Redis is away", theState+` === "away"`)
+	shots(b, "away-")
+	b.typeIn("text", "Are you there?"+kb.Enter)
+	b.until("the chat goes on", messagesAre(6))
+	b.until("reads are slow, not wrong", lastRead+` === "MISS"`)
+	redis.Start()
+	b.until("the page says that it is back", theState+` === "on" && document.querySelector("#queued").textContent === "0"`)
+
+	server.stop()
+	b.until("the page says that the server is away", `!document.querySelector("#lost").hidden`)
+	server.start()
+	b.until("the page is back, with its room", `document.querySelector("#lost").hidden && `+messagesAre(6))
+	b.typeIn("text", "Welcome back"+kb.Enter)
+	b.until("the chat goes on", messagesAre(8))
+
+	b.do("speak Korean", chromedp.SetValue(chromedp.ID("language"), "ko"), chromedp.Evaluate[chromedp.Void](`document.querySelector("#language").dispatchEvent(new Event("change"))`))
+	b.until("it is Korean", `document.documentElement.lang === "ko" && document.querySelector("#rooms-title").textContent === "대화방"`)
+}
+
+// Two servers over one Redis: what is said on one page appears on the other, which
+// cancels the reply that the first one's server generates.
+func TestBrowser_TwoServers(t *testing.T) {
+	t.Parallel()
+	redis := startRedis(t)
+	redis.env["RESPONDER_DELAY"], redis.env["DATABASE_URL"] = "100ms", newDatabase(t)
+	one, two := startChatserver(t, redis.env), startChatserver(t, redis.env)
+	here := openBrowser(t, "ko-KR", one.url)
+	here.until("it speaks the browser's language", `document.documentElement.lang === "ko"`)
+	here.typeIn("title", "둘"+kb.Enter)
+	here.until("the room is there", `document.querySelector("#rooms [aria-current]")`)
+	there := openBrowser(t, "en-US", two.url)
+	there.until("it is there, too", `document.querySelector("#rooms button")`)
+	there.do("open the room", chromedp.Click(chromedp.CSS("#rooms button")))
+	for b, server := range map[*browser]*chatserver{here: one, there: two} {
+		b.until("which server answers", `document.querySelector("#about").textContent.includes("`+strings.TrimPrefix(server.url, "http://")+`")`)
+	}
+	here.typeIn("text", "어때요?"+kb.Enter)
+	here.until("the reply streams", growing)
+	there.until("the other page shows what was said, and that a reply comes", `document.querySelector("#messages .user p")?.textContent === "어때요?" && !document.querySelector("#cancel").hidden`)
+	there.click("cancel")
+	here.until("it was cancelled", messagesAre(2)+` && `+theNotice+`.includes("취소")`)
+	there.until("the other page has the reply", messagesAre(2))
+}
+
+// shots takes pictures of the page, light and dark, wide and narrow, if there is a
+// folder for them.
+func shots(b *browser, name string) {
+	dir := os.Getenv("ASIDE_SCREENSHOTS")
+	if dir == "" {
+		return
+	}
+	b.do("wait for the next state", chromedp.Sleep(1500*time.Millisecond))
+	for _, scheme := range []string{"light", "dark"} {
+		for width, height := range map[int64]int64{1360: 860, 390: 844} {
+			views := []string{"chat"}
+			if width < 500 {
+				views = []string{"chat", "rooms", "cache"}
+			}
+			for _, view := range views {
+				b.emulate(scheme)
+				b.do("show "+view, chromedp.EmulateViewport(width, height), chromedp.Evaluate[chromedp.Void](`document.body.dataset.view = "`+view+`"`), chromedp.Sleep(200*time.Millisecond))
+				png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
+				if err != nil {
+					b.t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s%s-%d-%s.png", name, scheme, width, view)), png, 0o644); err != nil {
+					b.t.Fatal(err)
+				}
+			}
+		}
+	}
+	b.do("as it was", chromedp.EmulateViewport(1360, 860), chromedp.Evaluate[chromedp.Void](`document.body.dataset.view = "chat"`))
+}
+
+func (b *browser) emulate(scheme string) {
+	b.t.Helper()
+	params := emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}}
+	if _, err := chromedp.Call(b.ctx, emulation.SetEmulatedMedia, params); err != nil {
+		b.t.Fatal(err)
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/cacheaside/aside"
+)
+
+// watchEvery is how often a page is told of the cache.
+const watchEvery = time.Second
+
+// about is what a page is told once.
+type about struct {
+	Server   string `json:"server"`
+	Model    string `json:"model"` // empty: the built-in responder
+	Database string `json:"database"`
+}
+
+// cacheState is what a page is told again and again.
+type cacheState struct {
+	Enabled    bool      `json:"enabled"`   // not switched off
+	Available  bool      `json:"available"` // and it answers
+	Backend    string    `json:"backend"`
+	Version    string    `json:"version,omitempty"`
+	UsedMemory string    `json:"used_memory,omitempty"`
+	Keys       int64     `json:"keys"`
+	Breaker    string    `json:"breaker"`
+	Queued     int       `json:"queued"`
+	Overflowed bool      `json:"overflowed"`
+	Hits       int64     `json:"hits"`
+	Misses     int64     `json:"misses"`
+	Loads      int64     `json:"loads"`
+	Coalesced  int64     `json:"coalesced"`
+	Chat       *chatKeys `json:"chat,omitempty"`
+}
+
+// chatKeys is what there is of one room.
+type chatKeys struct {
+	ChatID     string    `json:"chat_id"`
+	Newest     int64     `json:"newest"` // id of its last message
+	Generating bool      `json:"generating"`
+	Keys       []chatKey `json:"keys"`
+}
+
+type chatKey struct {
+	Key   string  `json:"key"`
+	TTLMS float64 `json:"ttl_ms"`
+}
+
+// watch streams, as server-sent events, about once, then cache each second, and
+// read for each read of a conversation, from the last ones on.
+func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
+	last, reads, stop := s.reads.watch()
+	defer stop()
+	stream := newEvents(w)
+	stream.send("about", s.about)
+	for _, read := range last {
+		stream.send("read", read)
+	}
+	chatID := r.URL.Query().Get("chat_id")
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		stream.send("cache", s.state(r.Context(), chatID))
+		for again := false; !again; {
+			select {
+			case read := <-reads:
+				stream.send("read", read)
+			case <-tick.C:
+				again = true
+			case <-r.Context().Done():
+				return
+			case <-s.stopping.Done():
+				return
+			}
+		}
+	}
+}
+
+func (s *Server) state(ctx context.Context, chatID string) cacheState {
+	st, err := s.repo.cache.Status(ctx)
+	out := cacheState{
+		Enabled: s.cacheOn, Available: s.cacheOn && err == nil, Backend: s.backend,
+		Version: st.Version, UsedMemory: st.UsedMemory, Keys: st.Keys,
+		Breaker: st.Breaker, Queued: st.Queued, Overflowed: st.Overflowed,
+		Hits: st.Stats.Hits, Misses: st.Stats.Misses, Loads: st.Stats.Loads, Coalesced: st.Stats.Coalesced,
+	}
+	if chatID != "" {
+		out.Chat = s.chatState(ctx, chatID, out.Available)
+	}
+	return out
+}
+
+func (s *Server) chatState(ctx context.Context, chatID string, available bool) *chatKeys {
+	out := &chatKeys{ChatID: chatID, Keys: []chatKey{}}
+	var err error
+	if out.Newest, err = s.repo.Newest(ctx, chatID); err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "reading the newest message", "chat_id", chatID, "err", err)
+	}
+	if !available {
+		return out
+	}
+	generation := aside.GenerationKey(chatID)
+	for _, key := range []aside.Key{aside.ChatMessages(chatID), generation, aside.CancelKey(chatID)} {
+		if ttl, ok, err := aside.TTL(ctx, s.repo.cache, key); err == nil && ok {
+			out.Keys = append(out.Keys, chatKey{key.String(), ms(ttl)})
+			out.Generating = out.Generating || key.String() == generation.String()
+		}
+	}
+	return out
+}
