@@ -18,7 +18,7 @@ const saveTimeout = 10 * time.Second
 // the client has left.
 func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	chatID := r.PathValue("chat_id")
-	history, _, err := s.messages(r.Context(), chatID)
+	conversation, _, err := s.conversation(r.Context(), chatID)
 	if err != nil {
 		s.fail(w, r, err)
 		return
@@ -35,7 +35,7 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 
 	stream := newEvents(w)
 	var reply strings.Builder
-	for token, e := range s.responder.Respond(gen.Context(), history) {
+	for token, e := range s.responder.Respond(gen.Context(), conversation.Messages) {
 		if err = e; err != nil {
 			break
 		}

@@ -61,9 +61,9 @@ type modelSettings struct {
 func readSettings(env map[string]string) (settings, error) {
 	var errs []error
 	s := settings{
-		databaseURL:   cmp.Or(env["DATABASE_URL"], "chat.db"),
-		adminToken:    env["CACHE_ADMIN_TOKEN"],
-		logLevel:      slog.LevelDebug, // so that [CACHE HIT] and [CACHE MISS] are seen
+		databaseURL: cmp.Or(env["DATABASE_URL"], "chat.db"),
+		adminToken:  env["CACHE_ADMIN_TOKEN"],
+		logLevel:    slog.LevelDebug, // so that [CACHE HIT] and [CACHE MISS] are seen
 	}
 	port := cmp.Or(env["PORT"], "8000")
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -65,11 +67,45 @@ func (r *Repository) Chats(ctx context.Context, userID string) ([]Chat, error) {
 	return chats, rows.Err()
 }
 
-// Messages returns a room's conversation, the oldest first, or aside.ErrNotFound
-// when there is no such room.
-func (r *Repository) Messages(ctx context.Context, chatID string) ([]Message, error) {
-	return aside.GetOrLoad(ctx, r.cache, aside.ChatMessages(chatID), func(ctx context.Context) ([]Message, error) {
-		return r.selectMessages(ctx, chatID)
+// Conversation is the messages of a room, the oldest first. It is never modified. It
+// has the JSON that it was decoded from beside it, so that whoever asks for that is
+// served without encoding: of a long conversation this takes most of a hit's time.
+type Conversation struct {
+	Messages []Message
+	encoded  []byte
+}
+
+func newConversation(messages []Message) (c Conversation, err error) {
+	c.Messages = messages
+	c.encoded, err = json.Marshal(messages)
+	return c, err
+}
+
+func (c Conversation) MarshalJSON() ([]byte, error) { return c.encoded, nil }
+
+func (c *Conversation) UnmarshalJSON(data []byte) error {
+	var messages []Message
+	err := json.Unmarshal(data, &messages)
+	if err == nil && messages == nil {
+		return errors.New("null is no conversation")
+	}
+	*c = Conversation{messages, bytes.Clone(data)}
+	return err
+}
+
+// conversations is the keyspace of aside.ChatMessages, with values that all readers
+// share.
+var conversations = aside.Keyspace{Name: "chat_messages", TTL: 30 * time.Minute, Share: true}
+
+// Conversation returns a room's conversation, or aside.ErrNotFound when there is no
+// such room.
+func (r *Repository) Conversation(ctx context.Context, chatID string) (Conversation, error) {
+	return aside.GetOrLoad(ctx, r.cache, conversations.Key(chatID), func(ctx context.Context) (Conversation, error) {
+		messages, err := r.selectMessages(ctx, chatID)
+		if err != nil {
+			return Conversation{}, err
+		}
+		return newConversation(messages)
 	})
 }
 

@@ -137,27 +137,24 @@ func (s *Server) listChats(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) {
-	messages, outcome, err := s.messages(r.Context(), r.PathValue("chat_id"))
+	conversation, outcome, err := s.conversation(r.Context(), r.PathValue("chat_id"))
 	w.Header().Set("X-Cache", string(outcome))
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
-	if messages == nil {
-		messages = []Message{} // another program stored null
-	}
-	respond.Success(w, http.StatusOK, messages)
+	respond.Encoded(w, http.StatusOK, conversation.encoded)
 }
 
-// messages reads a conversation, and notes how that went.
-func (s *Server) messages(ctx context.Context, chatID string) ([]Message, aside.Outcome, error) {
+// conversation reads one, and notes how that went.
+func (s *Server) conversation(ctx context.Context, chatID string) (Conversation, aside.Outcome, error) {
 	start := time.Now()
 	ctx, t := traced(ctx)
-	messages, err := s.repo.Messages(ctx, chatID)
+	c, err := s.repo.Conversation(ctx, chatID)
 	if err == nil {
 		s.reads.add(chatID, t, start)
 	}
-	return messages, t.outcome, err
+	return c, t.outcome, err
 }
 
 func (s *Server) addMessage(w http.ResponseWriter, r *http.Request) {

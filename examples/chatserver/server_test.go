@@ -498,7 +498,7 @@ func TestFiveHundredAtOnceReadTheDatabaseOnce(t *testing.T) {
 		for i := range 500 {
 			wg.Go(func() {
 				<-start
-				if m, err := clients[i%len(clients)].repo.Messages(t.Context(), room); err != nil || len(m) != 1 {
+				if m, err := clients[i%len(clients)].repo.Conversation(t.Context(), room); err != nil || len(m.Messages) != 1 {
 					t.Errorf("%v, %v", m, err)
 				}
 			})

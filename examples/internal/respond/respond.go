@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -15,6 +16,11 @@ func Success(w http.ResponseWriter, code int, data any) {
 		Status string `json:"status"`
 		Data   any    `json:"data"`
 	}{"success", data})
+}
+
+// Encoded answers as Success does, with data that is JSON already.
+func Encoded(w http.ResponseWriter, code int, data []byte) {
+	send(w, code, []byte(`{"status":"success","data":`), data, []byte("}\n"))
 }
 
 // Error answers with {"status":"error","message":message}.
@@ -30,10 +36,21 @@ func write(w http.ResponseWriter, code int, body any) {
 	if err != nil {
 		code, text = http.StatusInternalServerError, []byte(`{"status":"error","message":"the answer can not be encoded"}`)
 	}
+	send(w, code, append(text, '\n'))
+}
+
+func send(w http.ResponseWriter, code int, parts ...[]byte) {
+	size := 0
+	for _, p := range parts {
+		size += len(p)
+	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(size))
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
-	_, _ = w.Write(append(text, '\n')) // who does not read it has left
+	for _, p := range parts {
+		_, _ = w.Write(p) // who does not read it has left
+	}
 }
 
 // Methods serves one path: the handler of the request's method, or 405 with
