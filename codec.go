@@ -82,7 +82,7 @@ func (bytesCodec) Decode(data []byte, ptr any) error {
 func adopt[T any](data []byte) (value T, ok bool) {
 	switch p := any(&value).(type) {
 	case *[]byte:
-		*p, ok = data, true
+		*p, ok = data[:len(data):len(data)], true // who appends must not write where another does
 	case *string:
 		*p, ok = unsafe.String(unsafe.SliceData(data), len(data)), true
 	}

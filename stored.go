@@ -19,7 +19,7 @@ func readFound[T any](space *Keyspace, got *found) (T, error) {
 	if got.kept != nil {
 		return readStored[T](space, got.kept)
 	}
-	if got.own && space.Codec == Bytes {
+	if space.Codec == Bytes && (got.own || space.Share) {
 		if value, ok := adopt[T](got.value); ok {
 			return value, nil
 		}
@@ -30,11 +30,19 @@ func readFound[T any](space *Keyspace, got *found) (T, error) {
 // remembers reports whether what values of the keyspace are decoded to as a T can
 // serve the next reader too: because nobody modifies it, or as it can be copied.
 func remembers[T any](space *Keyspace) bool {
+	if space.Codec == Bytes {
+		return false // they are what is stored
+	}
 	return space.Share || codecOf(space) == JSON && copyableOf[T]().ok
 }
 
 // readStored returns what s says: with Share, the same to all who ask.
 func readStored[T any](space *Keyspace, s *stored) (T, error) {
+	if space.Share && space.Codec == Bytes {
+		if value, ok := adopt[T](s.data); ok {
+			return value, nil
+		}
+	}
 	if !remembers[T](space) {
 		return decode[T](space, s.data)
 	}

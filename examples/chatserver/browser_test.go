@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -117,7 +119,25 @@ type chatserver struct {
 	t    *testing.T
 	env  string // a file
 	url  string
+	log  lockedBuffer
 	stop func()
+}
+
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 func startChatserver(t *testing.T, env map[string]string) *chatserver {
@@ -128,7 +148,7 @@ func startChatserver(t *testing.T, env map[string]string) *chatserver {
 	}
 	addr := free.Addr().(*net.TCPAddr)
 	free.Close()
-	text := fmt.Sprintf("PORT=%d\nLOG_LEVEL=error\nDATABASE_URL=%s\n", addr.Port, newDatabase(t))
+	text := fmt.Sprintf("PORT=%d\nDATABASE_URL=%s\n", addr.Port, newDatabase(t))
 	for name, value := range env {
 		text += name + "=" + value + "\n"
 	}
@@ -145,7 +165,7 @@ func (c *chatserver) start() {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, c.env) }()
+	go func() { ended <- run(ctx, c.env, &c.log) }()
 	c.stop = func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -178,7 +198,6 @@ func TestBrowser(t *testing.T) {
 	b.until("the reply streams", growing)
 	b.until("the reply is whole", messagesAre(2))
 	b.until("it is the reply to what was said", `document.querySelector("#messages .assistant p").textContent.startsWith('You said "Hello <i>you</i>".')`)
-	shots(b, "")
 
 	b.typeIn("text", "And now?"+kb.Enter)
 	b.until("another reply streams", growing)
@@ -195,6 +214,7 @@ func TestBrowser(t *testing.T) {
 	b.until("the key of the room, with its time", `/chat_messages:.*\n?(29:\d\d|30:00)/.test(document.querySelector("#keys").innerText)`)
 	b.click("test")
 	b.until("the test's times", `/Set [\d.]+ ms, get [\d.]+ ms, the value matches/.test(document.querySelector("#result").textContent)`)
+	shots(b, "")
 
 	redis.Kill()
 	b.until("the page says that Redis is away", theState+` === "away"`)

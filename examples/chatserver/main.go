@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -32,7 +33,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, ".env"); err != nil {
+	if err := run(ctx, ".env", os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "chatserver:", err)
 		os.Exit(1)
 	}
@@ -114,7 +115,8 @@ func environment(file string) (map[string]string, error) {
 	return env, nil
 }
 
-func run(ctx context.Context, envFile string) error {
+// run serves until ctx ends. It writes its log to logTo.
+func run(ctx context.Context, envFile string, logTo io.Writer) error {
 	env, err := environment(envFile)
 	if err != nil {
 		return err
@@ -123,7 +125,7 @@ func run(ctx context.Context, envFile string) error {
 	if err != nil {
 		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: set.logLevel}))
+	log := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: set.logLevel}))
 	quiet := logging.VoidLogger{} // the cache says once when Redis is away; the client would at each dial
 	redis.SetLogger(&quiet)
 	metrics := newMetrics()

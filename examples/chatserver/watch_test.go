@@ -127,6 +127,25 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// Without settings the log says which reads were hits.
+func TestLog(t *testing.T) {
+	t.Parallel()
+	s := startChatserver(t, map[string]string{"CACHE_TYPE": "memory"})
+	c := &client{t: t, url: s.url}
+	room := c.room()
+	c.history(room, "MISS")
+	c.history(room, "HIT")
+	s.stop()
+	for _, want := range []string{
+		`level=DEBUG msg="[CACHE MISS]" key=chat_messages:` + room, `level=DEBUG msg="[CACHE HIT]" key=chat_messages:` + room,
+		`level=INFO msg=request method=GET path=/api/v1/chats/` + room + `/messages code=200 ms=`,
+	} {
+		if text := s.log.String(); !strings.Contains(text, want) {
+			t.Errorf("there is no %s in\n%s", want, text)
+		}
+	}
+}
+
 func TestPage(t *testing.T) {
 	t.Parallel()
 	c := serverOn(t, map[string]string{"CACHE_TYPE": "none"})

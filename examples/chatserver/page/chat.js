@@ -154,13 +154,21 @@ function bubble(message, growing) {
   return el;
 }
 
+// drawMessages leaves what is there already, so that a screen reader says what is new.
 function drawMessages() {
   const log = $("messages");
-  const bubbles = state.messages.map((m) => bubble(m));
-  if (state.reply?.room === state.room) bubbles.push(bubble({ role: "assistant", content: state.reply.text }, true));
-  if (bubbles.length === 0 && state.room) bubbles.push(make("p", { className: "empty", textContent: t().emptyRoom }));
-  log.replaceChildren(...bubbles);
-  log.scrollTop = log.scrollHeight;
+  const wanted = state.messages.map((m) => [`${m.message_id} ${state.language}`, () => bubble(m)]);
+  if (state.reply?.room === state.room && state.room) wanted.push(["reply", () => bubble({ role: "assistant", content: state.reply.text }, true)]);
+  if (wanted.length === 0 && state.room) wanted.push([`none ${state.language}`, () => make("p", { className: "empty", textContent: t().emptyRoom })]);
+  let same = 0;
+  while (same < wanted.length && log.children[same]?.dataset.key === wanted[same][0]) same++;
+  while (log.children.length > same) log.lastElementChild.remove();
+  for (const [key, draw] of wanted.slice(same)) {
+    const el = draw();
+    el.dataset.key = key;
+    log.append(el);
+  }
+  if (same < wanted.length) log.scrollTop = log.scrollHeight;
 }
 
 function drawRoom() {
