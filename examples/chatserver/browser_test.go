@@ -261,6 +261,23 @@ func TestBrowser_TwoServers(t *testing.T) {
 	there.until("the other page has the reply", messagesAre(2))
 }
 
+// Who may not clear the cache is asked for the token.
+func TestBrowser_ClearWithToken(t *testing.T) {
+	t.Parallel()
+	b := openBrowser(t, "en-US", startChatserver(t, map[string]string{"CACHE_TYPE": "memory", "CACHE_ADMIN_TOKEN": "secret"}).url)
+	const asked, result = `document.querySelector("#ask").open`, `document.querySelector("#result").textContent`
+	b.click("clear")
+	b.until("the token is asked for", asked)
+	b.typeIn("token", "wrong"+kb.Enter)
+	b.until("it is asked for again", asked+` && document.querySelector("#token").value === ""`)
+	b.typeIn("token", kb.Escape)
+	b.until("nobody insists", `!`+asked+` && `+result+` === ""`)
+	b.click("clear")
+	b.until("the token is asked for", asked)
+	b.typeIn("token", "secret"+kb.Enter)
+	b.until("the cache is cleared", `!`+asked+` && `+result+`.includes("cleared")`)
+}
+
 // shots takes pictures of the page, light and dark, wide and narrow, if there is a
 // folder for them.
 func shots(b *browser, name string) {

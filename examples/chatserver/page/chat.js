@@ -382,11 +382,13 @@ async function clear(token) {
   } catch (err) {
     if (err.code !== 401) return result(t().failed(err.message));
     $("token").value = "";
+    $("ask").returnValue = ""; // Esc leaves the one before
     $("ask").showModal();
   }
 }
 
 $("clear").addEventListener("click", () => clear());
+$("back").addEventListener("click", () => $("ask").close(""));
 $("ask").addEventListener("close", () => { if ($("ask").returnValue) clear($("token").value); });
 $("test").addEventListener("click", async () => {
   try {
