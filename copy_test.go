@@ -106,6 +106,33 @@ func ownValues[T any](t *testing.T, stored ...string) {
 	}
 }
 
+// A key that is read as several types is each time what its bytes say.
+func TestP9_AKeyThatIsReadAsSeveralTypes(t *testing.T) {
+	t.Parallel()
+	for _, space := range []aside.Keyspace{{Name: "several"}, {Name: "several", Share: true}} {
+		c := open(t, aside.Config{Type: aside.TypeMemory})
+		if err := c.Set(t.Context(), "several:1", []byte(`[{"content":"a"}]`), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if v := readAs[[]message](t, c, space); v[0].Content != "a" {
+				t.Errorf("as messages: %v", v)
+			}
+			if v, want := readAs[any](t, c, space), []any{map[string]any{"content": "a"}}; !reflect.DeepEqual(v, any(want)) {
+				t.Errorf("as any: %#v", v)
+			}
+			if v := readAs[json.RawMessage](t, c, space); string(v) != `[{"content":"a"}]` {
+				t.Errorf("as it is: %s", v)
+			}
+		}
+	}
+}
+
+func readAs[T any](t *testing.T, c aside.Cache, space aside.Keyspace) T {
+	t.Helper()
+	return must(aside.GetOrLoad(t.Context(), c, space.Key("1"), func(context.Context) (v T, err error) { return v, errors.New("loaded") }))
+}
+
 // memory lists the addresses of what v refers to and can be modified.
 func memory(v reflect.Value, found []unsafe.Pointer) []unsafe.Pointer {
 	if v.Type() == reflect.TypeFor[time.Time]() {

@@ -11,7 +11,7 @@ import (
 // where that is of use: see remembers.
 type stored struct {
 	data    []byte
-	decoded atomic.Pointer[any]
+	decoded atomic.Pointer[any] // of a *T
 }
 
 // readFound returns what was found says to the keyspace's codec.
@@ -38,31 +38,41 @@ func remembers[T any](space *Keyspace) bool {
 
 // readStored returns what s says: with Share, the same to all who ask.
 func readStored[T any](space *Keyspace, s *stored) (T, error) {
-	if space.Share && space.Codec == Bytes {
-		if value, ok := adopt[T](s.data); ok {
-			return value, nil
+	if space.Share { // first, as it is the quickest
+		if space.Codec == Bytes {
+			if value, ok := adopt[T](s.data); ok {
+				return value, nil
+			}
+		} else if value, ok := decodedAs[T](s); ok {
+			return *value, nil
 		}
 	}
 	if !remembers[T](space) {
 		return decode[T](space, s.data)
 	}
-	if v := s.decoded.Load(); v != nil {
-		if value, ok := (*v).(T); ok {
-			return handOver(space, value), nil
-		}
+	if value, ok := decodedAs[T](s); ok {
+		return handOver(space, *value), nil
 	}
 	value, err := decode[T](space, s.data)
 	if err != nil {
 		return value, err
 	}
-	if v := any(value); !s.decoded.CompareAndSwap(nil, &v) {
-		first, ok := (*s.decoded.Load()).(T)
-		if !ok {
-			return value, nil // this keyspace's values are read as several types
+	if v := any(&value); !s.decoded.CompareAndSwap(nil, &v) {
+		if first, ok := decodedAs[T](s); ok {
+			return handOver(space, *first), nil
 		}
-		value = first
+		return value, nil // this keyspace's values are read as several types
 	}
 	return handOver(space, value), nil
+}
+
+// decodedAs returns what s was decoded to, if that was a T. It is kept as a *T: an
+// interface type has values of others.
+func decodedAs[T any](s *stored) (value *T, ok bool) {
+	if v := s.decoded.Load(); v != nil {
+		value, ok = (*v).(*T)
+	}
+	return value, ok
 }
 
 // handOver returns what a caller may have of a value that others are given, too.

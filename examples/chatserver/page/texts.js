@@ -50,7 +50,7 @@ export const texts = {
     hitRatio: "Hit ratio, last 30 s",
     chart: "Hit ratio over the last minute",
     noRatio: "no reads",
-    counts: (c) => `${c.hits} hits, ${c.misses} misses, ${c.loads} loads since the server started`,
+    counts: (c) => `Since the server started: hits ${c.hits}, misses ${c.misses}, loads ${c.loads}`,
     lastReads: "Last reads",
     inDatabase: "in the database",
     inCache: "elsewhere",
