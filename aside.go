@@ -266,7 +266,9 @@ const (
 // itself after 10 seconds, and nothing stale is left. Readers of the keys are
 // served from the database meanwhile.
 //
-// write runs once, in the caller's goroutine, and has committed when it returns.
+// write runs once, in the caller's goroutine, and has committed when it returns. It
+// does not run, and the error says why, when ctx has ended before, a key is not
+// valid or there is none, or c is closed.
 // Its error is returned as it is; the keys are invalidated all the same, since
 // its outcome may be unknown. Its context ends with [ErrBlockLost] as its cause
 // when the block can not be renewed before it lapses.
@@ -290,7 +292,8 @@ func Update(ctx context.Context, c Cache, write func(context.Context) error, key
 }
 
 // Invalidate removes keys from the cache after their values have changed in the
-// database. No load that began before is stored. It does its work even when ctx
+// database. No load that began before is stored. If one of the keys is not valid, that
+// is the error, and none is removed. It does its work even when ctx
 // has ended, as the database is changed already. When the backend does not
 // answer, the invalidation is kept and delivered later, which is no error
 // ([Pending] tells), and this process reads the keys from the database until

@@ -52,7 +52,8 @@ type Config struct {
 
 	// MemoryMaxBytes bounds the memory backend, keys and about 128 bytes an entry
 	// included. What values were decoded to is remembered beside them, so that the
-	// next hit need not decode: it comes on top, and is of the order of their bytes.
+	// next hit need not decode: it comes on top, and is of the order of their bytes, but
+	// many times that for long lists of structs most of whose fields are not stored.
 	// Over another backend MemoryMaxBytes bounds what is remembered so, with the
 	// bytes. Defaults to 64 MiB.
 	MemoryMaxBytes int64

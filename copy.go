@@ -44,22 +44,36 @@ func copyOf[T any](c copyable, value T) T {
 	return value
 }
 
-// copiers are those of the types that are being looked at, which types that refer
-// to themselves meet again.
-type copiers map[reflect.Type]*copier
+// copiers are those of the types that were looked at: each once, however many types
+// have it in them.
+type copiers map[reflect.Type]*looked
+
+type looked struct {
+	copyable
+	done bool // or else it is being looked at, and refers to itself
+}
 
 // of reports whether values of t that JSON was decoded to can be copied, and how.
 // It knows only what JSON makes: no two parts of a value are the same memory, and
 // what is in an interface is what JSON has for any.
-func (cs copiers) of(t reflect.Type) (c copier, ok bool) {
-	if pending := cs[t]; pending != nil {
-		return func(v reflect.Value) { (*pending)(v) }, true
+func (cs copiers) of(t reflect.Type) (copier, bool) {
+	l := cs[t]
+	switch {
+	case l == nil:
+		l = new(looked)
+		cs[t] = l
+		l.copier, l.ok = cs.look(t)
+		l.done = true
+	case !l.done: // if it turns out that it can not be copied, neither can what it is in
+		return func(v reflect.Value) { l.copier(v) }, true
 	}
+	return l.copier, l.ok
+}
+
+func (cs copiers) look(t reflect.Type) (c copier, ok bool) {
 	if t == reflect.TypeFor[time.Time]() {
 		return nil, true // its location is never modified
 	}
-	cs[t] = &c
-	defer delete(cs, t)
 	var elem copier
 	switch kind := t.Kind(); kind {
 	case reflect.Slice:

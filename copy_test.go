@@ -128,6 +128,37 @@ func TestP9_AKeyThatIsReadAsSeveralTypes(t *testing.T) {
 	}
 }
 
+// A backend may keep the bytes that it returns.
+func TestP9_BytesOfABackendOfOnesOwn(t *testing.T) {
+	t.Parallel()
+	backend := struct{ aside.Cache }{open(t, aside.Config{Type: aside.TypeMemory})}
+	c := must(aside.New(&backend, aside.Config{}))
+	defer c.Close()
+	space := aside.Keyspace{Name: "own", Codec: aside.Bytes}
+	if err := c.Set(t.Context(), "own:1", []byte("Hello"), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	text := readAs[string](t, c, space)
+	copy(readAs[[]byte](t, c, space), "J")
+	if again := readAs[string](t, c, space); text != "Hello" || again != "Hello" {
+		t.Errorf("what a reader wrote is read by others: %q, %q", text, again)
+	}
+}
+
+// Types that refer to each other in many ways are looked at once each.
+func TestCopiesOfTypesThatReferToEachOther(t *testing.T) {
+	t.Parallel()
+	ownValues[d30](t, `{"A":{"A":{}},"B":{"B":null}}`)
+}
+
+type (
+	wide[T any] struct{ A, B *T }
+	d5          = wide[wide[wide[wide[wide[part]]]]]
+	d10         = wide[wide[wide[wide[wide[d5]]]]]
+	d20         = wide[wide[wide[wide[wide[wide[wide[wide[wide[wide[d10]]]]]]]]]]
+	d30         = wide[wide[wide[wide[wide[wide[wide[wide[wide[wide[d20]]]]]]]]]]
+)
+
 func readAs[T any](t *testing.T, c aside.Cache, space aside.Keyspace) T {
 	t.Helper()
 	return must(aside.GetOrLoad(t.Context(), c, space.Key("1"), func(context.Context) (v T, err error) { return v, errors.New("loaded") }))

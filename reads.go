@@ -104,7 +104,7 @@ func (r *reads) single(ctx context.Context, key string, b *budget) (got found, e
 	if err == nil {
 		got.value, got.ok, err = r.f.backend.Get(a.ctx, key)
 		if err = a.end(err, b); err == nil {
-			got.own = true
+			got.own = r.many != nil // a backend of somebody else's may keep what it returns
 		}
 	}
 	if r.many != nil {

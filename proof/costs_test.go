@@ -99,7 +99,9 @@ func TestCosts_Reads(t *testing.T) {
 			t.Logf("%-42s %10v %10v %10v", name, cost.quantile(0.5), cost.quantile(0.99), cost.quantile(1))
 			limit := budget
 			if w.Lost > 0 {
-				limit += budget // what succeeds, and waiting for another's lease, are not counted
+				// What succeeds does not count, nor does waiting for another's lease: one that
+				// a late copy of a request was granted lasts 2 s.
+				limit += 2 * time.Second
 			}
 			if cost.quantile(1) > limit && (w.Slow == 0 || w.Slow > budget) {
 				t.Errorf("%s: a call paid %v, more than one budget", name, cost.quantile(1))

@@ -76,6 +76,7 @@ var breakages = []breakage{
 	{"a reader that is trusted while the key is queued", []edit{{"aside.go", "	if f.queue.distrusts(r.key) {\n		r.degrade(f)\n		return value, false\n	}\n", ""}}},
 	{"a value that is handed out without a copy", []edit{{"stored.go", "	if space.Share {\n		return value\n	}\n	return copyOf", "	if space.Share || true {\n		return value\n	}\n	return copyOf"}}},
 	{"a value that is taken for one of another type", []edit{{"stored.go", "		value, ok = (*v).(*T)\n", "		var first T\n		if first, ok = reflect.ValueOf(*v).Elem().Interface().(T); ok {\n			value = &first\n		}\n"}, {"stored.go", "	\"bytes\"\n", "	\"bytes\"\n	\"reflect\"\n"}}},
+	{"bytes that the backend keeps given away", []edit{{"reads.go", "got.own = r.many != nil", "got.own = true"}}},
 	{"a copy with the slices of another", []edit{{"copy.go", "		v.Set(s)\n		if", "		if"}}},
 	{"a copy whose slices have the elements of another", []edit{{"copy.go", "		if elem != nil {\n			copyElements(elem)(s)\n		}\n", ""}}},
 	{"a copy with the maps of another", []edit{{"copy.go", "		v.Set(m)\n", ""}}},
