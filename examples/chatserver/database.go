@@ -4,9 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -28,6 +30,9 @@ func openDatabase(ctx context.Context, databaseURL string) (*sql.DB, error) {
 	scheme, path, found := strings.Cut(databaseURL, "://")
 	if !found {
 		scheme, path = "sqlite", databaseURL
+	}
+	if notAPath.MatchString(path) || path == "" {
+		return nil, errors.New("DATABASE_URL: postgres://…, sqlite://path or a path is accepted")
 	}
 	var db *sql.DB
 	var err error
@@ -59,6 +64,10 @@ func openDatabase(ctx context.Context, databaseURL string) (*sql.DB, error) {
 	return db, nil
 }
 
+// notAPath is how an address begins that is meant for something else: sqlite:path,
+// or host=… password=….
+var notAPath = regexp.MustCompile(`^[a-z]{2,}[:=]`)
+
 func sqliteDSN(path string) string {
 	query := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
 	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: query.Encode()}).String()
@@ -79,7 +88,7 @@ func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, options ...
 
 // databaseName says which database DATABASE_URL names, without its secrets.
 func databaseName(databaseURL string) string {
-	if strings.HasPrefix(databaseURL, "postgres") {
+	if strings.HasPrefix(databaseURL, "postgres://") || strings.HasPrefix(databaseURL, "postgresql://") {
 		return "PostgreSQL"
 	}
 	return "SQLite"

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/cacheaside/aside"
 )
 
 // saveTimeout is how long saving a reply may take once it was generated.
@@ -18,11 +20,6 @@ const saveTimeout = 10 * time.Second
 // the client has left.
 func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	chatID := r.PathValue("chat_id")
-	conversation, _, err := s.conversation(r.Context(), chatID)
-	if err != nil {
-		s.fail(w, r, err)
-		return
-	}
 	ctx, stop := context.WithCancel(r.Context())
 	defer stop()
 	defer context.AfterFunc(s.stopping, stop)()
@@ -32,23 +29,36 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer gen.Finish()
+	conversation, _, err := s.conversation(gen.Context(), chatID) // with the reply before
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
 
 	stream := newEvents(w)
+	defer stream.end()
 	var reply strings.Builder
 	for token, e := range s.responder.Respond(gen.Context(), conversation.Messages) {
 		if err = e; err != nil {
 			break
 		}
+		token = strings.ReplaceAll(token, "\x00", "") // which PostgreSQL refuses
 		reply.WriteString(token)
-		stream.send("token", struct {
+		sent := stream.send("token", struct {
 			Content string `json:"content"`
 		}{token})
+		if !sent {
+			stop() // as for a client that has left
+		}
 		if gen.Context().Err() != nil {
 			break
 		}
 	}
 	cancelled := gen.Context().Err() != nil
 	saved, saveErr := s.saveReply(gen.Context(), chatID, reply.String())
+	if cancelled && errors.Is(saveErr, aside.ErrNotFound) {
+		saveErr = nil // the room was deleted, which is why
+	}
 	switch {
 	case saveErr != nil || err != nil && !cancelled:
 		s.log.ErrorContext(r.Context(), "generation failed", "chat_id", chatID, "err", err, "save_err", saveErr)
@@ -92,9 +102,12 @@ func (s *Server) saveReply(ctx context.Context, chatID, reply string) (*Message,
 
 // events writes server-sent events. See https://html.spec.whatwg.org/multipage/server-sent-events.html
 type events struct {
-	w       http.ResponseWriter
-	flusher *http.ResponseController
+	w    http.ResponseWriter
+	conn *http.ResponseController
 }
+
+// sendTimeout is how long a client that does not read is waited for.
+const sendTimeout = 5 * time.Second
 
 func newEvents(w http.ResponseWriter) events {
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -102,16 +115,20 @@ func newEvents(w http.ResponseWriter) events {
 	w.Header().Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
 	e := events{w, http.NewResponseController(w)}
-	_ = e.flusher.Flush()
+	_ = e.conn.Flush()
 	return e
 }
 
-// send writes one event. A client that has left is noticed by its context.
-func (e events) send(name string, data any) {
+// send writes one event, and reports whether the client took it.
+func (e events) send(name string, data any) bool {
 	text, err := json.Marshal(data)
 	if err != nil {
 		text = []byte("null")
 	}
-	fmt.Fprintf(e.w, "event: %s\ndata: %s\n\n", name, text)
-	_ = e.flusher.Flush()
+	_ = e.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+	_, err = fmt.Fprintf(e.w, "event: %s\ndata: %s\n\n", name, text)
+	return err == nil && e.conn.Flush() == nil
 }
+
+// end leaves the connection to the next request.
+func (e events) end() { _ = e.conn.SetWriteDeadline(time.Time{}) }

@@ -79,17 +79,20 @@ func readSettings(env map[string]string) (settings, error) {
 		if text == "" {
 			return fallback
 		}
+		if _, err := strconv.Atoi(text); err == nil {
+			text += "s" // as the cache's settings are
+		}
 		d, err := time.ParseDuration(text)
 		if err != nil || d < least {
-			errs = append(errs, fmt.Errorf("%s=%q: a duration from %v, like 60ms, is accepted", name, text, least))
+			errs = append(errs, fmt.Errorf("%s=%q: seconds, or a duration like 60ms, from %v are accepted", name, env[name], least))
 		}
 		return d
 	}
 	s.responderWait = duration("RESPONDER_DELAY", 60*time.Millisecond, 0)
 	s.databaseDelay = duration("DATABASE_DELAY", 0, 0)
 	s.model = modelSettings{env["OPENAI_BASE_URL"], env["OPENAI_API_KEY"], env["OPENAI_MODEL"], duration("OPENAI_TIMEOUT", time.Minute, time.Millisecond)}
-	if s.model.name == "" && (s.model.baseURL != "" || s.model.apiKey != "") {
-		errs = append(errs, errors.New("OPENAI_MODEL is missing: the name of a model is accepted, as the server at OPENAI_BASE_URL knows it"))
+	if s.model.name == "" && s.model.baseURL != "" { // a key alone is many people's, and not for this
+		errs = append(errs, errors.New("OPENAI_BASE_URL needs OPENAI_MODEL, the name that the server there has for its model"))
 	}
 	if u, err := url.Parse(s.model.baseURL); err != nil || s.model.baseURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
 		errs = append(errs, errors.New("OPENAI_BASE_URL: an address like http://localhost:11434/v1 is accepted"))
@@ -147,6 +150,10 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 		}
 	}()
 	metrics.watch(cache)
+	log.Info("chatserver begins", "cache", cmp.Or(set.cache.Type, aside.TypeRedis), "enabled", !set.cache.Disabled, "database", databaseName(set.databaseURL))
+	if _, err := cache.Status(ctx); err != nil {
+		log.Warn("the cache does not answer: the chat goes on from the database", "err", err)
+	}
 	server, err := newServer(ctx, set, &Repository{db, cache, set.databaseDelay}, metrics, log)
 	if err != nil {
 		return err

@@ -40,6 +40,11 @@ func (m *metrics) handler() http.Handler {
 }
 
 func (m *metrics) request(route, method string, code int, took time.Duration) {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete:
+	default:
+		method = "other" // clients may invent as many as they like
+	}
 	m.requests.WithLabelValues(route, method, strconv.Itoa(code)).Observe(took.Seconds())
 }
 
@@ -72,8 +77,8 @@ var up = prometheus.NewDesc("cache_up", "Whether the cache's backend answers.", 
 
 var cacheMetrics = []cacheMetric{
 	counter("hits", "Reads answered from the cache.", func(s aside.Stats) int64 { return s.Hits }),
-	counter("near_hits", "Of these, from the near cache.", func(s aside.Stats) int64 { return s.NearHits }),
-	counter("misses", "The other reads.", func(s aside.Stats) int64 { return s.Misses }),
+	counter("near_hits", "Reads answered from the near cache, which are hits, too.", func(s aside.Stats) int64 { return s.NearHits }),
+	counter("misses", "Reads that were not answered from the cache.", func(s aside.Stats) int64 { return s.Misses }),
 	counter("loads", "Loads from the database.", func(s aside.Stats) int64 { return s.Loads }),
 	counter("load_errors", "Loads that failed.", func(s aside.Stats) int64 { return s.LoadErrors }),
 	counter("coalesced", "Reads that took the result of another's load.", func(s aside.Stats) int64 { return s.Coalesced }),

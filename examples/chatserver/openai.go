@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ func newModel(baseURL, apiKey, name string, timeout time.Duration) model {
 
 // ModelError says why a model gave no more of its reply.
 type ModelError struct {
-	Kind    string // timeout, refused, busy, failed or unreachable
+	Kind    string // timeout, length, refused, busy, failed or unreachable
 	Message string // for the reader
 	err     error
 }
@@ -47,17 +48,19 @@ func (m model) Respond(ctx context.Context, history []Message) iter.Seq2[string,
 		defer silence.Stop()
 		stream := m.client.Chat.Completions.NewStreaming(asked, openai.ChatCompletionNewParams{Model: m.name, Messages: prompt(history)})
 		defer stream.Close()
+		ended := ""
 		for stream.Next() {
 			silence.Stop()
 			for _, choice := range stream.Current().Choices {
 				if choice.Delta.Content != "" && !yield(choice.Delta.Content, nil) {
 					return
 				}
+				ended = cmp.Or(choice.FinishReason, ended)
 			}
 			silence.Reset(m.timeout)
 		}
-		if err := stream.Err(); err != nil && ctx.Err() == nil {
-			yield("", m.explain(asked, err))
+		if err := m.explain(asked, stream.Err(), ended); err != nil && ctx.Err() == nil {
+			yield("", err)
 		}
 	}
 }
@@ -77,13 +80,21 @@ func prompt(history []Message) []openai.ChatCompletionMessageParamUnion {
 	return out
 }
 
-func (m model) explain(asked context.Context, err error) error {
+// explain says why a reply is not whole. ended is the reason for its end that the
+// model gave.
+func (m model) explain(asked context.Context, err error, ended string) error {
 	var reply *openai.Error
 	switch {
 	case errors.Is(context.Cause(asked), errSilent):
 		return &ModelError{"timeout", fmt.Sprintf("the model was silent for %v", m.timeout), err}
+	case err == nil && ended == "stop":
+		return nil
+	case ended == "length":
+		return &ModelError{"length", "the reply became longer than the model allows", err}
+	case err == nil && ended != "":
+		return &ModelError{"failed", fmt.Sprintf("the model ended the reply: %.40s", ended), err}
 	case !errors.As(err, &reply):
-		return &ModelError{"unreachable", "the model's server can not be reached, or broke off", err}
+		return &ModelError{"unreachable", "the model's server can not be reached, broke off, or is none", err}
 	case reply.StatusCode == http.StatusUnauthorized || reply.StatusCode == http.StatusForbidden:
 		return &ModelError{"refused", fmt.Sprintf("the model's server refused the key (%d)", reply.StatusCode), err}
 	case reply.StatusCode == http.StatusTooManyRequests:

@@ -43,6 +43,10 @@ func piece(w http.ResponseWriter, text string) {
 	_ = http.NewResponseController(w).Flush()
 }
 
+func finish(w http.ResponseWriter, reason string) {
+	fmt.Fprintf(w, `data: {"id":"1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":%q}]}`+"\n\ndata: [DONE]\n\n", reason)
+}
+
 func modelEnv(url string) map[string]string {
 	return map[string]string{"CACHE_TYPE": "memory", "OPENAI_BASE_URL": url, "OPENAI_API_KEY": "secret", "OPENAI_MODEL": "small", "OPENAI_TIMEOUT": "200ms"}
 }
@@ -53,7 +57,7 @@ func TestModel_Replies(t *testing.T) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		piece(w, "You asked: ")
 		piece(w, asked)
-		fmt.Fprint(w, "data: [DONE]\n\n")
+		finish(w, "stop")
 	})
 	c := serverOn(t, modelEnv(url))
 	room := c.room()
@@ -96,6 +100,10 @@ func TestModel_Trouble(t *testing.T) {
 		"an error":      {fails(500), "failed", ""},
 		"never answers": {func(_ http.ResponseWriter, r *http.Request, _ string) { <-r.Context().Done() }, "timeout", ""},
 		"falls silent":  {begins(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }), "timeout", "It is"},
+		"is too long":   {begins(func(w http.ResponseWriter, _ *http.Request) { finish(w, "length") }), "length", "It is"},
+		"is filtered":   {begins(func(w http.ResponseWriter, _ *http.Request) { finish(w, "content_filter") }), "failed", "It is"},
+		"just ends":     {begins(func(http.ResponseWriter, *http.Request) {}), "unreachable", "It is"},
+		"is a web page": {func(w http.ResponseWriter, _ *http.Request, _ string) { fmt.Fprint(w, "<html>hello</html>") }, "unreachable", ""},
 		"breaks off":    {begins(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), "unreachable", "It is"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -22,11 +22,11 @@ func (w wordResponder) Respond(ctx context.Context, history []Message) iter.Seq2
 	said := "nothing yet"
 	for _, m := range history {
 		if m.Role == "user" {
-			said = fmt.Sprintf("%q", m.Content)
+			said = `"` + m.Content + `"`
 		}
 	}
 	reply := fmt.Sprintf("You said %s. This reply comes from the built-in responder, one word at a time, so that you can watch it stream and cancel it. "+
-		"The conversation before it, of %d so far, was read through the cache; this reply invalidates it when it is saved.", said, len(history))
+		"It has read the conversation through the cache, and invalidates it when it is saved.", said)
 	return func(yield func(string, error) bool) {
 		for word := range strings.SplitAfterSeq(reply, " ") {
 			select {

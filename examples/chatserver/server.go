@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/examples/cachehttp"
@@ -49,7 +50,18 @@ func (s *Server) Handler(cacheRoutes http.Handler) http.Handler {
 	mux.Handle("/{$}", respond.Methods{http.MethodGet: page})
 	mux.Handle("/page/", respond.Methods{http.MethodGet: page})
 	mux.HandleFunc("/", respond.NotFound)
-	return s.observed(sameOrigin(mux))
+	return s.observed(sameOrigin(plainText(mux)))
+}
+
+// plainText refuses addresses with what is no text: PostgreSQL would, with an error.
+func plainText(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if text := r.URL.Path + r.URL.Query().Get("user_id"); !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+			respond.Error(w, http.StatusBadRequest, "the address has characters in it that are no text")
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // sameOrigin refuses changes that pages of other origins ask for in a browser.
@@ -105,6 +117,10 @@ func (s *Server) createChat(w http.ResponseWriter, r *http.Request) {
 		Title  string `json:"title"`
 	}
 	if !readJSON(w, r, &in) {
+		return
+	}
+	if strings.ContainsRune(in.UserID+in.Title, 0) {
+		respond.Error(w, http.StatusBadRequest, "user_id or title has the character U+0000 in it; text is needed")
 		return
 	}
 	if strings.TrimSpace(in.UserID) == "" {
@@ -169,6 +185,10 @@ func (s *Server) addMessage(w http.ResponseWriter, r *http.Request) {
 	case "user", "assistant", "system":
 	default:
 		respond.Error(w, http.StatusBadRequest, fmt.Sprintf("role %.40q is not known; user, assistant or system is accepted", in.Role))
+		return
+	}
+	if strings.ContainsRune(in.Content, 0) {
+		respond.Error(w, http.StatusBadRequest, "content has the character U+0000 in it; text is needed")
 		return
 	}
 	if strings.TrimSpace(in.Content) == "" {

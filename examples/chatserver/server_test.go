@@ -254,6 +254,10 @@ func TestRequests(t *testing.T) {
 		{400, "POST", "/api/v1/chats", `{"user_id":"u"} more`},
 		{400, "POST", "/api/v1/chats", `[]`},
 		{400, "GET", "/api/v1/chats", ``},
+		{400, "POST", "/api/v1/chats", `{"user_id":"u\u0000"}`},
+		{400, "GET", "/api/v1/chats?user_id=%00", ``},
+		{400, "GET", "/api/v1/chats/%ff/messages", ``},
+		{400, "POST", messages, `{"role":"user","content":"\u0000"}`},
 		{405, "PUT", "/api/v1/chats", ``},
 		{404, "GET", "/api/v1/chats/unknown/messages", ``},
 		{404, "POST", "/api/v1/chats/unknown/messages", `{"role":"user","content":"x"}`},
@@ -624,6 +628,52 @@ func TestAClientThatLeavesEndsItsGeneration(t *testing.T) {
 	})
 }
 
+// A client that does not read what it asked for is given up, its reply is saved, and
+// the room is free again.
+func TestAClientThatDoesNotRead(t *testing.T) {
+	t.Parallel()
+	env := modelEnv(modelServer(t, func(w http.ResponseWriter, r *http.Request, _ string) {
+		for r.Context().Err() == nil {
+			piece(w, strings.Repeat("much ", 10_000)) // until all buffers are full
+		}
+	}))
+	env["OPENAI_TIMEOUT"] = "1m"
+	c := serverOn(t, env)
+	room := c.room()
+	c.say(room, "more")
+	conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.(*net.TCPConn).SetReadBuffer(4096)
+	fmt.Fprintf(conn, "POST /api/v1/chats/%s/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", room)
+	redistest.Eventually(t, "what was generated is saved", func() bool { return len(c.history(room, "")) == 2 })
+	redistest.Eventually(t, "the room is free", func() bool {
+		return c.do("POST", "/api/v1/chats/"+room+"/cancel", "").code == 404
+	})
+}
+
+func TestARoomIsDeletedDuringAReply(t *testing.T) {
+	t.Parallel()
+	c := serverOn(t, map[string]string{"CACHE_TYPE": "memory"})
+	room := c.room()
+	c.say(room, "long")
+	_, events := c.stream(t.Context(), room)
+	last := ""
+	for name, data := range events {
+		if last == "" {
+			c.want(204, "DELETE", "/api/v1/chats/"+room, "")
+		}
+		if last = name; name != "token" && data != "null" {
+			t.Errorf("%s %s", name, data)
+		}
+	}
+	if last != "cancelled" {
+		t.Errorf("the reply ended with %q", last)
+	}
+}
+
 func TestSettings(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), ".env")
@@ -638,7 +688,7 @@ func TestSettings(t *testing.T) {
 		t.Error(err)
 	}
 	wrong := map[string]string{
-		"PORT": "70000", "CACHE_TYPE": "x", "LOG_LEVEL": "loud", "RESPONDER_DELAY": "-1s", "DATABASE_DELAY": "1",
+		"PORT": "70000", "CACHE_TYPE": "x", "LOG_LEVEL": "loud", "RESPONDER_DELAY": "-1s", "DATABASE_DELAY": "a while",
 		"OPENAI_BASE_URL": "localhost", "OPENAI_TIMEOUT": "0s",
 	}
 	_, err = readSettings(wrong)
@@ -650,7 +700,7 @@ func TestSettings(t *testing.T) {
 	if s, err := readSettings(nil); err != nil || s.addr != "127.0.0.1:8000" || s.databaseURL != "chat.db" {
 		t.Errorf("defaults %+v, %v", s, err)
 	}
-	for _, url := range []string{"postgres://u:hunter2@127.0.0.1:1/db", "postgres://u:hunter2@h:port/db", "mysql://u:hunter2@h/db"} {
+	for _, url := range []string{"postgres://u:hunter2@127.0.0.1:1/db", "postgres://u:hunter2@h:port/db", "mysql://u:hunter2@h/db", "host=h password=hunter2", "sqlite:chat.db", "sqlite://"} {
 		if _, err := openDatabase(t.Context(), url); err == nil || !strings.Contains(err.Error(), "DATABASE_URL") || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", url, err)
 		}

@@ -50,24 +50,31 @@ type chatKey struct {
 }
 
 // watch streams, as server-sent events, about once, then cache each second, and
-// read for each read of a conversation, from the last ones on.
+// read for each read of a conversation, from the last ones on. Only the room that is
+// watched is named: to know a room's id is all that it takes to read it.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	last, reads, stop := s.reads.watch()
 	defer stop()
 	stream := newEvents(w)
-	stream.send("about", s.about)
-	for _, read := range last {
-		stream.send("read", read)
-	}
+	defer stream.end()
 	chatID := r.URL.Query().Get("chat_id")
+	tell := func(read chatRead) bool {
+		if read.ChatID != chatID {
+			read.ChatID = ""
+		}
+		return stream.send("read", read)
+	}
+	ok := stream.send("about", s.about)
+	for _, read := range last {
+		ok = ok && tell(read)
+	}
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	for {
-		stream.send("cache", s.state(r.Context(), chatID))
-		for again := false; !again; {
+	for ok && stream.send("cache", s.state(r.Context(), chatID)) {
+		for again := false; ok && !again; {
 			select {
 			case read := <-reads:
-				stream.send("read", read)
+				ok = tell(read)
 			case <-tick.C:
 				again = true
 			case <-r.Context().Done():

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"iter"
 	"net/http"
 	"regexp"
@@ -74,6 +75,34 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// Who watches a room is not told the ids of others, which are all it takes to read
+// them.
+func TestWatch_NamesNoOtherRoom(t *testing.T) {
+	t.Parallel()
+	c := serverOn(t, map[string]string{"CACHE_TYPE": "memory"})
+	watched, other := c.room(), c.room()
+	c.history(watched, "MISS")
+	c.history(other, "MISS")
+	events, stop := c.watch(watched)
+	defer stop()
+	var ids []string
+	for name, data := range events {
+		if strings.Contains(data, other) {
+			t.Errorf("%s %s", name, data)
+		}
+		var r chatRead
+		if name == "read" && json.Unmarshal([]byte(data), &r) == nil {
+			ids = append(ids, r.ChatID)
+		}
+		if name == "cache" {
+			break
+		}
+	}
+	if strings.Join(ids, ",") != watched+"," {
+		t.Errorf("reads of %q", ids)
+	}
+}
+
 func TestWatch_CacheAway(t *testing.T) {
 	t.Parallel()
 	redis := startRedis(t)
@@ -107,6 +136,9 @@ func TestMetrics(t *testing.T) {
 	room := c.room()
 	c.history(room, "MISS")
 	c.history(room, "HIT")
+	for i := range 3 {
+		c.want(405, fmt.Sprint("INVENTED", i), "/api/v1/chats", "")
+	}
 	res, err := http.Get(c.url + "/metrics")
 	if err != nil {
 		t.Fatal(err)
@@ -119,6 +151,7 @@ func TestMetrics(t *testing.T) {
 	for _, line := range []string{
 		`cache_hits_total 1`, `cache_misses_total 1`, `cache_loads_total 1`, `cache_up 1`, `cache_breaker_open 0`, `cache_queued_invalidations 0`,
 		`cache_read_duration_seconds_count\{keyspace="chat_messages",outcome="HIT"\} 1`,
+		`http_request_duration_seconds_count\{code="405",method="other",route="/api/v1/chats"\} 3`,
 		`http_request_duration_seconds_count\{code="200",method="GET",route="/api/v1/chats/\{chat_id\}/messages"\} 2`,
 	} {
 		if !regexp.MustCompile(`(?m)^` + line + `$`).MatchString(text.String()) {

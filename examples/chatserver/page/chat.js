@@ -17,6 +17,7 @@ const state = {
   room: null, // the one that is shown
   messages: [],
   newest: 0, // id of the last message that is shown
+  told: 0, // id of the last message that the server has told of
   reply: null, // {text, cancelled}: one that this page has asked for
   about: null,
   cache: null,
@@ -49,7 +50,7 @@ async function call(method, path, body, headers = {}) {
 }
 
 const chats = "/api/v1/chats";
-const inRoom = (rest = "") => `${chats}/${encodeURIComponent(state.room.chat_id)}${rest}`;
+const inRoom = (rest = "", room = state.room) => `${chats}/${encodeURIComponent(room.chat_id)}${rest}`;
 
 // events yields the server-sent events of a response as [name, data].
 async function* events(response) {
@@ -103,7 +104,7 @@ function drawRooms() {
 async function open(room, show = true) {
   state.room = room;
   state.messages = [];
-  state.newest = 0;
+  state.newest = state.told = 0;
   history.replaceState(null, "", room ? `#${room.chat_id}` : location.pathname + location.search);
   notice();
   if (show) view("chat");
@@ -137,8 +138,12 @@ $("reload").addEventListener("click", () => trying(loadMessages));
 
 async function loadMessages() {
   const room = state.room;
-  const messages = await call("GET", inRoom("/messages"));
-  if (room !== state.room) return;
+  const messages = await call("GET", inRoom("/messages")).catch(async (err) => {
+    if (err.code !== 404 || room !== state.room) throw err;
+    await open(null); // somebody has deleted it
+    await loadRooms();
+  });
+  if (!messages || room !== state.room) return;
   state.messages = messages;
   state.newest = messages.at(-1)?.message_id ?? 0;
   drawMessages();
@@ -210,8 +215,12 @@ async function say(text) {
   const reply = state.reply = { text: "", room: state.room };
   drawReplying();
   try {
-    state.messages.push(await call("POST", inRoom("/messages"), { role: "user", content: text }));
     $("text").value = "";
+    const said = await call("POST", inRoom("/messages", reply.room), { role: "user", content: text }).catch((err) => {
+      $("text").value ||= text; // not lost
+      throw err;
+    });
+    if (reply.room === state.room) state.messages.push(said);
     drawMessages();
     await generate(reply);
   } finally {
@@ -223,7 +232,7 @@ async function say(text) {
 }
 
 async function generate(reply) {
-  const response = await fetch(inRoom("/generate"), { method: "POST" });
+  const response = await fetch(inRoom("/generate", reply.room), { method: "POST" });
   if (response.status === 409) return notice(t().busyRoom);
   if (!response.ok) throw new Refused(response.status, (await response.json().catch(() => ({}))).message ?? response.statusText);
   let ended = false;
@@ -286,7 +295,10 @@ function listen() {
     drawCache();
     drawReplying();
     const chat = state.cache.chat;
-    if (chat && chat.chat_id === state.room?.chat_id && chat.newest !== state.newest && !state.reply) trying(loadMessages);
+    if (chat && chat.chat_id === state.room?.chat_id && chat.newest !== state.newest && chat.newest !== state.told && !state.reply) {
+      state.told = chat.newest;
+      trying(loadMessages);
+    }
   });
   source.onerror = () => {
     $("lost").hidden = false;
@@ -344,7 +356,7 @@ function drawChart() {
 }
 
 function drawReads() {
-  const title = (id) => state.rooms.find((r) => r.chat_id === id)?.title ?? id.slice(0, 8);
+  const title = (id) => (id && id === state.room?.chat_id ? state.room.title : t().otherRoom);
   $("reads").replaceChildren(...state.reads.map((read) => {
     const share = make("span", { className: "database" });
     share.style.transform = `scaleX(${Math.min(1, read.database_ms / Math.max(read.total_ms, 0.001))})`;
@@ -370,7 +382,7 @@ function drawKeys() {
     bar.setAttribute("aria-label", key);
     return make("li", {}, make("code", { textContent: key, title: key }), make("time", { textContent: left }), bar);
   }));
-  $("no-keys").hidden = keys.length > 0 || !state.cache?.available;
+  $("no-keys").hidden = keys.length > 0 || !state.cache?.available || !state.room;
 }
 
 const result = (text) => { $("result").textContent = text; };
