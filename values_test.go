@@ -431,10 +431,22 @@ func TestTTL_OfOtherBackends(t *testing.T) {
 	if _, ok, err := aside.TTL(t.Context(), open(t, aside.Config{Disabled: true}), key); ok || err != nil {
 		t.Errorf("with the cache off: %v, %v", ok, err)
 	}
-	own := must(aside.New(&asidetest.Faulty{Cache: prefixed}, aside.Config{}))
-	defer own.Close()
-	if _, _, err := aside.TTL(t.Context(), own, key); !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("of a backend without TTL: %v", err)
+	for _, backend := range []aside.Cache{&struct{ aside.Cache }{prefixed}, &asidetest.Faulty{Cache: &struct{ aside.Cache }{prefixed}}} {
+		own := must(aside.New(backend, aside.Config{}))
+		defer own.Close()
+		if _, _, err := aside.TTL(t.Context(), own, key); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("of a backend without TTL: %v", err)
+		}
+	}
+	faulty := &asidetest.Faulty{Cache: prefixed}
+	over := must(aside.New(faulty, aside.Config{}))
+	defer over.Close()
+	if _, ok, err := aside.TTL(t.Context(), over, key); !ok || err != nil {
+		t.Errorf("of a backend that may fail: %v, %v", ok, err)
+	}
+	faulty.SetFault(func(context.Context, string) error { return errors.New("failed") })
+	if _, ok, err := aside.TTL(t.Context(), over, key); ok || !errors.Is(err, aside.ErrUnavailable) {
+		t.Errorf("of a backend that fails: %v, %v", ok, err)
 	}
 	server.Close()
 	if _, _, err := aside.TTL(t.Context(), prefixed, key); !errors.Is(err, aside.ErrUnavailable) {

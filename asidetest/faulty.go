@@ -2,6 +2,7 @@ package asidetest
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
 
@@ -117,4 +118,18 @@ func (c *Faulty) Clear(ctx context.Context, prefixes ...string) error {
 		return err
 	}
 	return c.Cache.Clear(ctx, prefixes...)
+}
+
+// TTL is what [aside.TTL] asks for, and supported where the backend supports it.
+func (c *Faulty) TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error) {
+	b, ok := c.Cache.(interface {
+		TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error)
+	})
+	if !ok {
+		return 0, false, errors.ErrUnsupported
+	}
+	if err := c.ask(ctx, "TTL"); err != nil {
+		return 0, false, err
+	}
+	return b.TTL(ctx, key)
 }
