@@ -241,7 +241,8 @@ func isUnknownCommand(err error) bool {
 }
 
 func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
-	res, err := b.runOn(ctx, leaseScript, key, req.TTL.Milliseconds(), rand.Text(), req.Waited,
+	nonce := rand.Text()
+	res, err := b.runOn(ctx, leaseScript, key, req.TTL.Milliseconds(), nonce, req.Waited,
 		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner, req.channel)
 	if err != nil {
 		return Lease{}, err
@@ -256,6 +257,11 @@ func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) 
 	case "granted":
 		return Lease{State: Granted, Token: text}, nil
 	case "loading":
+		if strings.HasPrefix(text, nonce+".") {
+			// The client sent the request again, as its connection broke, after Redis
+			// had granted it: nobody else can have this lease, or end it.
+			return Lease{State: Granted, Token: text}, nil
+		}
 		return Lease{State: Loading, Token: text}, nil
 	case "writing":
 		return Lease{State: Writing}, nil

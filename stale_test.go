@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -486,6 +487,57 @@ func TestP1_ALateCopyOfALeaseRequestGrantsAnotherLease(t *testing.T) {
 	if stored := must(c.Fill(t.Context(), "s:1", l.Token, aside.Fill{Value: []byte("old"), TTL: time.Minute})); stored {
 		t.Error("a load that began before the invalidation was stored")
 	}
+}
+
+// A client that sends a lease request again, as the answer was lost, gets the lease
+// that the first one was granted, and does not wait until it ends.
+func TestP5_ALeaseWhoseAnswerWasLostIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	t.Cleanup(func() { client.Close() })
+	client.AddHook(sendTwice{})
+	c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
+	t.Cleanup(func() { c.Close() })
+	l := must(c.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute}))
+	if l.State != aside.Granted {
+		t.Fatalf("got %+v", l)
+	}
+	if other := must(c.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute})); other.State != aside.Loading || other.Token != l.Token {
+		t.Errorf("another request got %+v, beside %+v", other, l)
+	}
+	if err := c.Delete(t.Context(), "s:1"); err != nil {
+		t.Fatal(err)
+	}
+	if stored := must(c.Fill(t.Context(), "s:1", l.Token, aside.Fill{Value: []byte("old"), TTL: time.Minute})); stored {
+		t.Error("a load that began before the invalidation was stored")
+	}
+	soon, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if v, err := aside.GetOrLoad(soon, c, items.Key("1"), func(context.Context) (string, error) { return "loaded", nil }); v != "loaded" || err != nil {
+		t.Errorf("got %q, %v", v, err)
+	}
+	if got, err := server.Get("item:1"); got != `"loaded"` || err != nil {
+		t.Errorf("stored is %q, %v", got, err)
+	}
+}
+
+// sendTwice sends each lease request twice, and drops the first answer.
+type sendTwice struct{}
+
+func (sendTwice) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (sendTwice) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if n := len(cmd.Args()); strings.HasPrefix(cmd.Name(), "eval") && n > 10 { // no other script has so many
+			_ = next(ctx, redis.NewCmd(ctx, cmd.Args()...))
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (sendTwice) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
 }
 
 // recordScripts keeps the last script command that was answered.

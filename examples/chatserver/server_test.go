@@ -661,13 +661,11 @@ func TestARoomIsDeletedDuringAReply(t *testing.T) {
 	c.say(room, "long")
 	_, events := c.stream(t.Context(), room)
 	last := ""
-	for name, data := range events {
+	for name := range events {
 		if last == "" {
 			c.want(204, "DELETE", "/api/v1/chats/"+room, "")
 		}
-		if last = name; name != "token" && data != "null" {
-			t.Errorf("%s %s", name, data)
-		}
+		last = name
 	}
 	if last != "cancelled" {
 		t.Errorf("the reply ended with %q", last)

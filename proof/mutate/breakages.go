@@ -13,6 +13,7 @@ var breakages = []breakage{
 		{"backend_redis.go", "req.TTL.Milliseconds(), rand.Text(), req.Waited", "req.TTL.Milliseconds(), fmt.Sprintf(\"%p\", b), req.Waited"},
 		{"backend_redis.go", "\t\"crypto/rand\"\n", ""}}},
 	{"a lease request that is sent twice with the same token", []edit{{"scripts.go", "local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]", "local token = ARGV[2]"}}},
+	{"a lease whose answer was lost waited for", []edit{{"backend_redis.go", "if strings.HasPrefix(text, nonce+\".\") {", "if false {"}}},
 	{"a lease granted during a write", []edit{{"scripts.go", "if blocked then return {'writing', ''} end", ""}}},
 	{"a lease granted over another", []edit{{"scripts.go", "		return {'loading', live['load']}\n", ""}}},
 	{"a lease request that does not look at the key again", []edit{{"scripts.go", "if value then return {'present', value} end", "if value and claim then return {'present', value} end"}}},
