@@ -10,7 +10,7 @@ var breakages = []breakage{
 	{"an invalidation that lifts a writer's block", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'waits', 'failed', 'none')", "redis.pcall('DEL', KEYS[i + 1])"}}},
 	{"a lease token per process in place of per load", []edit{
 		{"scripts.go", "local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]", "local token = ARGV[2]"},
-		{"backend_redis.go", "req.TTL.Milliseconds(), rand.Text(), req.Waited", "req.TTL.Milliseconds(), fmt.Sprintf(\"%p\", b), req.Waited"},
+		{"backend_redis.go", "	nonce := rand.Text()\n	res, err := b.runOn(ctx, leaseScript", "	nonce := fmt.Sprintf(\"%p\", b)\n	res, err := b.runOn(ctx, leaseScript"},
 		{"backend_redis.go", "\t\"crypto/rand\"\n", ""}}},
 	{"a lease request that is sent twice with the same token", []edit{{"scripts.go", "local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]", "local token = ARGV[2]"}}},
 	{"a lease whose answer was lost waited for", []edit{{"backend_redis.go", "if strings.HasPrefix(text, nonce+\".\") {", "if false {"}}},
