@@ -42,6 +42,9 @@ type (
 	sealed struct{ Value any }
 )
 
+// JSON leaves them alone.
+var _ = []any{reply{seen: 1}, opaque{p: new(int)}}
+
 func (h *hidden) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, &h.n) }
 
 func (s *sealed) UnmarshalJSON(data []byte) error {
