@@ -256,7 +256,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		respond.Error(w, http.StatusConflict, "a reply is already being generated in this chat")
 	case errors.Is(err, aside.ErrWriteRefused):
 		respond.Error(w, http.StatusServiceUnavailable, "the write was refused: the cache is not available, and CACHE_REFUSE_WRITES is set")
-	case r.Context().Err() != nil:
+	case r.Context().Err() != nil || errors.Is(err, context.Canceled): // or a reply was cancelled before it began
 		respond.Error(w, http.StatusServiceUnavailable, "the request was given up")
 	default:
 		s.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "err", err)
