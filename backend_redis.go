@@ -62,6 +62,8 @@ type redisBackend struct {
 	wait    int                  // how many replicas must have an invalidation
 	reached atomic.Bool          // a command has been answered
 	closed  atomic.Bool
+
+	pipelines sync.Map // shard name: *pipeline
 }
 
 func newRedisBackend(client redis.UniversalClient, waitReplicas int) *redisBackend {
@@ -127,6 +129,16 @@ func (b *redisBackend) run(ctx context.Context, script *redis.Script, keys []str
 
 func (b *redisBackend) runOn(ctx context.Context, script *redis.Script, key string, args ...any) (any, error) {
 	return b.run(ctx, script, []string{key, leaseKey(key)}, args...)
+}
+
+// runSoon is runOn for what many may ask for at once. The call stores so many bytes.
+func (b *redisBackend) runSoon(ctx context.Context, script *redis.Script, bytes int, key string, args ...any) (any, error) {
+	shard := b.shard(key)
+	p, ok := b.pipelines.Load(shard)
+	if !ok {
+		p, _ = b.pipelines.LoadOrStore(shard, &pipeline{b: b, lanes: lanes{per: scriptLane}})
+	}
+	return p.(*pipeline).run(&scriptCall{ctx: ctx, script: script, keys: []string{key, leaseKey(key)}, args: args, bytes: bytes})
 }
 
 func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error) {
@@ -242,7 +254,7 @@ func isUnknownCommand(err error) bool {
 
 func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
 	nonce := rand.Text()
-	res, err := b.runOn(ctx, leaseScript, key, req.TTL.Milliseconds(), nonce, req.Waited,
+	res, err := b.runSoon(ctx, leaseScript, len(req.Bad)+len(req.Claim), key, req.TTL.Milliseconds(), nonce, req.Waited,
 		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner, req.channel)
 	if err != nil {
 		return Lease{}, err
@@ -288,7 +300,7 @@ func (b *redisBackend) Extend(ctx context.Context, key, token string, ttl time.D
 }
 
 func (b *redisBackend) Fill(ctx context.Context, key, token string, fill Fill) (bool, error) {
-	res, err := b.runOn(ctx, fillScript, key, token, fill.TTL.Milliseconds(), flag(fill.NotFound), fill.Value)
+	res, err := b.runSoon(ctx, fillScript, len(fill.Value), key, token, fill.TTL.Milliseconds(), flag(fill.NotFound), fill.Value)
 	return res == int64(1), err
 }
 

@@ -293,7 +293,7 @@ func (f *front) nodeOf(key string) *node {
 			return err
 		}),
 	}
-	n.reads = reads{f: f, node: n, index: make(map[string]int)}
+	n.reads = reads{f: f, node: n, lanes: lanes{per: readLane}, index: make(map[string]int)}
 	n.reads.many, _ = f.backend.(manyReader)
 	actual, _ := f.nodes.LoadOrStore(shard, n)
 	return actual.(*node)

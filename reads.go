@@ -26,13 +26,9 @@ type found struct {
 }
 
 const (
-	// A node has a lane for each laneTime that its quickest round trips take, within
-	// these bounds. Where a round trip is little but the work of the two processes,
-	// few lanes make large batches, which is less work: with 128 goroutines on
-	// loopback a read took 2.0, 2.4 and 3.5 us with 2, 4 and 8 lanes, 12 us without.
-	// Where it is mostly the way, to wait for a lane costs time that nobody uses.
-	laneTime           = 25 * time.Microsecond
-	minLanes, maxLanes = 2, 16
+	// With 128 goroutines on loopback a read took 2.0 us with 2 lanes, which this makes
+	// there, 2.4 and 3.5 with 4 and 8, and 12 without.
+	readLane = 25 * time.Microsecond
 
 	// maxBatch and batchBytes bound what one command reads: the latter by the mean
 	// size of recent values, so that small ones do not wait for many large ones.
@@ -40,12 +36,7 @@ const (
 	batchBytes = 256 << 10
 )
 
-// reads sends the reads of one node. While few are on their way, each is a GET of
-// its own. Those that come meanwhile are gathered, each key once, and go together
-// when a lane is free: what costs most is not the key, but the round trip and the
-// system calls that it takes on both sides. Nobody waits in order that others may
-// come: a read is late by the part of a round trip that it takes until one of the
-// lanes is free.
+// reads sends the reads of one node: alone, or each key once together: see lanes.
 //
 // What a read is given was asked for after it came: P1 holds as for a GET of its
 // own. It leaves when its context ends; its batch goes on for the others. A batch
@@ -57,8 +48,7 @@ type reads struct {
 	many manyReader // nil when each read is on its own
 
 	mu      sync.Mutex
-	busy    int            // lanes
-	trip    time.Duration  // of the quickest recent reads
+	lanes   lanes
 	line    []*batch       // that wait for a lane
 	index   map[string]int // the keys of the last one in line
 	waiting int            // reads of all in line
@@ -81,8 +71,7 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 		return r.single(ctx, key, b)
 	}
 	r.mu.Lock()
-	if r.busy < r.lanes() {
-		r.busy++
+	if r.lanes.take() {
 		r.mu.Unlock()
 		return r.single(ctx, key, b)
 	}
@@ -94,9 +83,6 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 	r.mu.Unlock()
 	return r.wait(ctx, batch, i, b)
 }
-
-// lanes needs r.mu.
-func (r *reads) lanes() int { return min(max(int(r.trip/laneTime), minLanes), maxLanes) }
 
 // single reads one key, in a lane if there are lanes.
 func (r *reads) single(ctx context.Context, key string, b *budget) (got found, err error) {
@@ -172,13 +158,11 @@ func (r *reads) leave(got found, err error, took time.Duration) {
 	if got.ok {
 		r.mean += (len(got.value) - r.mean) / 4
 	}
-	if err == nil && (r.trip == 0 || took < r.trip) {
-		r.trip = took
-	} else if err == nil {
-		r.trip += (took - r.trip) / 256
+	if err == nil {
+		r.lanes.took(took)
 	}
 	if len(r.line) == 0 {
-		r.busy--
+		r.lanes.busy--
 		r.mu.Unlock()
 		return
 	}
@@ -221,8 +205,8 @@ func (r *reads) measure(values []found) {
 func (r *reads) next() *batch {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.line) == 0 || r.busy > r.lanes() {
-		r.busy--
+	if len(r.line) == 0 || r.lanes.busy > r.lanes.all() {
+		r.lanes.busy--
 		return nil
 	}
 	b := r.line[0]

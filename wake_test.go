@@ -39,11 +39,14 @@ func (l *line) dial(ctx context.Context, server *miniredis.Miniredis) (net.Conn,
 		dials(ctx)
 	}
 	conn, err := server.Dial()
-	w := &wire{Conn: conn, l: l}
+	if err != nil {
+		return nil, err
+	}
+	w := &wire{Conn: redistest.Buffered(conn), l: l}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wires = append(l.wires, w)
-	return w, err
+	return w, nil
 }
 
 func (l *line) setDials(dials func(context.Context)) { l.mu.Lock(); l.dials = dials; l.mu.Unlock() }

@@ -21,6 +21,7 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 var (
@@ -202,7 +203,13 @@ func (w *world) bear(i int) {
 // inMemory returns the options of a client of a Redis in the same bubble.
 func inMemory(server *miniredis.Miniredis) *redis.Options {
 	return &redis.Options{
-		Dialer:                func(context.Context, string, string) (net.Conn, error) { return server.Dial() },
+		Dialer: func(context.Context, string, string) (net.Conn, error) {
+			conn, err := server.Dial()
+			if err != nil {
+				return nil, err
+			}
+			return redistest.Buffered(conn), nil
+		},
 		ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}, // it would look names up
 	}

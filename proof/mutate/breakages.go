@@ -10,7 +10,7 @@ var breakages = []breakage{
 	{"an invalidation that lifts a writer's block", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'waits', 'failed', 'none')", "redis.pcall('DEL', KEYS[i + 1])"}}},
 	{"a lease token per process in place of per load", []edit{
 		{"scripts.go", "local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]", "local token = ARGV[2]"},
-		{"backend_redis.go", "	nonce := rand.Text()\n	res, err := b.runOn(ctx, leaseScript", "	nonce := fmt.Sprintf(\"%p\", b)\n	res, err := b.runOn(ctx, leaseScript"},
+		{"backend_redis.go", "	nonce := rand.Text()\n	res, err := b.runSoon(ctx, leaseScript", "	nonce := fmt.Sprintf(\"%p\", b)\n	res, err := b.runSoon(ctx, leaseScript"},
 		{"backend_redis.go", "\t\"crypto/rand\"\n", ""}}},
 	{"a lease request that is sent twice with the same token", []edit{{"scripts.go", "local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]", "local token = ARGV[2]"}}},
 	{"a lease whose answer was lost waited for", []edit{{"backend_redis.go", "if strings.HasPrefix(text, nonce+\".\") {", "if false {"}}},
@@ -121,6 +121,13 @@ var breakages = []breakage{
 	{"a batch without bounds", []edit{{"reads.go", "!ok && len(b.keys) >= min(maxBatch, max(1, batchBytes/max(1, r.mean)))", "false"}}},
 	{"a key that is asked for once a reader", []edit{{"reads.go", "	i, ok := r.index[key]\n", "	i, ok := 0, false\n"}}},
 	{"reads that fail where several keys may not be read at once", []edit{{"backend_redis.go", "	if isReply(err) {\n		return b.getEach(ctx, keys)\n	}\n	out := make", "	out := make"}}},
+	{"scripts of a pipeline that fail with one of them", []edit{{"pipeline.go", "if c.err = err; i < len(cmds) {", "if c.err = err; err == nil && i < len(cmds) {"}}},
+	{"a script that waits in line as long as it takes", []edit{{"pipeline.go", "	case <-c.ctx.Done(): // it may be carried out all the same\n		return nil, c.ctx.Err()\n", ""}}},
+	{"a pipeline without bounds", []edit{{"pipeline.go", "n < min(len(p.line), maxPipeline) &&", "n < len(p.line) &&"}}},
+	{"a pipeline of large values", []edit{{"pipeline.go", "(n == 0 || bytes+p.line[n].bytes <= pipelineBytes)", "true"}}},
+	{"a pipeline whose scripts Redis does not know", []edit{{"pipeline.go", "if redis.HasErrorPrefix(c.err, \"NOSCRIPT\") {", "if false {"}}},
+	{"leases asked for that nobody waits for", []edit{{"pipeline.go", "	p.line = slices.DeleteFunc(p.line, func(c *scriptCall) bool { return c.ctx.Err() != nil }) // they have left\n", ""}, {"pipeline.go", "	\"slices\"\n", ""}}},
+	{"a lane that is lost with its last script", []edit{{"pipeline.go", "	if len(p.line) == 0 {\n		p.lanes.busy--\n		return\n	}\n	go func", "	if len(p.line) == 0 {\n		return\n	}\n	go func"}}},
 
 	// The near cache.
 	{"near: a value kept although its key changed since it was asked for", []edit{{"near.go", " && t.changes == s.changes {", " {"}}},
