@@ -54,30 +54,32 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 	if f.cfg.Observer != nil {
 		start = time.Now()
 	}
-	r := read{key: f.name(key.text), space: key.space, arrived: f.flights.seq.Load()}
-	if value, ok := lookup[T](ctx, f, &r); ok {
+	space := &key.space // on the stack: see read
+	r := read{key: f.name(key.text), arrived: f.flights.seq.Load()}
+	if value, ok := lookup[T](ctx, f, space, &r); ok {
 		f.count.hits.Add(1)
 		if f.logs.Enabled(ctx, slog.LevelDebug) {
 			f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key)
 		}
 		if f.cfg.Observer != nil {
-			f.observe(ctx, &r, Hit, start, nil)
+			f.observe(ctx, space, Hit, start, nil)
 		}
 		return value, nil
 	}
-	value, err := join(ctx, f, &r, load)
-	f.missed(ctx, &r, start, err)
+	value, err := join(ctx, f, space, &r, load)
+	f.missed(ctx, space, &r, start, err)
 	return value, err
 }
 
-// read is one call of GetOrLoad.
+// read is one call of GetOrLoad. The keyspace is handed on beside it: in it, a pointer
+// would be one more that may outlive the call, which puts the key on the heap, and a
+// copy would be a tenth of a hit in memory.
 type read struct {
-	key      string   // in full
-	space    Keyspace // not a pointer, which would put it on the heap
-	arrived  uint64   // see flight.accepts
-	degraded bool     // goes without the backend from here on
-	hasty    bool     // its deadline is so short that a healthy backend may miss it
-	bad      []byte   // a stored value that did not decode
+	key      string // in full
+	arrived  uint64 // see flight.accepts
+	degraded bool   // goes without the backend from here on
+	hasty    bool   // its deadline is so short that a healthy backend may miss it
+	bad      []byte // a stored value that did not decode
 }
 
 // maxRounds is how often a caller joins flights before it loads by itself. Two
@@ -86,18 +88,18 @@ type read struct {
 const maxRounds = 4
 
 // join gets the value of a key that missed from a flight.
-func join[T any](ctx context.Context, f *front, r *read, load func(context.Context) (T, error)) (value T, err error) {
+func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load func(context.Context) (T, error)) (value T, err error) {
 	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
 	for round := 0; round < maxRounds; round++ {
 		if round > 0 {
-			if value, ok := lookup[T](ctx, f, r); ok {
+			if value, ok := lookup[T](ctx, f, space, r); ok {
 				return value, nil
 			}
 		}
 		if err := ctx.Err(); err != nil {
 			return value, err
 		}
-		fl, leads := f.flights.join(ctx, f, r, boxed)
+		fl, leads := f.flights.join(ctx, f, space, r, boxed)
 		done, err := fl.wait(ctx, r)
 		if err != nil {
 			return value, err
@@ -124,7 +126,7 @@ func join[T any](ctx context.Context, f *front, r *read, load func(context.Conte
 }
 
 // lookup is the hit path: one question to the backend, or none.
-func lookup[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
+func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (value T, ok bool) {
 	if f.off || r.degraded {
 		return value, false
 	}
@@ -132,20 +134,20 @@ func lookup[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
 		r.degrade(f)
 		return value, false
 	}
-	if s, ok := f.here(&r.space, r.key); ok {
-		if value, err := readStored[T](&r.space, s); err != nil {
+	if s, ok := f.here(space, r.key); ok {
+		if value, err := readStored[T](space, s); err != nil {
 			r.undecodable(ctx, f, s.data, err)
 		} else {
 			return value, true
 		}
 	} else if f.memory == nil {
-		return lookAway[T](ctx, f, r)
+		return lookAway[T](ctx, f, space, r)
 	}
 	return value, false
 }
 
-func lookAway[T any](ctx context.Context, f *front, r *read) (value T, ok bool) {
-	got, err := f.away(ctx, &r.space, r.key)
+func lookAway[T any](ctx context.Context, f *front, space *Keyspace, r *read) (value T, ok bool) {
+	got, err := f.away(ctx, space, r.key)
 	if err != nil {
 		if r.hasty = f.hasty(ctx); ctx.Err() == nil {
 			r.degrade(f)
@@ -155,10 +157,10 @@ func lookAway[T any](ctx context.Context, f *front, r *read) (value T, ok bool) 
 	if !got.ok {
 		return value, false
 	}
-	if got.kept == nil && remembers[T](&r.space) {
+	if got.kept == nil && remembers[T](space) {
 		got.kept = f.memo.of(r.key, got.value)
 	}
-	value, err = readFound[T](&r.space, &got)
+	value, err = readFound[T](space, &got)
 	if err != nil {
 		r.undecodable(ctx, f, got.value, err)
 		return value, false
@@ -234,7 +236,7 @@ func take[T any](f *front, fl *flight, r *read, leads bool) (value T, ok bool, e
 }
 
 // missed counts, logs and reports a read that was no hit.
-func (f *front) missed(ctx context.Context, r *read, start time.Time, err error) {
+func (f *front) missed(ctx context.Context, space *Keyspace, r *read, start time.Time, err error) {
 	outcome := Off
 	if !f.off {
 		outcome = Miss
@@ -244,12 +246,12 @@ func (f *front) missed(ctx context.Context, r *read, start time.Time, err error)
 		}
 	}
 	if f.cfg.Observer != nil {
-		f.observe(ctx, r, outcome, start, err)
+		f.observe(ctx, space, outcome, start, err)
 	}
 }
 
-func (f *front) observe(ctx context.Context, r *read, outcome Outcome, start time.Time, err error) {
-	f.cfg.Observer.Observe(ctx, Event{Keyspace: r.space.Name, Outcome: outcome, Duration: time.Since(start), Err: err})
+func (f *front) observe(ctx context.Context, space *Keyspace, outcome Outcome, start time.Time, err error) {
+	f.cfg.Observer.Observe(ctx, Event{Keyspace: space.Name, Outcome: outcome, Duration: time.Since(start), Err: err})
 }
 
 const (

@@ -58,7 +58,7 @@ type flight struct {
 
 // join returns the key's flight for a caller, and whether the caller leads it:
 // it started with the caller's loader.
-func (fs *flights) join(ctx context.Context, f *front, r *read, load func(context.Context) (any, error)) (fl *flight, leads bool) {
+func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, r *read, load func(context.Context) (any, error)) (fl *flight, leads bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fl := fs.byKey[r.key]; fl != nil && !(r.degraded && fl.isLoaded()) {
@@ -66,9 +66,9 @@ func (fs *flights) join(ctx context.Context, f *front, r *read, load func(contex
 		fl.joined = true
 		return fl, false
 	}
-	space := r.space // a copy, so that a hit does not put r on the heap
+	own := *space // so that a hit does not put the caller's on the heap
 	fl = &flight{
-		f: f, key: r.key, space: &space, load: load, bad: r.bad, waiters: 1,
+		f: f, key: r.key, space: &own, load: load, bad: r.bad, waiters: 1,
 		degraded: r.degraded,
 		loaded:   make(chan struct{}), done: make(chan struct{}),
 	}

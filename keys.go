@@ -65,15 +65,14 @@ func CancelKey(chatID string) Key { return cancelSignal.Key(chatID) }
 // Key names one value of a keyspace. Its zero value is not valid.
 type Key struct {
 	space Keyspace
-	id    string
-	text  string
+	text  string // name:id
 }
 
 // Key returns the key of the value that id names. Any non-empty id of at most
 // 64 KiB is good: whatever bytes it has stand in the key as they are. An id or a
 // keyspace that is not is reported by the operation that the key is handed to.
 func (s Keyspace) Key(id string) Key {
-	return Key{space: s, id: id, text: s.Name + ":" + id}
+	return Key{space: s, text: s.Name + ":" + id}
 }
 
 // String returns the key as it stands in the backend, without Config.KeyPrefix.
@@ -81,17 +80,18 @@ func (k Key) String() string { return k.text }
 
 // check returns what is wrong with the key. Each read asks.
 func (k *Key) check() error {
-	if k.id != "" && len(k.id) <= maxIDBytes && k.space.isValid() {
+	size := len(k.text) - len(k.space.Name) - len(":") // of the id
+	if size > 0 && size <= maxIDBytes && k.space.isValid() {
 		return nil
 	}
 	if err := k.space.check(); err != nil {
 		return err
 	}
-	if k.id == "" {
+	if size <= 0 {
 		return fmt.Errorf("%w: keyspace %q: the id is empty", ErrInvalidKey, k.space.Name)
 	}
 	return fmt.Errorf("%w: keyspace %q: the id has %d bytes; at most %d are accepted",
-		ErrInvalidKey, k.space.Name, len(k.id), maxIDBytes)
+		ErrInvalidKey, k.space.Name, size, maxIDBytes)
 }
 
 func (s *Keyspace) isValid() bool {
