@@ -37,6 +37,7 @@ type front struct {
 	warned  sync.Map // keyspace name: a value that could not be stored was logged
 
 	nodes   sync.Map                // shard name: *node
+	single  atomic.Pointer[node]    // the one there is, if there can be no other
 	shardOf func(key string) string // nil when there is but one
 	shares  bool                    // commands may share limits
 	lookUp  func()                  // has the client look where nodes are, if they move
@@ -271,6 +272,9 @@ func (f *front) shard(key string) string {
 }
 
 func (f *front) nodeOf(key string) *node {
+	if n := f.single.Load(); n != nil {
+		return n
+	}
 	shard := f.shard(key)
 	if n, ok := f.nodes.Load(shard); ok {
 		return n.(*node)
@@ -296,6 +300,9 @@ func (f *front) nodeOf(key string) *node {
 	n.reads = reads{f: f, node: n, lanes: lanes{per: readLane}, index: make(map[string]int)}
 	n.reads.many, _ = f.backend.(manyReader)
 	actual, _ := f.nodes.LoadOrStore(shard, n)
+	if f.shardOf == nil {
+		f.single.Store(actual.(*node))
+	}
 	return actual.(*node)
 }
 
