@@ -2,7 +2,6 @@ package aside_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -118,33 +117,7 @@ func TestLeasesThatNobodyWaitsForAreNotAskedFor(t *testing.T) {
 	})
 }
 
-// Those who wait for their scripts when the Cache is closed are not left waiting.
-func TestCloseWhileScriptsWait(t *testing.T) {
-	t.Parallel()
-	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
-		time.AfterFunc(3*time.Millisecond, func() { l.hang(true) })
-		var wg sync.WaitGroup
-		for _, key := range itemKeys("cold", 100) {
-			wg.Go(func() {
-				v, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) { return "loaded", nil })
-				if v != "loaded" && !errors.Is(err, aside.ErrClosed) {
-					t.Errorf("got %q, %v", v, err)
-				}
-			})
-		}
-		time.Sleep(10 * time.Millisecond)
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-		start := time.Now()
-		wg.Wait()
-		if d := time.Since(start); d > 250*time.Millisecond {
-			t.Errorf("they went on for %v", d)
-		}
-	})
-}
-
-// missTogether has n keys miss at once, and returns how many were not stored.
+// missTogether has keys miss at once, and returns how many were not stored.
 func missTogether(t *testing.T, c aside.Cache, client *redis.Client, keys []aside.Key) (missing int) {
 	var wg sync.WaitGroup
 	for _, key := range keys {

@@ -344,28 +344,32 @@ func anys(texts []string) (out []any) {
 	return out
 }
 
-// Those who wait when the Cache is closed are not left waiting.
-func TestCloseWhileReadsWait(t *testing.T) {
+// Those who wait when the Cache is closed, for their reads or for their leases, are not
+// left waiting.
+func TestCloseWhileTheyWait(t *testing.T) {
 	t.Parallel()
-	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
-		l.hang(true)
-		var wg sync.WaitGroup
-		for i := range 50 {
-			wg.Go(func() {
-				v, err := aside.GetOrLoad(t.Context(), c, items.Key(fmt.Sprint(i)), func(context.Context) (string, error) { return "loaded", nil })
-				if v != "loaded" && !errors.Is(err, aside.ErrClosed) {
-					t.Errorf("got %q, %v", v, err)
-				}
-			})
-		}
-		time.Sleep(10 * time.Millisecond)
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-		start := time.Now()
-		wg.Wait()
-		if d := time.Since(start); d > 250*time.Millisecond {
-			t.Errorf("they went on for %v", d)
-		}
-	})
+	for _, reading := range []time.Duration{0, 3 * time.Millisecond} {
+		overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+			time.AfterFunc(reading, func() { l.hang(true) })
+			synctest.Wait()
+			var wg sync.WaitGroup
+			for i := range 100 {
+				wg.Go(func() {
+					v, err := aside.GetOrLoad(t.Context(), c, items.Key(fmt.Sprint(i)), func(context.Context) (string, error) { return "loaded", nil })
+					if v != "loaded" && !errors.Is(err, aside.ErrClosed) {
+						t.Errorf("got %q, %v", v, err)
+					}
+				})
+			}
+			time.Sleep(10 * time.Millisecond)
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			start := time.Now()
+			wg.Wait()
+			if d := time.Since(start); d > 250*time.Millisecond {
+				t.Errorf("they went on for %v", d)
+			}
+		})
+	}
 }
