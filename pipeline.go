@@ -13,7 +13,7 @@ const (
 	// With 128 goroutines whose reads all miss, on loopback, a miss took 38 us of time
 	// and 30 of this process's with 2 lanes, which this makes there, 43 and 34 with 4,
 	// and 68 and 68 without any.
-	scriptLane = 50 * time.Microsecond
+	scriptLane = 12 * time.Microsecond
 
 	// maxPipeline and pipelineBytes bound what goes together, the latter by the values
 	// that are stored.

@@ -40,7 +40,7 @@ func (b *bench) misses(ctx context.Context, p peer, k kind) error {
 	}
 	defer func() { st.Close(); _ = b.scratch.flush(ctx) }()
 	var next atomic.Int64
-	for _, goroutines := range []int{1, 16} {
+	for _, goroutines := range []int{1, 16, 128} {
 		s.source.loads.Store(0)
 		first := next.Load()
 		found, err := measure(ctx, b.each, goroutines, b.scratch, func(*rand.Rand) error {

@@ -131,9 +131,11 @@ gocache stores in the background, which is not in its time. Nothing guards the s
 			columns: []column{
 				{key: "1", heading: "µs, 1 goroutine", format: significant, ratio: true, best: -1},
 				{key: "16", heading: "µs, 16", format: significant, ratio: true, best: -1},
+				{key: "128", heading: "µs, 128", format: significant, ratio: true, best: -1},
 				{key: "1 cpu", heading: "CPU µs, 1", format: significant, ratio: true, best: -1},
 				{key: "16 cpu", heading: "CPU µs, 16", format: significant, ratio: true, best: -1},
-				{key: "16 redis", heading: "Redis's CPU µs, 16", format: significant, best: -1},
+				{key: "128 cpu", heading: "CPU µs, 128", format: significant, ratio: true, best: -1},
+				{key: "128 redis", heading: "Redis's CPU µs, 128", format: significant, best: -1},
 			},
 		}
 		if k.name == "100B" {
