@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/maypok86/otter/v2"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/internal/redistest"
@@ -65,24 +67,56 @@ func BenchmarkRedisHit(b *testing.B) {
 				},
 				"go-redis": func() error { return client.Get(b.Context(), key.String()).Err() },
 			} {
-				b.Run(fmt.Sprintf("%dB/%d/%s", size, goroutines, name), func(b *testing.B) {
-					b.ReportAllocs()
-					b.SetParallelism(max(1, goroutines/runtime.GOMAXPROCS(0)))
-					if goroutines == 1 {
-						for b.Loop() {
-							must(0, get())
-						}
-						return
-					}
-					b.RunParallel(func(pb *testing.PB) {
-						for pb.Next() {
-							must(0, get())
-						}
-					})
-				})
+				b.Run(fmt.Sprintf("%dB/%d/%s", size, goroutines, name), func(b *testing.B) { inGoroutines(b, goroutines, get) })
 			}
 		}
 	}
+}
+
+// BenchmarkRedisMiss is of reads of keys that are not there, and of the GET and the SET
+// that a service does by hand.
+func BenchmarkRedisMiss(b *testing.B) {
+	r := redistest.Start(b)
+	c := must(aside.Open(aside.Config{Timeout: time.Minute, Redis: aside.Redis{Hosts: []string{r.Addr}}}))
+	defer c.Close()
+	client := r.Client()
+	raw := aside.Keyspace{Name: "b", Codec: aside.Bytes}
+	value := make([]byte, 100)
+	var last atomic.Int64
+	next := func() aside.Key { return raw.Key(fmt.Sprint(last.Add(1))) }
+	for _, goroutines := range []int{1, 16, 128} {
+		for name, read := range map[string]func() error{
+			"aside": func() error {
+				_, err := aside.GetOrLoad(b.Context(), c, next(), func(context.Context) ([]byte, error) { return value, nil })
+				return err
+			},
+			"go-redis": func() error {
+				key := next().String()
+				if err := client.Get(b.Context(), key).Err(); err != redis.Nil {
+					return fmt.Errorf("%s is there: %w", key, err)
+				}
+				return client.Set(b.Context(), key, value, time.Hour).Err()
+			},
+		} {
+			b.Run(fmt.Sprintf("%d/%s", goroutines, name), func(b *testing.B) { inGoroutines(b, goroutines, read) })
+		}
+	}
+}
+
+func inGoroutines(b *testing.B, n int, do func() error) {
+	b.ReportAllocs()
+	if n == 1 {
+		for b.Loop() {
+			must(0, do())
+		}
+		return
+	}
+	b.SetParallelism(max(1, n/runtime.GOMAXPROCS(0)))
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			must(0, do())
+		}
+	})
 }
 
 // parallel runs do in one goroutine, then in one a processor.
