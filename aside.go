@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 )
 
@@ -254,14 +253,6 @@ func (f *front) observe(ctx context.Context, space *Keyspace, outcome Outcome, s
 	f.cfg.Observer.Observe(ctx, Event{Keyspace: space.Name, Outcome: outcome, Duration: time.Since(start), Err: err})
 }
 
-const (
-	// blockTTL is how long a block lasts unless extended: how long reads of the
-	// keys are not cached after a writer died.
-	blockTTL = 10 * time.Second
-	// blockMargin is how long before its block would lapse a write is told to stop.
-	blockMargin = time.Second
-)
-
 // Update runs write, which changes the database, and invalidates keys around it:
 // it blocks the keys, so that nothing is stored under them, runs write, and
 // removes them once more. If the process dies in between, the block lapses by
@@ -337,96 +328,4 @@ func keysOf(c Cache, keys []Key) (*front, []string, error) {
 		return nil, nil, ErrClosed
 	}
 	return f, f.names(names), nil
-}
-
-// update is one call of Update.
-type update struct {
-	f      *front
-	keys   []string
-	token  string
-	budget *budget
-}
-
-func (u *update) run(ctx context.Context, write func(context.Context) error) (err error) {
-	sent := time.Now()
-	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)
-	u.f.queue.hold(unblocked)
-	// Before the hold ends, what could not be invalidated is in the queue.
-	defer u.f.queue.release(unblocked)
-	defer func() {
-		if e := u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {
-			err = e
-		}
-	}()
-	if len(unblocked) > 0 {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if u.f.cfg.RefuseWrites {
-			return ErrWriteRefused
-		}
-	}
-	blocked := slices.DeleteFunc(slices.Clone(u.keys), func(key string) bool { return slices.Contains(unblocked, key) })
-	if len(blocked) == 0 || u.f.off {
-		return write(ctx)
-	}
-	held, stop := u.keepBlocked(ctx, blocked, sent)
-	defer stop()
-	return write(held)
-}
-
-// keepBlocked extends the blocks until stop is called, and returns a context that
-// ends before they would lapse. sent is when the blocks were asked for: they last
-// at least from then.
-func (u *update) keepBlocked(ctx context.Context, keys []string, sent time.Time) (held context.Context, stop func()) {
-	held, lose := context.WithCancelCause(ctx)
-	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })
-	done := repeat(blockTTL/3, func(asking context.Context) (again bool) {
-		sent := time.Now()
-		alive, err := u.extendAll(asking, keys)
-		if err == nil && !alive {
-			lose(ErrBlockLost)
-			return false
-		}
-		if err == nil {
-			lapse.Reset(time.Until(sent) + blockTTL - blockMargin)
-		}
-		return true
-	})
-	return held, func() {
-		done()
-		lapse.Stop()
-		lose(nil)
-	}
-}
-
-func (u *update) extendAll(ctx context.Context, keys []string) (alive bool, err error) {
-	for _, key := range keys {
-		alive, err := u.f.extend(ctx, key, u.token, blockTTL)
-		if err != nil || !alive {
-			return alive, err
-		}
-	}
-	return true, nil
-}
-
-// repeat does work every d until it says not to or stop is called. Until d has
-// passed once there is no goroutine: most loads and writes are over by then.
-func repeat(d time.Duration, work func(context.Context) (again bool)) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	first := time.AfterFunc(d, func() {
-		tick := time.NewTicker(d)
-		defer tick.Stop()
-		for work(ctx) {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return func() {
-		first.Stop()
-		cancel()
-	}
 }

@@ -131,16 +131,6 @@ func (b *redisBackend) runOn(ctx context.Context, script *redis.Script, key stri
 	return b.run(ctx, script, []string{key, leaseKey(key)}, args...)
 }
 
-// runSoon is runOn for what many may ask for at once. The call stores so many bytes.
-func (b *redisBackend) runSoon(ctx context.Context, script *redis.Script, bytes int, key string, args ...any) (any, error) {
-	shard := b.shard(key)
-	p, ok := b.pipelines.Load(shard)
-	if !ok {
-		p, _ = b.pipelines.LoadOrStore(shard, &pipeline{b: b, lanes: lanes{per: scriptLane}})
-	}
-	return p.(*pipeline).run(&scriptCall{ctx: ctx, script: script, keys: []string{key, leaseKey(key)}, args: args, bytes: bytes})
-}
-
 func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if b.obeys && !b.closed.Load() { // what within does, and no closure
 		value, err := b.client.Get(ctx, key).Bytes()
@@ -254,7 +244,7 @@ func isUnknownCommand(err error) bool {
 
 func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
 	nonce := rand.Text()
-	res, err := b.runSoon(ctx, leaseScript, len(req.Bad)+len(req.Claim), key, req.TTL.Milliseconds(), nonce, req.Waited,
+	res, err := b.runInLine(ctx, leaseScript, len(req.Bad)+len(req.Claim), key, req.TTL.Milliseconds(), nonce, req.Waited,
 		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner, req.channel)
 	if err != nil {
 		return Lease{}, err
@@ -300,7 +290,7 @@ func (b *redisBackend) Extend(ctx context.Context, key, token string, ttl time.D
 }
 
 func (b *redisBackend) Fill(ctx context.Context, key, token string, fill Fill) (bool, error) {
-	res, err := b.runSoon(ctx, fillScript, len(fill.Value), key, token, fill.TTL.Milliseconds(), flag(fill.NotFound), fill.Value)
+	res, err := b.runInLine(ctx, fillScript, len(fill.Value), key, token, fill.TTL.Milliseconds(), flag(fill.NotFound), fill.Value)
 	return res == int64(1), err
 }
 

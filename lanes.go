@@ -9,12 +9,12 @@ import "time"
 // Nobody waits in order that others may come: who has to wait is late by the part of
 // a round trip that it takes until a lane is free.
 //
-// There is one for each per that the quickest round trips take, within bounds. Where
+// There are as many as the quickest round trips take times per, within bounds. Where
 // a round trip is little but the work of the two processes, few lanes make large
 // batches, which is less work. Where it is mostly the way, to wait for a lane costs
 // time that nobody uses.
 type lanes struct {
-	per  time.Duration
+	per  time.Duration // of a round trip, for which there is one lane
 	busy int
 	trip time.Duration // of the quickest recent commands that went alone
 }

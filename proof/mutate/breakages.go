@@ -10,7 +10,7 @@ var breakages = []breakage{
 	{"an invalidation that lifts a writer's block", []edit{{"scripts.go", "redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'waits', 'failed', 'none')", "redis.pcall('DEL', KEYS[i + 1])"}}},
 	{"a lease token per process in place of per load", []edit{
 		{"scripts.go", "local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]", "local token = ARGV[2]"},
-		{"backend_redis.go", "	nonce := rand.Text()\n	res, err := b.runSoon(ctx, leaseScript", "	nonce := fmt.Sprintf(\"%p\", b)\n	res, err := b.runSoon(ctx, leaseScript"},
+		{"backend_redis.go", "	nonce := rand.Text()\n	res, err := b.runInLine(ctx, leaseScript", "	nonce := fmt.Sprintf(\"%p\", b)\n	res, err := b.runInLine(ctx, leaseScript"},
 		{"backend_redis.go", "\t\"crypto/rand\"\n", ""}}},
 	{"a lease request that is sent twice with the same token", []edit{{"scripts.go", "local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]", "local token = ARGV[2]"}}},
 	{"a lease whose answer was lost waited for", []edit{{"backend_redis.go", "if strings.HasPrefix(text, nonce+\".\") {", "if false {"}}},
@@ -45,15 +45,15 @@ var breakages = []breakage{
 	{"memory: an unblock that leaves the value", []edit{{"backend_memory.go", "		m.drop(key, l)\n		if l != nil {", "		if l != nil {"}}},
 
 	// The write path.
-	{"an update that does not seize", []edit{{"aside.go", "	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)\n", "	var unblocked []string\n"}}},
-	{"an update that does not finalise", []edit{{"aside.go", "		if e := u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {\n			err = e\n		}\n", ""}}},
-	{"a seize that fails and leaves the key trusted", []edit{{"aside.go", "	u.f.queue.hold(unblocked)\n", ""}, {"aside.go", "	defer u.f.queue.release(unblocked)\n", ""}}},
+	{"an update that does not seize", []edit{{"update.go", "	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)\n", "	var unblocked []string\n"}}},
+	{"an update that does not finalise", []edit{{"update.go", "		if e := u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {\n			err = e\n		}\n", ""}}},
+	{"a seize that fails and leaves the key trusted", []edit{{"update.go", "	u.f.queue.hold(unblocked)\n", ""}, {"update.go", "	defer u.f.queue.release(unblocked)\n", ""}}},
 	{"a queue that delivers before the write returned", []edit{
-		{"aside.go", "	u.f.queue.hold(unblocked)\n", "	_ = u.f.settled(u.keys, unblocked, nil)\n"}, {"aside.go", "	defer u.f.queue.release(unblocked)\n", ""},
-		{"aside.go", "u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {", "error(nil); len(unblocked) == 0 {\n			e = u.f.unblock(ctx, u.budget, u.token, u.keys)"}}},
-	{"a block that is not renewed", []edit{{"aside.go", "	done := repeat(blockTTL/3,", "	done := repeat(time.Hour,"}}},
-	{"a write that goes on after its block", []edit{{"aside.go", "	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })\n", "	lapse := time.AfterFunc(time.Hour, func() {})\n"}}},
-	{"a refused write that is written", []edit{{"aside.go", "		if u.f.cfg.RefuseWrites {\n			return ErrWriteRefused\n		}\n", ""}}},
+		{"update.go", "	u.f.queue.hold(unblocked)\n", "	_ = u.f.settled(u.keys, unblocked, nil)\n"}, {"update.go", "	defer u.f.queue.release(unblocked)\n", ""},
+		{"update.go", "u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {", "error(nil); len(unblocked) == 0 {\n			e = u.f.unblock(ctx, u.budget, u.token, u.keys)"}}},
+	{"a block that is not renewed", []edit{{"update.go", "	done := repeat(blockTTL/3,", "	done := repeat(time.Hour,"}}},
+	{"a write that goes on after its block", []edit{{"update.go", "	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })\n", "	lapse := time.AfterFunc(time.Hour, func() {})\n"}}},
+	{"a refused write that is written", []edit{{"update.go", "		if u.f.cfg.RefuseWrites {\n			return ErrWriteRefused\n		}\n", ""}}},
 	{"an invalidation that ends with its caller", []edit{{"deliver.go", "context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {\n		return f.backend.Delete", "ctx, keys, b, func(ctx context.Context, keys []string) error {\n		return f.backend.Delete"}}},
 
 	// Flights.
@@ -141,7 +141,7 @@ var breakages = []breakage{
 	{"near: values without a bound on their age", []edit{{"near.go", "*nearValue](nearMaxAge)", "*nearValue](24 * time.Hour)"}}},
 
 	// Trouble.
-	{"a breaker that ignores time-outs", []edit{{"front.go", "		a.node.failure(err, weight)\n	}\n	if a.stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			a.node.failure(err, weight)\n		}\n	}\n	if a.stores {"}}},
+	{"a breaker that ignores time-outs", []edit{{"attempt.go", "		a.node.failure(err, weight)\n	}\n	if a.stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			a.node.failure(err, weight)\n		}\n	}\n	if a.stores {"}}},
 	{"a caller in a hurry that hurries others", []edit{{"aside.go", "		if !r.hasty {\n			fl.hurry()\n		}\n", "		fl.hurry()\n"}}},
 	{"a loader that hangs and keeps its lease", []edit{{"flight.go", "		if longest > 0 && time.Since(begun) > longest+leaseTTL {", "		if _, _ = begun, longest; false {"}}},
 	{"a refused invalidation that holds up others", []edit{{"deliver.go", "	if len(batch) > 1 && answered(err) {", "	if _ = err; false {"}}},
@@ -149,12 +149,12 @@ var breakages = []breakage{
 	{"an abandoned start that keeps the next one out", []edit{{"generation.go", "		gs.retire(g)\n		gs.f.later(func() { g.end(gs.f.newBudget()) })\n", "		gs.remove(g)\n		gs.f.later(func() { gs.retire(g); g.end(gs.f.newBudget()) })\n"}}},
 	{"a silent node that is waited for", []edit{{"breaker.go", "		b.failure(errSilent, breakerOpens)\n", ""}}},
 	{"too few replicas taken for enough", []edit{{"replicas.go", "			return nil, notReplicated{got, b.wait}\n", "			return nil, nil\n"}}},
-	{"a breaker that counts callers' cancellations", []edit{{"front.go", "	if a.caller.Err() != nil {\n", "	if a.caller.Err() != nil {\n		a.node.failure(err, ordinaryFails)\n"}}},
+	{"a breaker that counts callers' cancellations", []edit{{"attempt.go", "	if a.caller.Err() != nil {\n", "	if a.caller.Err() != nil {\n		a.node.failure(err, ordinaryFails)\n"}}},
 	{"a breaker that never closes", []edit{{"breaker.go", "	b.open.Store(false)\n", ""}}},
-	{"a budget for each command", []edit{{"front.go", "	b.left -= a.took\n", ""}}},
+	{"a budget for each command", []edit{{"attempt.go", "	b.left -= a.took\n", ""}}},
 	{"a budget for each command on several nodes", []edit{{"front.go", "				b.left = min(b.left, own.left)\n", ""}}},
-	{"a refusal to store taken for an outage", []edit{{"front.go", "	if replied {\n		a.node.success()\n	} else {\n		a.node.failure(err, weight)\n	}\n", "	a.node.failure(err, weight)\n"}}},
-	{"a caller's deadline spent on Redis alone", []edit{{"front.go", "a.limit = min(a.limit, deadline.Sub(a.start)/2)", "a.limit = min(a.limit, deadline.Sub(a.start))"}}},
+	{"a refusal to store taken for an outage", []edit{{"attempt.go", "	if replied {\n		a.node.success()\n	} else {\n		a.node.failure(err, weight)\n	}\n", "	a.node.failure(err, weight)\n"}}},
+	{"a caller's deadline spent on Redis alone", []edit{{"attempt.go", "a.limit = min(a.limit, deadline.Sub(a.start)/2)", "a.limit = min(a.limit, deadline.Sub(a.start))"}}},
 
 	// The queue.
 	{"an invalidation that is lost when it fails", []edit{{"deliver.go", "	f.queue.add(failed)\n", ""}}},

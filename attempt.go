@@ -1,0 +1,146 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// budget is what one call may still spend on commands that fail.
+type budget struct{ left time.Duration }
+
+func (f *front) newBudget() *budget { return &budget{left: f.cfg.Timeout} }
+
+// do runs a backend command on key within the budget. stores says that the
+// command is of no use on a backend that refuses to store.
+func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool, command func(context.Context) (T, error)) (T, error) {
+	var zero T
+	if err := f.usable(key); err != nil {
+		return zero, err
+	}
+	if f.local {
+		return command(ctx)
+	}
+	a, err := f.attempt(ctx, f.nodeOf(key), b, stores)
+	if err != nil {
+		return zero, err
+	}
+	v, err := command(a.ctx)
+	if err = a.end(err, b); err != nil {
+		return zero, err
+	}
+	return v, nil
+}
+
+// attempt is a command on its way to a node.
+type attempt struct {
+	ctx    context.Context // ends when the command has had its time
+	cancel context.CancelFunc
+	f      *front
+	node   *node
+	caller context.Context
+	stores bool
+	start  time.Time
+	limit  time.Duration
+	took   time.Duration // when it has ended
+}
+
+// attempt begins a command, unless the node is left alone or the budget is spent.
+func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (attempt, error) {
+	if n.open.Load() || stores && n.store.open.Load() || b.left <= 0 {
+		return attempt{}, ErrUnavailable
+	}
+	a := attempt{f: f, node: n, caller: ctx, stores: stores, start: time.Now(), limit: b.left}
+	if deadline, ok := ctx.Deadline(); ok {
+		a.limit = min(a.limit, deadline.Sub(a.start)/2) // the loader needs time, too
+	}
+	n.sent(a.start)
+	if a.limit == f.cfg.Timeout && f.shares {
+		a.ctx = &limited{ctx, f.sharedLimit(a.start)}
+	} else {
+		a.ctx, a.cancel = context.WithTimeout(ctx, a.limit)
+	}
+	return a, nil
+}
+
+// end takes the command's error, and returns what the caller is to be told.
+func (a *attempt) end(err error, b *budget) error {
+	if a.cancel != nil {
+		a.cancel()
+	}
+	now := time.Now()
+	a.took = now.Sub(a.start)
+	replied := err == nil || answered(err)
+	a.node.over(now, replied)
+	if err == nil {
+		a.node.success()
+		if a.stores {
+			a.node.store.success()
+		}
+		return nil
+	}
+	b.left -= a.took
+	if a.caller.Err() != nil {
+		return context.Cause(a.caller) // the caller's own end, no fault of the backend
+	}
+	weight := int32(ordinaryFails)
+	if a.limit < a.f.hastyLimit() && a.took >= a.limit {
+		weight = hastyFails
+	}
+	if replied {
+		a.node.success()
+	} else {
+		a.node.failure(err, weight)
+	}
+	if a.stores {
+		a.node.store.failure(err, weight)
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+func (f *front) usable(key string) error {
+	if f.closed.Load() {
+		return ErrClosed
+	}
+	if key == f.cfg.KeyPrefix {
+		return fmt.Errorf("%w: the key is empty", ErrInvalidKey)
+	}
+	return nil
+}
+
+// hastyLimit is the time below which a command that times out says little.
+func (f *front) hastyLimit() time.Duration { return f.cfg.Timeout / 5 }
+
+// hasty reports whether a command that has just failed may have had less time than
+// that: it had half of what ctx left, and the other half is left now.
+func (f *front) hasty(ctx context.Context) bool {
+	if f.local {
+		return false
+	}
+	deadline, ok := ctx.Deadline()
+	return ok && time.Until(deadline) < f.hastyLimit()
+}
+
+// troubles are how replies start that say that nothing will work.
+var troubles = []string{
+	"LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "NOAUTH", "WRONGPASS", "DENIED", "ERR max number of clients",
+	"ERR DB index", "ERR invalid DB", "ERR SELECT", "ERR AUTH", "ERR invalid password", "ERR Client sent AUTH", "ERR This instance has cluster",
+}
+
+// answered reports whether err shows that the backend is up: it is a reply, and
+// not one of a Redis that can not serve yet or any more.
+func answered(err error) bool {
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return false
+	}
+	for _, prefix := range troubles {
+		if redis.HasErrorPrefix(err, prefix) {
+			return false
+		}
+	}
+	return true
+}
