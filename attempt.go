@@ -90,6 +90,9 @@ func (a *attempt) end(err error, b *budget) error {
 	if a.limit < a.f.hastyLimit() && a.took >= a.limit {
 		weight = hastyFails
 	}
+	if errors.As(err, new(notAgain)) {
+		weight = 0
+	}
 	if replied {
 		a.node.success()
 	} else {

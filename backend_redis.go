@@ -244,8 +244,15 @@ func isUnknownCommand(err error) bool {
 
 func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
 	nonce := rand.Text()
-	res, err := b.runInLine(ctx, leaseScript, len(req.Bad)+len(req.Claim), key, req.TTL.Milliseconds(), nonce, req.Waited,
-		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner, req.channel)
+	args := []any{req.TTL.Milliseconds(), nonce, req.Waited,
+		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner, req.channel}
+	var res any
+	var err error
+	if req.Claim == nil {
+		res, err = b.runInLine(ctx, leaseScript, len(req.Bad), key, args...)
+	} else { // it is seldom, and the release of who gives up on it must not overtake it
+		res, err = b.runOn(ctx, leaseScript, key, args...)
+	}
 	if err != nil {
 		return Lease{}, err
 	}

@@ -16,7 +16,7 @@ import "time"
 type lanes struct {
 	per  time.Duration // of a round trip, for which there is one lane
 	busy int
-	trip time.Duration // of the quickest recent commands that went alone
+	trip time.Duration // of the quickest recent commands that went alone; 0 before the first
 }
 
 const minLanes, maxLanes = 2, 16
@@ -34,6 +34,9 @@ func (l *lanes) all() int { return min(max(int(l.trip/l.per), minLanes), maxLane
 
 // took notes how long a command took that went alone.
 func (l *lanes) took(d time.Duration) {
+	if d <= 0 {
+		return // it did not get that far
+	}
 	if l.trip == 0 || d < l.trip {
 		l.trip = d
 	} else {

@@ -2,6 +2,7 @@ package aside
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -15,14 +16,17 @@ const (
 	// 2.1 without; with 16 goroutines 2.5, 3.3 and 2.7.
 	scriptLane = 12 * time.Microsecond
 
-	// maxPipeline and pipelineBytes bound what goes together, the latter by the values
-	// that are stored.
-	maxPipeline   = 64
-	pipelineBytes = 256 << 10
+	// maxPipeline is how many scripts go together, at most.
+	maxPipeline = 64
+
+	// aloneBytes is the size of a value that is stored by itself, and not in a lane:
+	// to share a round trip would gain it little, and others would wait for it.
+	aloneBytes = 16 << 10
 )
 
-// pipeline sends the scripts of misses to one node: requests for leases and fills.
-// When many miss at once, as after a Clear, they share round trips: see lanes.
+// pipeline sends requests for leases and fills to one node. When many miss at once,
+// as after a Clear, they share round trips: see lanes. On Cluster, those that are
+// together with one whose slot is moving wait until it was asked for elsewhere.
 type pipeline struct {
 	b *redisBackend
 
@@ -37,30 +41,42 @@ type scriptCall struct {
 	script *redis.Script
 	keys   []string
 	args   []any
-	bytes  int // of the value that it stores
 
-	done chan struct{} // closed when the fields below are set
-	res  any
-	err  error
+	blamed *bool         // of those it was sent with, one has told of their failure; guarded by pipeline.mu
+	done   chan struct{} // closed when the fields below are set
+	res    any
+	err    error
 }
+
+// notAgain is a failure that another call tells of: they went together, or this one
+// was not even sent. It says no more of the node than that.
+type notAgain struct{ error }
+
+func (e notAgain) Unwrap() error { return e.error }
+
+var errPanicked = errors.New("the Redis client panicked")
 
 // runInLine is runOn for what many may ask for at once. The call stores so many bytes.
 func (b *redisBackend) runInLine(ctx context.Context, script *redis.Script, bytes int, key string, args ...any) (any, error) {
+	if bytes > aloneBytes {
+		return b.runOn(ctx, script, key, args...)
+	}
 	shard := b.shard(key)
 	p, ok := b.pipelines.Load(shard)
 	if !ok {
 		p, _ = b.pipelines.LoadOrStore(shard, &pipeline{b: b, lanes: lanes{per: scriptLane}})
 	}
-	return p.(*pipeline).run(&scriptCall{ctx: ctx, script: script, keys: []string{key, leaseKey(key)}, args: args, bytes: bytes})
+	return p.(*pipeline).run(&scriptCall{ctx: ctx, script: script, keys: []string{key, leaseKey(key)}, args: args})
 }
 
-func (p *pipeline) run(c *scriptCall) (any, error) {
+func (p *pipeline) run(c *scriptCall) (res any, err error) {
 	p.mu.Lock()
 	if p.lanes.take() {
 		p.mu.Unlock()
 		start := time.Now()
-		res, err := p.b.run(c.ctx, c.script, c.keys, c.args...)
-		p.leave(err, time.Since(start))
+		err = errPanicked
+		defer func() { p.leave(err, time.Since(start)) }()
+		res, err = p.b.run(c.ctx, c.script, c.keys, c.args...)
 		return res, err
 	}
 	c.done = make(chan struct{})
@@ -69,9 +85,21 @@ func (p *pipeline) run(c *scriptCall) (any, error) {
 	select {
 	case <-c.done:
 		return c.res, c.err
-	case <-c.ctx.Done(): // it may be carried out all the same
-		return nil, c.ctx.Err()
+	case <-c.ctx.Done(): // if it was sent, a lease may be granted that nobody has
+		return nil, p.blame(c, c.ctx.Err())
 	}
+}
+
+// blame returns err for the first of those that went together, and for the others
+// that it is nothing new.
+func (p *pipeline) blame(c *scriptCall, err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c.blamed == nil || *c.blamed {
+		return notAgain{err}
+	}
+	*c.blamed = true
+	return err
 }
 
 // leave frees the lane of a script that went alone, for what is in line.
@@ -92,7 +120,8 @@ func (p *pipeline) leave(err error, took time.Duration) {
 	}()
 }
 
-// next takes what goes together next, or frees the lane when there is nothing.
+// next takes what goes together next. It frees the lane when there is nothing, or when
+// there are more lanes than there are to be: then others serve the line.
 func (p *pipeline) next() []*scriptCall {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -101,47 +130,51 @@ func (p *pipeline) next() []*scriptCall {
 		p.lanes.busy--
 		return nil
 	}
-	n, bytes := 0, 0
-	for n < min(len(p.line), maxPipeline) && (n == 0 || bytes+p.line[n].bytes <= pipelineBytes) {
-		bytes += p.line[n].bytes
-		n++
-	}
-	calls := p.line[:n:n]
-	if p.line = p.line[n:]; len(p.line) == 0 {
-		p.line = nil
+	n := min(len(p.line), maxPipeline)
+	calls := slices.Clone(p.line[:n])
+	p.line = slices.Delete(p.line, 0, n)
+	blamed := new(bool)
+	for _, c := range calls {
+		c.blamed = blamed
 	}
 	return calls
 }
 
-// send sends scripts together. One that Redis does not know is sent by itself, with
-// its text, and the others once more.
+// send sends scripts together, and once more those that Redis does not know, with the
+// text of each.
 func (p *pipeline) send(calls []*scriptCall) {
-	for len(calls) > 0 {
-		cmds, err := p.sendOnce(calls)
-		var unknown []*scriptCall
-		for i, c := range calls {
-			if c.err = err; i < len(cmds) {
-				c.res, c.err = cmds[i].(*redis.Cmd).Result()
-			}
-			if redis.HasErrorPrefix(c.err, "NOSCRIPT") {
-				unknown = append(unknown, c)
-			} else {
-				close(c.done)
-			}
-		}
-		if len(unknown) > 0 {
-			c := unknown[0]
-			c.res, c.err = p.b.run(c.ctx, c.script, c.keys, c.args...)
-			close(c.done)
-			unknown = unknown[1:]
-		}
-		calls = unknown
+	cmds, err := p.sendOnce(calls, false)
+	unknown := p.settle(calls, cmds, err, true)
+	if len(unknown) > 0 {
+		cmds, err = p.sendOnce(unknown, true)
+		p.settle(unknown, cmds, err, false)
 	}
 }
 
+// settle gives each call its answer, but for those that are to be sent again.
+func (p *pipeline) settle(calls []*scriptCall, cmds []redis.Cmder, err error, again bool) (unknown []*scriptCall) {
+	for i, c := range calls {
+		if c.err = err; i < len(cmds) {
+			c.res, c.err = cmds[i].(*redis.Cmd).Result()
+		}
+		if c.res == nil && c.err == nil {
+			c.err = err // of a hook: no script answers nil
+		}
+		if again && redis.HasErrorPrefix(c.err, "NOSCRIPT") && c.ctx.Err() == nil {
+			unknown = append(unknown, c)
+			continue
+		}
+		if c.err != nil && !isReply(c.err) {
+			c.err = p.blame(c, c.err)
+		}
+		close(c.done)
+	}
+	return unknown
+}
+
 // sendOnce gives them as long as the last of them has. Each returns when its own time
-// is over.
-func (p *pipeline) sendOnce(calls []*scriptCall) ([]redis.Cmder, error) {
+// is over. Hooks of the client see the values of the first one's context.
+func (p *pipeline) sendOnce(calls []*scriptCall, withText bool) ([]redis.Cmder, error) {
 	ctx := context.WithoutCancel(calls[0].ctx)
 	if last, ok := lastDeadline(calls); ok {
 		var cancel context.CancelFunc
@@ -149,16 +182,23 @@ func (p *pipeline) sendOnce(calls []*scriptCall) ([]redis.Cmder, error) {
 		defer cancel()
 	}
 	return within(ctx, p.b, func(ctx context.Context) ([]redis.Cmder, error) {
+		told := make(map[*redis.Script]bool)
 		return p.b.client.Pipelined(ctx, func(together redis.Pipeliner) error {
 			for _, c := range calls {
-				c.script.EvalSha(ctx, together, c.keys, c.args...)
+				if withText && !told[c.script] {
+					told[c.script] = true
+					c.script.Eval(ctx, together, c.keys, c.args...)
+				} else {
+					c.script.EvalSha(ctx, together, c.keys, c.args...)
+				}
 			}
 			return nil
 		})
 	})
 }
 
-func lastDeadline(calls []*scriptCall) (last time.Time, ok bool) {
+// lastDeadline returns the last of their deadlines, if each has one.
+func lastDeadline(calls []*scriptCall) (last time.Time, all bool) {
 	for _, c := range calls {
 		deadline, ok := c.ctx.Deadline()
 		if !ok {

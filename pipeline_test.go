@@ -2,10 +2,13 @@ package aside_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -169,4 +172,211 @@ func TestScriptsOfAUserWithFewRights(t *testing.T) {
 			t.Errorf("%d of 40 values were not stored", n)
 		}
 	}
+}
+
+// carrier is a hook of a client that says how commands and pipelines are carried.
+type carrier struct {
+	one  func(ctx context.Context, text string) error // before a command is sent, if that is to be
+	many func(ctx context.Context, text string, n int) error
+}
+
+func (c *carrier) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *carrier) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if err := c.one(ctx, fmt.Sprint(cmd.Args())); err != nil {
+			cmd.SetErr(err)
+			return err
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func (c *carrier) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		var text strings.Builder
+		for _, cmd := range cmds {
+			fmt.Fprintln(&text, cmd.Args())
+		}
+		if err := c.many(ctx, text.String(), len(cmds)); err != nil {
+			return err
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// carried runs test in a bubble, with a Cache whose commands take a millisecond, and
+// from then on what the carrier is told.
+func carried(t *testing.T, cfg aside.Config, test func(t *testing.T, c aside.Cache, by *carrier)) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server, l := miniredis.NewMiniRedis(), &line{}
+		defer server.Close()
+		by := &carrier{
+			one:  func(context.Context, string) error { time.Sleep(time.Millisecond); return nil },
+			many: func(context.Context, string, int) error { time.Sleep(time.Millisecond); return nil },
+		}
+		client := redis.NewClient(l.options(server))
+		client.AddHook(by)
+		c := must(aside.NewRedis(client, cfg))
+		defer func() { c.Close(); client.Close() }()
+		ask(t, c, itemKeys("warm up", 40)...)
+		test(t, c, by)
+	})
+}
+
+func isScript(text string) bool { return strings.HasPrefix(text, "[eval") }
+
+// A claim that its caller gives up on leaves nothing, however many leases are asked
+// for at the time.
+func TestAClaimIsNotOvertakenByItsRelease(t *testing.T) {
+	carried(t, aside.Config{}, func(t *testing.T, c aside.Cache, by *carrier) {
+		ctx, giveUp := context.WithTimeout(t.Context(), 400*time.Millisecond)
+		defer giveUp()
+		var once sync.Once
+		slow := func(text string) {
+			time.Sleep(time.Millisecond)
+			if strings.Contains(text, "generation:room") {
+				once.Do(func() { giveUp(); time.Sleep(3 * time.Millisecond) })
+			}
+		}
+		by.one = func(_ context.Context, text string) error { slow(text); return nil }
+		by.many = func(_ context.Context, text string, _ int) error { slow(text); return nil }
+		generations := must(aside.NewGenerations(c))
+		var loads sync.WaitGroup
+		loads.Go(func() { ask(t, c, itemKeys("cold", 5000)...) })
+		defer loads.Wait()
+		time.Sleep(4 * time.Millisecond)
+		if _, err := generations.Start(ctx, "room"); err == nil {
+			t.Error("it started")
+		}
+		time.Sleep(10 * time.Second)
+		if running, err := generations.Running(t.Context(), "room"); running || err != nil {
+			t.Errorf("running is %v, %v", running, err)
+		}
+	})
+}
+
+// A pipeline that is lost, while Redis answers others, is one failure.
+func TestALostPipelineIsOneFailure(t *testing.T) {
+	var log safeBuffer
+	carried(t, aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, c aside.Cache, by *carrier) {
+		lost := false
+		by.many = func(ctx context.Context, _ string, n int) error {
+			if n >= 5 && !lost {
+				lost = true
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			time.Sleep(time.Millisecond)
+			return nil
+		}
+		var others sync.WaitGroup
+		others.Go(func() {
+			for i := range 400 {
+				ask(t, c, items.Key(fmt.Sprint("other", i)))
+			}
+		})
+		ask(t, c, itemKeys("cold", 3000)...)
+		others.Wait()
+		if !lost || strings.Contains(log.String(), "does not answer") {
+			t.Errorf("lost is %v, and the log %s", lost, log.String())
+		}
+	})
+}
+
+// Leases do not wait for large values.
+func TestALeaseDoesNotWaitForLargeValues(t *testing.T) {
+	carried(t, aside.Config{}, func(t *testing.T, c aside.Cache, by *carrier) {
+		carry := func(ctx context.Context, text string) error {
+			time.Sleep(time.Millisecond + time.Duration(len(text))*50*time.Nanosecond) // 20 MB/s
+			return ctx.Err()
+		}
+		by.one = carry
+		by.many = func(ctx context.Context, text string, _ int) error { return carry(ctx, text) }
+		large := aside.Fill{Value: []byte(strings.Repeat("7", 400_000)), TTL: time.Minute}
+		var fills sync.WaitGroup
+		for i := range 200 {
+			fills.Go(func() { _, _ = c.Fill(t.Context(), fmt.Sprint("item:large", i), "token", large) })
+		}
+		time.Sleep(5 * time.Millisecond)
+		start := time.Now()
+		if _, err := c.Lease(t.Context(), "item:small", aside.LeaseRequest{TTL: time.Second}); err != nil || time.Since(start) > 5*time.Millisecond {
+			t.Errorf("it took %v, and %v", time.Since(start), err)
+		}
+		fills.Wait()
+	})
+}
+
+// A hook of the client that refuses a pipeline has not stored anything.
+func TestAHookThatRefusesAPipeline(t *testing.T) {
+	carried(t, aside.Config{}, func(t *testing.T, c aside.Cache, by *carrier) {
+		refused := errors.New("refused")
+		refusals := 0
+		by.many = func(context.Context, string, int) error { refusals++; return refused }
+		var tokens []string
+		for i := range 60 {
+			tokens = append(tokens, must(c.Lease(t.Context(), fmt.Sprint("item:", i), aside.LeaseRequest{TTL: time.Second})).Token)
+		}
+		var fills sync.WaitGroup
+		for i, token := range tokens {
+			fills.Go(func() {
+				if ok, err := c.Fill(t.Context(), fmt.Sprint("item:", i), token, aside.Fill{Value: []byte("1"), TTL: time.Minute}); !ok && !errors.Is(err, refused) {
+					t.Errorf("a fill that was not sent: %v, %v", ok, err)
+				}
+			})
+		}
+		fills.Wait()
+		if refusals == 0 {
+			t.Error("nothing was refused")
+		}
+	})
+}
+
+// A hook of the client that panics takes nobody's place for good.
+func TestAHookThatPanics(t *testing.T) {
+	for _, command := range []string{"[eval", "[get"} {
+		t.Run(command, func(t *testing.T) {
+			carried(t, aside.Config{}, func(t *testing.T, c aside.Cache, by *carrier) {
+				panics := 0
+				by.one = func(_ context.Context, text string) error {
+					time.Sleep(time.Millisecond)
+					if strings.HasPrefix(text, command) && panics < 16 {
+						panics++
+						panic("a hook")
+					}
+					return nil
+				}
+				for range 16 {
+					func() {
+						defer func() { _ = recover() }()
+						if command == "[get" {
+							ask1(t, c, items.Key("1"))
+						} else {
+							_, _ = c.Fill(t.Context(), "item:1", "token", aside.Fill{Value: []byte("1"), TTL: time.Minute})
+						}
+					}()
+				}
+				time.Sleep(time.Minute)
+				start := time.Now()
+				if got := ask1(t, c, items.Key("2")); got != "loaded" || panics != 16 {
+					t.Errorf("after %d panics, got %q", panics, got)
+				}
+				if d := time.Since(start); d > 10*time.Millisecond {
+					t.Errorf("a miss took %v", d)
+				}
+			})
+		})
+	}
+}
+
+// ask1 is ask in the test's own goroutine.
+func ask1(t *testing.T, c aside.Cache, key aside.Key) string {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	v, err := aside.GetOrLoad(ctx, c, key, func(context.Context) (string, error) { return "loaded", nil })
+	if err != nil {
+		t.Error(err)
+	}
+	return v
 }

@@ -86,22 +86,23 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 
 // single reads one key, in a lane if there are lanes.
 func (r *reads) single(ctx context.Context, key string, b *budget) (got found, err error) {
-	a, err := r.f.attempt(ctx, r.node, b, false)
+	var a attempt
+	if r.many != nil {
+		defer func() { r.leave(got, err, a.took) }() // also when a hook of the client panics
+	}
+	a, err = r.f.attempt(ctx, r.node, b, false)
 	if err == nil {
 		got.value, got.ok, err = r.f.backend.Get(a.ctx, key)
 		if err = a.end(err, b); err == nil {
 			got.own = r.many != nil // a backend of somebody else's may keep what it returns
 		}
 	}
-	if r.many != nil {
-		r.leave(got, err, a.took)
-	}
 	return got, err
 }
 
 // join adds a read to the last batch in line. It needs r.mu.
 func (r *reads) join(key string) (b *batch, i int) {
-	if r.waiting++; r.waiting%4 == 2 { // to ask for the time is a fiftieth of a read
+	if r.waiting++; r.waiting%4 == 2 { // not each: to ask for the time is a fiftieth of a read
 		r.node.breaker.asked(time.Now(), r.waiting)
 	}
 	if n := len(r.line); n > 0 {

@@ -87,14 +87,19 @@ func overLine(t *testing.T, cfg aside.Config, test func(t *testing.T, c aside.Ca
 	})
 }
 
-// connect returns a Cache at the line's other end, and what closes it.
-func (l *line) connect(t *testing.T, server *miniredis.Miniredis, cfg aside.Config) (c aside.Cache, end func()) {
-	client := redis.NewClient(&redis.Options{
+// options are those of a client at the line's other end.
+func (l *line) options(server *miniredis.Miniredis) *redis.Options {
+	return &redis.Options{
 		Dialer:                func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx, server) },
 		PoolSize:              2000, // to wait for a connection is not possible in a bubble
 		ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	})
+	}
+}
+
+// connect returns a Cache at the line's other end, and what closes it.
+func (l *line) connect(t *testing.T, server *miniredis.Miniredis, cfg aside.Config) (c aside.Cache, end func()) {
+	client := redis.NewClient(l.options(server))
 	client.AddHook(l)
 	c = must(aside.NewRedis(client, cfg))
 	var keys []aside.Key
