@@ -225,8 +225,6 @@ func carried(t *testing.T, cfg aside.Config, test func(t *testing.T, c aside.Cac
 	})
 }
 
-func isScript(text string) bool { return strings.HasPrefix(text, "[eval") }
-
 // A claim that its caller gives up on leaves nothing, however many leases are asked
 // for at the time.
 func TestAClaimIsNotOvertakenByItsRelease(t *testing.T) {
