@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -259,10 +260,9 @@ func TestAClaimIsNotOvertakenByItsRelease(t *testing.T) {
 func TestALostPipelineIsOneFailure(t *testing.T) {
 	var log safeBuffer
 	carried(t, aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, c aside.Cache, by *carrier) {
-		lost := false
+		var lost atomic.Bool
 		by.many = func(ctx context.Context, _ string, n int) error {
-			if n >= 5 && !lost {
-				lost = true
+			if n >= 5 && lost.CompareAndSwap(false, true) {
 				<-ctx.Done()
 				return ctx.Err()
 			}
@@ -277,8 +277,8 @@ func TestALostPipelineIsOneFailure(t *testing.T) {
 		})
 		ask(t, c, itemKeys("cold", 3000)...)
 		others.Wait()
-		if !lost || strings.Contains(log.String(), "does not answer") {
-			t.Errorf("lost is %v, and the log %s", lost, log.String())
+		if !lost.Load() || strings.Contains(log.String(), "does not answer") {
+			t.Errorf("lost is %v, and the log %s", lost.Load(), log.String())
 		}
 	})
 }
@@ -310,8 +310,8 @@ func TestALeaseDoesNotWaitForLargeValues(t *testing.T) {
 func TestAHookThatRefusesAPipeline(t *testing.T) {
 	carried(t, aside.Config{}, func(t *testing.T, c aside.Cache, by *carrier) {
 		refused := errors.New("refused")
-		refusals := 0
-		by.many = func(context.Context, string, int) error { refusals++; return refused }
+		var refusals atomic.Int32
+		by.many = func(context.Context, string, int) error { refusals.Add(1); return refused }
 		var tokens []string
 		for i := range 60 {
 			tokens = append(tokens, must(c.Lease(t.Context(), fmt.Sprint("item:", i), aside.LeaseRequest{TTL: time.Second})).Token)
@@ -325,7 +325,7 @@ func TestAHookThatRefusesAPipeline(t *testing.T) {
 			})
 		}
 		fills.Wait()
-		if refusals == 0 {
+		if refusals.Load() == 0 {
 			t.Error("nothing was refused")
 		}
 	})
@@ -336,11 +336,11 @@ func TestAHookThatPanics(t *testing.T) {
 	for _, command := range []string{"[eval", "[get"} {
 		t.Run(command, func(t *testing.T) {
 			carried(t, aside.Config{}, func(t *testing.T, c aside.Cache, by *carrier) {
-				panics := 0
+				var panics atomic.Int32
 				by.one = func(_ context.Context, text string) error {
 					time.Sleep(time.Millisecond)
-					if strings.HasPrefix(text, command) && panics < 16 {
-						panics++
+					if strings.HasPrefix(text, command) && panics.Load() < 16 {
+						panics.Add(1)
 						panic("a hook")
 					}
 					return nil
@@ -357,8 +357,8 @@ func TestAHookThatPanics(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				start := time.Now()
-				if got := ask1(t, c, items.Key("2")); got != "loaded" || panics != 16 {
-					t.Errorf("after %d panics, got %q", panics, got)
+				if got := ask1(t, c, items.Key("2")); got != "loaded" || panics.Load() != 16 {
+					t.Errorf("after %d panics, got %q", panics.Load(), got)
 				}
 				if d := time.Since(start); d > 10*time.Millisecond {
 					t.Errorf("a miss took %v", d)
