@@ -262,8 +262,9 @@ func (f *front) observe(ctx context.Context, space *Keyspace, outcome Outcome, s
 // write runs once, in the caller's goroutine, and has committed when it returns. It
 // does not run, and the error says why, when ctx has ended before, a key is not
 // valid or there is none, or c is closed. What write returns is returned as it is;
-// the keys are invalidated all the same, since its outcome may be unknown. Its context ends with [ErrBlockLost] as its cause
-// when the block can not be renewed before it lapses.
+// the keys are invalidated all the same, since its outcome may be unknown. Its
+// context ends with [ErrBlockLost] as its cause when the block can not be renewed
+// before it lapses.
 //
 // When the backend does not take the block, write runs nevertheless, unless
 // Config.RefuseWrites is set; the keys are then not served from the cache in this

@@ -28,6 +28,7 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 	if err != nil {
 		return zero, err
 	}
+	defer a.abort()
 	v, err := command(a.ctx)
 	if err = a.end(err, b); err != nil {
 		return zero, err
@@ -46,6 +47,7 @@ type attempt struct {
 	start  time.Time
 	limit  time.Duration
 	took   time.Duration // when it has ended
+	ended  bool
 }
 
 // attempt begins a command, unless the node is left alone or the budget is spent.
@@ -68,6 +70,7 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 
 // end takes the command's error, and returns what the caller is to be told.
 func (a *attempt) end(err error, b *budget) error {
+	a.ended = true
 	if a.cancel != nil {
 		a.cancel()
 	}
@@ -102,6 +105,18 @@ func (a *attempt) end(err error, b *budget) error {
 		a.node.store.failure(err, weight)
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+// abort is the end of a command that panicked, as a hook of the client may: nothing
+// is on its way any more.
+func (a *attempt) abort() {
+	if a.ended {
+		return
+	}
+	if a.cancel != nil {
+		a.cancel()
+	}
+	a.node.over(time.Now(), true)
 }
 
 func (f *front) usable(key string) error {

@@ -363,6 +363,9 @@ func TestAHookThatPanics(t *testing.T) {
 				if d := time.Since(start); d > 10*time.Millisecond {
 					t.Errorf("a miss took %v", d)
 				}
+				if _, ok, err := c.Get(t.Context(), "item:2"); !ok || err != nil {
+					t.Errorf("it was not stored: %v", err)
+				}
 			})
 		})
 	}

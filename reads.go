@@ -92,6 +92,7 @@ func (r *reads) single(ctx context.Context, key string, b *budget) (got found, e
 	}
 	a, err = r.f.attempt(ctx, r.node, b, false)
 	if err == nil {
+		defer a.abort()
 		got.value, got.ok, err = r.f.backend.Get(a.ctx, key)
 		if err = a.end(err, b); err == nil {
 			got.own = r.many != nil // a backend of somebody else's may keep what it returns

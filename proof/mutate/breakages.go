@@ -130,6 +130,7 @@ var breakages = []breakage{
 	{"a pipeline that a hook refuses taken for carried out", []edit{{"pipeline.go", "	if c.res == nil && c.err == nil {\n			c.err = err // of a hook: no script answers nil\n		}\n", ""}}},
 	{"a claim that its own release overtakes", []edit{{"backend_redis.go", "	if req.Claim == nil {\n		res, err = b.runInLine", "	if true {\n		res, err = b.runInLine"}}},
 	{"a line that keeps what was sent", []edit{{"pipeline.go", "	calls := slices.Clone(p.line[:n])\n	p.line = slices.Delete(p.line, 0, n)\n", "	calls := p.line[:n:n]\n	p.line = p.line[n:]\n"}}},
+	{"a command that panicked and is waited for", []edit{{"attempt.go", "	a.node.over(time.Now(), true)\n", ""}}},
 	{"a lane that is lost when a hook panics", []edit{{"pipeline.go", "		defer func() { p.leave(err, time.Since(start)) }()\n		res, err = p.b.run(c.ctx, c.script, c.keys, c.args...)\n", "		res, err = p.b.run(c.ctx, c.script, c.keys, c.args...)\n		p.leave(err, time.Since(start))\n"}}},
 	{"leases asked for that nobody waits for", []edit{{"pipeline.go", "	p.line = slices.DeleteFunc(p.line, func(c *scriptCall) bool { return c.ctx.Err() != nil }) // they have left\n", ""}}},
 	{"a lane that is lost with its last script", []edit{{"pipeline.go", "	if len(p.line) == 0 {\n		p.lanes.busy--\n		return\n	}\n	go func", "	if len(p.line) == 0 {\n		return\n	}\n	go func"}}},
