@@ -1,13 +1,11 @@
 package aside
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"reflect"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -368,52 +366,6 @@ func (b *redisBackend) eachMaster(ctx context.Context, do func(context.Context, 
 		defer mu.Unlock()
 		return do(ctx, node)
 	})
-}
-
-func (b *redisBackend) Status(ctx context.Context) (Status, error) {
-	return within(ctx, b, func(ctx context.Context) (Status, error) {
-		s := Status{Backend: TypeRedis}
-		var used int64
-		err := b.eachMaster(ctx, func(ctx context.Context, node redis.UniversalClient) error {
-			// What this user may not ask is left out; that there is an answer shows
-			// that the server is up.
-			keys, err := node.DBSize(ctx).Result()
-			if err != nil && !answered(err) {
-				return err
-			}
-			s.Keys += keys
-			for _, section := range []string{"server", "memory"} {
-				text, err := node.Info(ctx, section).Result()
-				if err != nil && !answered(err) {
-					return err
-				}
-				s.Version = cmp.Or(s.Version, infoField(text, "redis_version"))
-				n, _ := strconv.ParseInt(infoField(text, "used_memory"), 10, 64)
-				used += n
-			}
-			return nil
-		})
-		if used > 0 {
-			s.UsedMemory = humanBytes(used)
-		}
-		return s, err
-	})
-}
-
-func (b *redisBackend) TTL(ctx context.Context, key string) (time.Duration, bool, error) {
-	ttl, err := within(ctx, b, func(ctx context.Context) (time.Duration, error) {
-		return b.client.PTTL(ctx, key).Result()
-	})
-	return max(0, ttl), err == nil && ttl != -2, err // -2: no key; -1: no end
-}
-
-func infoField(info, name string) string {
-	for line := range strings.Lines(info) {
-		if value, ok := strings.CutPrefix(line, name+":"); ok {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
 }
 
 func (b *redisBackend) Close() error {
