@@ -15,7 +15,8 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
-	_ "modernc.org/sqlite"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // What the two databases do not have in common is here; they understand the same
@@ -57,7 +58,10 @@ func openDatabase(ctx context.Context, databaseURL string) (*sql.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("DATABASE_URL: %w", err)
 	}
-	if err := migrate(ctx, db, dialect, options...); err != nil {
+	if err = connect(ctx, db); err == nil {
+		err = migrate(ctx, db, dialect, options...)
+	}
+	if err != nil {
 		db.Close()
 		return nil, fmt.Errorf("DATABASE_URL: opening the database: %w", err)
 	}
@@ -71,6 +75,25 @@ var notAPath = regexp.MustCompile(`^[a-z]{2,}[:=]`)
 func sqliteDSN(path string) string {
 	query := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
 	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: query.Encode()}).String()
+}
+
+// connect makes the first connection. In SQLite it turns a new file to WAL, and where
+// several servers do so at once it fails at once, whatever busy_timeout says.
+func connect(ctx context.Context, db *sql.DB) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		err := db.PingContext(ctx)
+		var failed *sqlite.Error
+		if !errors.As(err, &failed) || failed.Code() != sqlite3.SQLITE_BUSY {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, options ...goose.ProviderOption) error {
