@@ -1,0 +1,94 @@
+package aside_test
+
+//lint:file-ignore SA4006 excerpts leave out what is done with each error
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"iter"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cacheaside/aside"
+	"github.com/redis/go-redis/v9"
+)
+
+// The README's excerpts are below, so that they are compiled; CI builds its program.
+func TestReadme_ExcerptsCompile(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("readme_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(readme), "```go\n")[1:]
+	if len(blocks) != 3 {
+		t.Fatalf("%d blocks of Go", len(blocks))
+	}
+	for _, block := range blocks[1:] {
+		block, _, _ = strings.Cut(block, "```\n")
+		if !strings.Contains(unindented(string(source)), unindented(block)) {
+			t.Errorf("not in readme_test.go:\n%s", block)
+		}
+	}
+}
+
+func unindented(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimLeft(line, "\t")
+	}
+	return strings.Join(lines, "\n")
+}
+
+type User struct{ Name string }
+
+func selectUser(context.Context, string) (User, error) { return User{}, sql.ErrNoRows }
+
+func saveReply(context.Context, string) error { return nil }
+
+func readmeKeyspace(ctx context.Context, client redis.UniversalClient) (User, error) {
+	var users = aside.Keyspace{Name: "user", TTL: 10 * time.Minute, NotFoundTTL: 30 * time.Second}
+
+	// Any redis.UniversalClient of go-redis v9. Keyspaces tells Clear what is yours.
+	cache, err := aside.NewRedis(client, aside.Config{Keyspaces: []aside.Keyspace{users}})
+	user, err := aside.GetOrLoad(ctx, cache, users.Key("42"), func(ctx context.Context) (User, error) {
+		user, err := selectUser(ctx, "42")
+		if errors.Is(err, sql.ErrNoRows) {
+			return user, aside.ErrNotFound // remembered for NotFoundTTL
+		}
+		return user, err
+	})
+	return user, err
+}
+
+type llm interface {
+	Stream(ctx context.Context, prompt string) iter.Seq[string]
+}
+
+func readmeGenerations(ctx context.Context, cache aside.Cache, model llm, chatID, prompt string) error {
+	var reply string
+	generations, err := aside.NewGenerations(cache)
+
+	gen, err := generations.Start(ctx, chatID) // aside.ErrGenerating when one is running
+	if err != nil {
+		return err
+	}
+	defer gen.Finish() // drops generation:, cancel: and chat_messages:, so save the reply before
+	for token := range model.Stream(gen.Context(), prompt) {
+		reply += token // until it ends, or someone cancels
+	}
+	cancelled := errors.Is(context.Cause(gen.Context()), aside.ErrCancelled)
+	err = saveReply(context.WithoutCancel(ctx), reply)
+
+	err = generations.Cancel(ctx, chatID) // from any process
+	_ = cancelled
+	return err
+}
+
+var _, _ = readmeKeyspace, readmeGenerations
