@@ -15,7 +15,8 @@ import (
 // backend, one calls its loader and the others take the result. A value that was
 // loaded before an [Update] or [Invalidate] of the key is never returned to a
 // caller who came after it (Config.NearMaxBytes says what a near cache makes of
-// that). Trouble with the backend is not the caller's: GetOrLoad then loads. A stored value that does not decode is replaced.
+// that). Trouble with the backend is not the caller's: GetOrLoad then loads. A stored
+// value that does not decode is replaced.
 //
 // load runs in another goroutine, with a context that has the values of ctx, but
 // ends only when every caller waiting for it has left, or after
@@ -24,10 +25,13 @@ import (
 // returned as it is; return [ErrNotFound] when there is no such thing. When load
 // panics, GetOrLoad panics with a [*PanicError].
 //
-// GetOrLoad returns ctx's error as soon as ctx ends, or when the Redis command that
-// is just on its way for this caller alone is over, at most Config.Timeout later;
-// others go on waiting. The value is the caller's own, unless the keyspace has Share
-// set.
+// GetOrLoad returns ctx's error as soon as ctx ends, or at most Config.Timeout later
+// when a Redis command is on its way for this caller alone; others go on waiting.
+//
+// The value is the caller's own, unless the keyspace has Share set: the caller whose
+// loader ran has what it returned, each other one has what the Codec makes of that. A
+// value that the Codec refuses is not stored, and without Share each caller loads
+// its own.
 func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.Context) (T, error)) (T, error) {
 	var zero T
 	f, ok := c.(*front)
@@ -135,7 +139,7 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 	}
 	if s, ok := f.here(space, r.key); ok {
 		if value, err := readStored[T](space, s); err != nil {
-			r.undecodable(ctx, f, s.data, err)
+			r.undecodable(f, space, s.data, err)
 		} else {
 			return value, true
 		}
@@ -161,7 +165,7 @@ func lookAway[T any](ctx context.Context, f *front, space *Keyspace, r *read) (v
 	}
 	value, err = readFound[T](space, &got)
 	if err != nil {
-		r.undecodable(ctx, f, got.value, err)
+		r.undecodable(f, space, got.value, err)
 		return value, false
 	}
 	return value, true
@@ -172,11 +176,11 @@ func (r *read) degrade(f *front) {
 	f.count.degraded.Add(1)
 }
 
-func (r *read) undecodable(ctx context.Context, f *front, data []byte, err error) {
+func (r *read) undecodable(f *front, space *Keyspace, data []byte, err error) {
 	r.bad = data
 	f.near.drop(r.key)
 	f.count.decodeErrors.Add(1)
-	f.log.InfoContext(ctx, "cache: stored value does not decode and is loaded again", "key", r.key, "err", err)
+	f.warnOnce(space, r.key, "cache: stored values do not decode and are loaded again (logged once per keyspace)", err)
 }
 
 // wait waits for the flight's result, or for ctx to end. done says that the
@@ -228,7 +232,7 @@ func take[T any](f *front, fl *flight, r *read, leads bool) (value T, ok bool, e
 		got.kept = f.memo.of(r.key, fl.data)
 	}
 	if value, err = readFound[T](fl.space, &got); err != nil {
-		r.undecodable(context.Background(), f, fl.data, err)
+		r.undecodable(f, fl.space, fl.data, err)
 		return value, false, nil
 	}
 	return value, true, nil
@@ -254,17 +258,17 @@ func (f *front) observe(ctx context.Context, space *Keyspace, outcome Outcome, s
 }
 
 // Update runs write, which changes the database, and invalidates keys around it:
-// it blocks the keys, so that nothing is stored under them, runs write, and
-// removes them once more. If the process dies in between, the block lapses by
-// itself after 10 seconds, and nothing stale is left. Readers of the keys are
-// served from the database meanwhile.
+// it removes the keys' values and blocks the keys, so that nothing is stored under
+// them, runs write, and then removes values and blocks once more. Until then, readers
+// of the keys are served from the database. If the process dies in between, the block
+// lapses by itself after 10 seconds, and nothing stale is left.
 //
 // write runs once, in the caller's goroutine, and has committed when it returns. It
 // does not run, and the error says why, when ctx has ended before, a key is not
 // valid or there is none, or c is closed. What write returns is returned as it is;
-// the keys are invalidated all the same, since its outcome may be unknown. Its
-// context ends with [ErrBlockLost] as its cause when the block can not be renewed
-// before it lapses.
+// the keys are invalidated all the same, since its outcome may be unknown, and also
+// when ctx has ended meanwhile, within Config.Timeout. Its context ends with
+// [ErrBlockLost] as its cause when the block can not be renewed before it lapses.
 //
 // When the backend does not take the block, write runs nevertheless, unless
 // Config.RefuseWrites is set; the keys are then not served from the cache in this

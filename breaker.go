@@ -32,6 +32,7 @@ type breaker struct {
 	waiting  atomic.Int32  // commands on their way
 	heard    atomic.Int64  // when the node last answered, or was asked while nothing was on its way
 	silence  time.Duration // how long it may be silent; 0 is for ever
+	does     string        // what it has to do: "answer", or "store"
 	probe    func() error
 	onChange func()
 	log      *slog.Logger
@@ -74,7 +75,7 @@ func (b *breaker) failure(err error, weight int32) {
 	if b.failures.Add(weight) < breakerOpens || b.stop.Err() != nil || !b.open.CompareAndSwap(false, true) {
 		return
 	}
-	b.log.Warn("cache backend does not answer: going on without it", "err", err)
+	b.log.Warn("cache backend does not "+b.does+": going on without it", "err", err)
 	b.spawn(b.untilAnswered)
 }
 
@@ -92,6 +93,6 @@ func (b *breaker) untilAnswered() {
 	b.failures.Store(0)
 	b.heard.Store(time.Now().UnixNano())
 	b.open.Store(false)
-	b.log.Warn("cache backend answers again")
+	b.log.Warn("cache backend " + b.does + "s again")
 	b.onChange()
 }

@@ -48,7 +48,7 @@ func clearNode(ctx context.Context, node redis.UniversalClient, prefixes []strin
 			return err
 		}
 		err = scan(ctx, node, globEscape(prefix)+"*", func(batch []string) error {
-			// One command a key: a node of a Cluster has many slots.
+			// One command per key: a node of a Cluster has many slots.
 			_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
 				for _, key := range batch {
 					if _, isLease := leasedKey(key); !isLease {

@@ -50,12 +50,12 @@ type Config struct {
 	// never.
 	LoadTimeout time.Duration
 
-	// MemoryMaxBytes bounds the memory backend, keys and about 128 bytes an entry
-	// included. What values were decoded to is remembered beside them, so that the
-	// next hit need not decode: it comes on top, and is of the order of their bytes, but
-	// many times that for long lists of structs most of whose fields are not stored.
-	// Over another backend MemoryMaxBytes bounds what is remembered so, with the
-	// bytes. Defaults to 64 MiB.
+	// MemoryMaxBytes bounds the memory backend, keys and about 128 bytes per entry
+	// included. Over Redis, or a backend of your own, it bounds the values that are
+	// remembered in this process with what they were decoded to, so that a hit on the
+	// same bytes need not decode them again. The decoded values come on top in both:
+	// they are of the order of the bytes, or many times that for long lists of structs
+	// most of whose fields are not stored. Defaults to 64 MiB; 1 remembers nothing.
 	MemoryMaxBytes int64
 
 	// NearMaxBytes, when it is positive, has values that were read from Redis kept in
@@ -98,8 +98,10 @@ type Config struct {
 	// cancel, and those of TTLs.
 	Keyspaces []Keyspace
 
-	// Logger gets [CACHE HIT] and [CACHE MISS] at debug level, and trouble at warn
-	// level, once a change. Defaults to slog.Default().
+	// Logger gets [CACHE HIT] and [CACHE MISS] at debug level, and at warn level that
+	// trouble begins and ends, once each. Defaults to slog.Default(). The client,
+	// go-redis, writes of each connection that it can not make to standard error:
+	// redis.SetLogger changes that.
 	Logger *slog.Logger
 
 	// Observer, if any, is told of each read.
@@ -109,8 +111,8 @@ type Config struct {
 // Redis says which Redis to connect to.
 type Redis struct {
 	// URL is redis://, rediss:// (TLS) or unix://, with user, password and
-	// database. When it is set, Hosts, Port and DB are not used, and Username and
-	// Password only where it has none.
+	// database. It is in place of a host, Port and DB; Username and Password are
+	// used where it has none. It can not name a Cluster's hosts or Sentinels.
 	URL string
 
 	// Hosts are names or addresses, each perhaps with a port. Several are a
@@ -186,7 +188,10 @@ func (c Config) validate() error {
 		bad("Config.KeyPrefix %.80q: at most 256 bytes that do not start with \"lease:\" are accepted", c.KeyPrefix)
 	}
 	for name, ttl := range c.TTLs {
-		if err := errors.Join(checkName(name), checkTTL(ttl)); err != nil {
+		if !isName(name) {
+			bad("Config.TTLs[%.80q]: as names of keyspaces, %s are accepted", name, acceptedNames)
+		}
+		if err := checkTTL(ttl); err != nil {
 			bad("Config.TTLs[%.80q]: %w", name, err)
 		}
 	}

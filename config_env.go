@@ -37,8 +37,9 @@ func Environ() map[string]string {
 //	CACHE_TTL_<NAME>        time to live of the keyspace <name>, in lower case
 //	CACHE_TTL_JITTER        share taken off at random, 0 to 0.9 (0)
 //	CACHE_TIMEOUT           what a call may spend on trouble (250ms)
-//	CACHE_LOAD_TIMEOUT      what a loader may take (5m)
-//	CACHE_MEMORY_MAX_BYTES  bound of the memory backend (67108864)
+//	CACHE_LOAD_TIMEOUT      when a loader's context ends (5m)
+//	CACHE_MEMORY_MAX_BYTES  bound of the memory backend; over Redis, of what
+//	                        decoded values are remembered from (67108864)
 //	CACHE_NEAR_MAX_BYTES    bound of the near cache of a Redis (0: none)
 //	CACHE_MAX_VALUE_BYTES   size of the largest value stored (16777216)
 //	CACHE_QUEUE_SIZE        undelivered invalidations kept (65536)
@@ -86,12 +87,6 @@ func ConfigFromEnv(env map[string]string) (Config, error) {
 	c.Disabled = !enabled
 	e.ttls(c.TTLs)
 	e.redis(&c.Redis)
-	if len(e.errs) == 0 {
-		// What is wrong only together, such as a Cluster's database.
-		if err := c.validate(); err != nil {
-			e.errs = append(e.errs, err)
-		}
-	}
 	return c, errors.Join(e.errs...)
 }
 
@@ -125,8 +120,8 @@ func (e *envReader) ttls(ttls map[string]time.Duration) {
 	slices.Sort(names)
 	for _, name := range names {
 		space := strings.ToLower(strings.TrimPrefix(name, "CACHE_TTL_"))
-		if err := checkName(space); err != nil {
-			e.errs = append(e.errs, fmt.Errorf("aside: %s: %w", name, err))
+		if !isName(space) {
+			e.errs = append(e.errs, fmt.Errorf("aside: %.80s: as the name of a keyspace, %s are accepted", name, acceptedNames))
 			continue
 		}
 		var ttl time.Duration
@@ -167,6 +162,11 @@ func (e *envReader) redis(r *Redis) {
 			r.Hosts = append(r.Hosts, host)
 		}
 	}
+	e.errs = append(e.errs, r.together(func(field string) string { return redisVars[field] })...)
+}
+
+var redisVars = map[string]string{
+	"URL": "REDIS_URL", "Hosts": "REDIS_HOST", "DB": "REDIS_DB", "Cluster": "REDIS_CLUSTER", "SentinelMaster": "REDIS_SENTINEL_MASTER",
 }
 
 var errRejected = errors.New("rejected")

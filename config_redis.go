@@ -38,14 +38,21 @@ func (r Redis) validate() []error {
 	if r.DB < 0 {
 		bad("DB %d: 0 or more is accepted", r.DB)
 	}
+	return append(errs, r.together(func(field string) string { return "Config.Redis." + field })...)
+}
+
+// together returns what is wrong only of fields together, with the names that the
+// caller has for them.
+func (r Redis) together(name func(field string) string) []error {
+	var errs []error
 	if r.DB > 0 && r.isCluster() {
-		bad("DB %d: a Cluster has only 0", r.DB)
+		errs = append(errs, fmt.Errorf("aside: %s %d: a Cluster has only 0", name("DB"), r.DB))
 	}
 	if r.Cluster && r.SentinelMaster != "" {
-		bad("Cluster and SentinelMaster: set one of them, not both")
+		errs = append(errs, fmt.Errorf("aside: %s and %s: set one of them, not both", name("Cluster"), name("SentinelMaster")))
 	}
 	if r.URL != "" && (r.SentinelMaster != "" || len(r.Hosts) > 1) {
-		bad("URL: it names one server; set Hosts for several, or for Sentinels")
+		errs = append(errs, fmt.Errorf("aside: %s: it names one server; set %s for several, or for Sentinels", name("URL"), name("Hosts")))
 	}
 	return errs
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +31,7 @@ type front struct {
 	memory  *memoryBackend // backend, when it is one
 	memo    *memo
 	near    *near    // nil when there is none
-	warned  sync.Map // keyspace name: a value that could not be stored was logged
+	warned  sync.Map // what was logged once for a keyspace, and need not be again
 
 	nodes   sync.Map                // shard name: *node
 	single  atomic.Pointer[node]    // the one there is, if there can be no other
@@ -149,14 +148,14 @@ func (f *front) nodeOf(key string) *node {
 		probe += "{" + tagForSlot(slotOf(key)) + "}"
 	}
 	n := &node{
-		breaker: f.newBreaker(shard, func(ctx context.Context) error {
+		breaker: f.newBreaker(shard, "answer", func(ctx context.Context) error {
 			_, _, err := f.backend.Get(ctx, probe)
 			if answered(err) {
 				return nil
 			}
 			return err
 		}),
-		store: f.newBreaker(shard+" (storing)", func(ctx context.Context) error {
+		store: f.newBreaker(shard, "store", func(ctx context.Context) error {
 			_, err := f.backend.Lease(ctx, probe, LeaseRequest{TTL: minTTL})
 			return err
 		}),
@@ -170,17 +169,17 @@ func (f *front) nodeOf(key string) *node {
 	return actual.(*node)
 }
 
-func (f *front) newBreaker(name string, probe func(context.Context) error) breaker {
+func (f *front) newBreaker(shard, does string, probe func(context.Context) error) breaker {
 	log := f.log
-	if name = strings.TrimSpace(name); name != "" {
-		log = log.With("node", name)
+	if shard != "" {
+		log = log.With("node", shard)
 	}
 	silence := f.cfg.Timeout / 3
 	if f.cfg.WaitReplicas > 0 {
 		silence = 0 // WAIT is silent for as long as the replicas are
 	}
 	return breaker{
-		log: log, stop: f.closing, spawn: f.later, onChange: f.deliver, silence: silence,
+		does: does, log: log, stop: f.closing, spawn: f.later, onChange: f.deliver, silence: silence,
 		probe: func() error {
 			ctx, cancel := context.WithTimeout(f.closing, f.cfg.Timeout)
 			defer cancel()
@@ -224,12 +223,15 @@ func (f *front) checkSize(key string, value []byte) error {
 	return nil
 }
 
-// notStored counts a value that can not be stored, and logs the first of its
-// keyspace.
+// notStored counts a value that can not be stored.
 func (f *front) notStored(space *Keyspace, key string, err error) {
 	f.count.encodeErrors.Add(1)
-	if _, again := f.warned.LoadOrStore(space.Name, true); !again {
-		f.log.Warn("cache: loaded values are returned but not stored (logged once a keyspace)", "key", key, "err", err)
+	f.warnOnce(space, key, "cache: loaded values are returned but not stored (logged once per keyspace)", err)
+}
+
+func (f *front) warnOnce(space *Keyspace, key, message string, err error) {
+	if _, again := f.warned.LoadOrStore([2]string{space.Name, message}, true); !again {
+		f.log.Warn(message, "key", key, "err", err)
 	}
 }
 

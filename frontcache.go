@@ -65,6 +65,9 @@ func (f *front) Delete(ctx context.Context, keys ...string) error {
 }
 
 func (f *front) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
+	if err := checkTTL(req.TTL); err != nil {
+		return Lease{}, fmt.Errorf("aside: Lease of %.200q: %w", key, err)
+	}
 	if key = f.name(key); f.queue.distrusts(key) {
 		return Lease{State: Writing}, nil
 	}
@@ -72,10 +75,16 @@ func (f *front) Lease(ctx context.Context, key string, req LeaseRequest) (Lease,
 }
 
 func (f *front) Extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
+	if err := checkTTL(ttl); err != nil {
+		return false, fmt.Errorf("aside: Extend of %.200q: %w", key, err)
+	}
 	return f.extend(ctx, f.name(key), token, ttl)
 }
 
 func (f *front) Fill(ctx context.Context, key, token string, fill Fill) (bool, error) {
+	if err := checkTTL(fill.TTL); err != nil {
+		return false, fmt.Errorf("aside: Fill of %.200q: %w", key, err)
+	}
 	if key = f.name(key); f.queue.distrusts(key) {
 		return false, nil
 	}
@@ -92,6 +101,12 @@ func (f *front) Release(ctx context.Context, key, token string) error {
 func (f *front) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
 	if len(keys) == 0 {
 		return nil
+	}
+	if err := checkTTL(ttl); err != nil {
+		return fmt.Errorf("aside: Block of %.200q: %w", keys[0], err)
+	}
+	if token == "" {
+		return fmt.Errorf("aside: Block of %.200q: the token is empty", keys[0])
 	}
 	_, err := f.block(ctx, f.newBudget(), token, ttl, f.names(keys))
 	return err

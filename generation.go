@@ -24,7 +24,7 @@ const (
 // programs may read and set these keys. While the backend is away, and with one
 // that stores nothing, it works within the process.
 //
-// Make one a process and share it. Its methods may be called concurrently.
+// Make one per process and share it. Its methods may be called concurrently.
 type Generations struct {
 	cache Cache
 	f     *front

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -75,6 +76,18 @@ func TestConfigFromEnv_ReportsEverythingThatIsWrong(t *testing.T) {
 	}
 }
 
+// What is wrong only together is reported with all else, by the variables' names.
+func TestConfigFromEnv_ReportsWhatDoesNotGoTogether(t *testing.T) {
+	t.Parallel()
+	_, err := aside.ConfigFromEnv(map[string]string{"REDIS_HOST": "a,b", "REDIS_DB": "2", "REDIS_URL": "redis://c", "CACHE_TIMEOUT": "x"})
+	_, other := aside.ConfigFromEnv(map[string]string{"REDIS_CLUSTER": "true", "REDIS_SENTINEL_MASTER": "m"})
+	for _, want := range []string{"CACHE_TIMEOUT", "REDIS_DB 2: a Cluster has only 0", "REDIS_URL: it names one server", "REDIS_CLUSTER and REDIS_SENTINEL_MASTER"} {
+		if text := fmt.Sprint(err, other); !strings.Contains(text, want) || strings.Contains(text, "Config.") {
+			t.Errorf("want %q in:\n%s", want, text)
+		}
+	}
+}
+
 func TestOpen_RefusesWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	for name, cfg := range map[string]aside.Config{
@@ -82,6 +95,7 @@ func TestOpen_RefusesWhatIsWrong(t *testing.T) {
 		"KeyPrefix":      {KeyPrefix: "a}b"},
 		"TTLs":           {TTLs: map[string]time.Duration{"user": -5}},
 		"Keyspaces":      {Keyspaces: []aside.Keyspace{{Name: "a:b"}}},
+		"NotFoundTTL":    {Keyspaces: []aside.Keyspace{{Name: "a", NotFoundTTL: -1}}},
 		"Jitter":         {Jitter: 1},
 		"Timeout":        {Timeout: -1},
 		"MemoryMaxBytes": {MemoryMaxBytes: -1}, "NearMaxBytes": {NearMaxBytes: -1},
@@ -172,6 +186,11 @@ func TestBadCalls(t *testing.T) {
 		"nil backend":       second(aside.New(nil, aside.Config{})),
 		"nil generations":   second(aside.NewGenerations(nil)),
 		"zero ttl":          c.Set(ctx, "s:1", nil, 0),
+		"zero lease":        second(c.Lease(ctx, "s:1", aside.LeaseRequest{})),
+		"zero extension":    second(c.Extend(ctx, "s:1", "t", 0)),
+		"zero fill":         second(c.Fill(ctx, "s:1", "t", aside.Fill{})),
+		"zero block":        c.Block(ctx, "t", 0, "s:1"),
+		"nobody's block":    c.Block(ctx, "", time.Second, "s:1"),
 		"empty key":         c.Set(ctx, "", nil, time.Second),
 		"empty prefix":      c.Clear(ctx, ""),
 	} {

@@ -26,9 +26,9 @@ type Keyspace struct {
 	// Share says that values are never modified once loaded, so that callers may
 	// be handed the same one: a hit on a value that was decoded before and has
 	// not changed since is not decoded again. Without it, each caller's value is
-	// its own: a copy of the one that was decoded, or decoded again where the Codec
-	// is not JSON, or where the type may have what can not be copied: methods that
-	// decode it, pointers in unexported fields, interfaces with methods.
+	// its own: a copy of the one that was decoded, or, where the type may have what
+	// can not be copied (methods that decode it, pointers in unexported fields,
+	// interfaces with methods) or the Codec is not JSON, decoded again.
 	Share bool
 }
 
@@ -69,8 +69,8 @@ type Key struct {
 }
 
 // Key returns the key of the value that id names. Any non-empty id of at most
-// 64 KiB is good: whatever bytes it has stand in the key as they are. An id or a
-// keyspace that is not is reported by the operation that the key is handed to.
+// 64 KiB is good: whatever bytes it has stand in the key as they are. An invalid id
+// or keyspace is reported by the operation that the key is handed to.
 func (s Keyspace) Key(id string) Key {
 	return Key{space: s, text: s.Name + ":" + id}
 }
@@ -103,18 +103,20 @@ func (s *Keyspace) check() error {
 	if err := checkName(s.Name); err != nil {
 		return err
 	}
-	for _, d := range []time.Duration{s.TTL, s.NotFoundTTL} {
-		if d != 0 && checkTTL(d) != nil {
-			return fmt.Errorf("%w: keyspace %q: %w", ErrInvalidKey, s.Name, checkTTL(d))
-		}
+	if s.TTL != 0 && !isTTL(s.TTL) {
+		return fmt.Errorf("%w: keyspace %q: %w", ErrInvalidKey, s.Name, checkTTL(s.TTL))
+	}
+	if s.NotFoundTTL != 0 && !isTTL(s.NotFoundTTL) {
+		return fmt.Errorf("%w: keyspace %q: NotFoundTTL: %w", ErrInvalidKey, s.Name, checkTTL(s.NotFoundTTL))
 	}
 	return nil
 }
 
+const acceptedNames = `1 to 64 letters, digits, '_', '-' or '.', and not "lease",`
+
 func checkName(name string) error {
 	if !isName(name) {
-		return fmt.Errorf("%w: keyspace name %.80q: 1 to 64 letters, digits, '_', '-' or '.' are accepted, and not \"lease\"",
-			ErrInvalidKey, name)
+		return fmt.Errorf("%w: keyspace name %.80q: %s are accepted", ErrInvalidKey, name, acceptedNames)
 	}
 	return nil
 }

@@ -11,8 +11,8 @@ import (
 type Outcome string
 
 const (
-	Hit  Outcome = "HIT"  // from the cache, at the first look
-	Miss Outcome = "MISS" // from the loader, another's load, or a later look
+	Hit  Outcome = "HIT"  // a value from the cache, at the first look
+	Miss Outcome = "MISS" // from the loader, another's load, or a later look; a remembered ErrNotFound, too
 	Off  Outcome = "OFF"  // from the loader: the cache is switched off
 )
 
@@ -40,7 +40,7 @@ type Status struct {
 
 	// The rest is of this process.
 
-	Breaker    string // "closed" while the backend is used, "open" while any of it is left alone
+	Breaker    string // "closed" while the backend is used, "open" while a node of it is left alone, or not asked to store
 	Queued     int    // invalidations waiting to be delivered
 	Overflowed bool   // the queue was full: nothing cached is trusted until a Clear went through
 	Stats      Stats
@@ -50,7 +50,7 @@ type Status struct {
 type Stats struct {
 	Hits               int64 // reads answered from the cache at the first look
 	NearHits           int64 // of these, from the near cache
-	Misses             int64 // the other reads
+	Misses             int64 // the other reads, but for those while the cache is switched off
 	Loads              int64 // calls of loaders
 	LoadErrors         int64 // loads that ended with an error other than ErrNotFound, or a panic
 	Coalesced          int64 // reads that took the result of a load begun for another caller

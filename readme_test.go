@@ -55,7 +55,7 @@ func saveReply(context.Context, string) error { return nil }
 func readmeKeyspace(ctx context.Context, client redis.UniversalClient) (User, error) {
 	var users = aside.Keyspace{Name: "user", TTL: 10 * time.Minute, NotFoundTTL: 30 * time.Second}
 
-	// Any redis.UniversalClient of go-redis v9. Keyspaces tells Clear what is yours.
+	// Any redis.UniversalClient of go-redis v9. Keyspaces tells Clear, and a near cache, what is yours.
 	cache, err := aside.NewRedis(client, aside.Config{Keyspaces: []aside.Keyspace{users}})
 	user, err := aside.GetOrLoad(ctx, cache, users.Key("42"), func(ctx context.Context) (User, error) {
 		user, err := selectUser(ctx, "42")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -140,7 +141,8 @@ func TestP5_ShortDeadlines(t *testing.T) {
 func TestP5_ABackendThatRefusesToStoreStillServesAndInvalidates(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t, "--maxmemory-policy", "noeviction")
-	c := overRedis(t, r.Addr, aside.Config{})
+	var log safeBuffer
+	c := overRedis(t, r.Addr, aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	client := r.Client()
 	read(t, c, func(context.Context) (string, error) { return "v", nil })
 	client.ConfigSet(t.Context(), "maxmemory", "1")
@@ -150,6 +152,9 @@ func TestP5_ABackendThatRefusesToStoreStillServesAndInvalidates(t *testing.T) {
 		if v, err := aside.GetOrLoad(t.Context(), c, other, func(context.Context) (string, error) { return "w", nil }); v != "w" || err != nil {
 			t.Fatal(v, err)
 		}
+	}
+	if text := log.String(); !strings.Contains(text, "cache backend does not store") || strings.Contains(text, "does not answer") {
+		t.Errorf("the log says:\n%s", text)
 	}
 	writes["Invalidate"](t, c)
 	if n := client.Exists(t.Context(), room.String()).Val(); n != 0 || aside.Pending(c, room) {

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"reflect"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -95,6 +97,24 @@ func TestP8_WhatDoesNotDecodeIsReplaced(t *testing.T) {
 			t.Errorf("%d decode errors counted, want 8", n)
 		}
 	})
+}
+
+// Two programs that store different types under one key do not fill the log.
+func TestP8_WhatDoesNotDecodeIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	var log safeBuffer
+	c := open(t, aside.Config{Type: aside.TypeMemory, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	for range 5 {
+		for _, id := range []string{"A", "B"} {
+			if err := c.Set(t.Context(), aside.ChatMessages(id).String(), []byte("{"), time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			must(aside.GetOrLoad(t.Context(), c, aside.ChatMessages(id), func(context.Context) (int, error) { return 7, nil }))
+		}
+	}
+	if n := strings.Count(log.String(), "do not decode"); n != 1 {
+		t.Errorf("%d lines:\n%s", n, log.String())
+	}
 }
 
 func TestP8_AWrongTypeUnderTheKeyIsReplaced(t *testing.T) {

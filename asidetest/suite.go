@@ -25,7 +25,7 @@ type Harness struct {
 	StoresNothing bool
 }
 
-// Run runs the suite: a subtest a rule, each with a Cache of its own.
+// Run runs the suite: one subtest per rule, each with a Cache of its own.
 func Run(t *testing.T, h Harness) {
 	if h.Advance == nil {
 		h.Advance = func(_ *testing.T, d time.Duration) { time.Sleep(d) }

@@ -15,7 +15,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside"
-	"github.com/cacheaside/aside/examples/internal/respond"
+	"github.com/cacheaside/aside/examples/respond"
 )
 
 // Options are the handler's own settings.
@@ -25,7 +25,7 @@ type Options struct {
 	AdminToken string
 }
 
-// Handler serves, for the cache that cfg opened,
+// Handler serves, for the cache that was made with cfg, whose settings it shows,
 //
 //	GET  /cache/status
 //	POST /cache/clear
@@ -179,6 +179,9 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func (h *handler) config(w http.ResponseWriter, _ *http.Request) {
 	ttls := make(map[string]float64)
+	for _, s := range h.cfg.Keyspaces {
+		ttls[s.Name] = cmp.Or(s.TTL, 10*time.Minute).Seconds()
+	}
 	for name, ttl := range h.cfg.TTLs {
 		ttls[name] = ttl.Seconds()
 	}
@@ -189,6 +192,10 @@ func (h *handler) config(w http.ResponseWriter, _ *http.Request) {
 		TTLs           map[string]float64 `json:"ttls"`
 		TTLJitter      float64            `json:"ttl_jitter"`
 		TimeoutMS      float64            `json:"timeout_ms"`
+		LoadTimeoutMS  float64            `json:"load_timeout_ms"`
+		MemoryMaxBytes int64              `json:"memory_max_bytes"`
+		NearMaxBytes   int64              `json:"near_max_bytes"`
+		MaxValueBytes  int64              `json:"max_value_bytes"`
 		RefuseWrites   bool               `json:"refuse_writes"`
 		RedisTLS       bool               `json:"redis_tls"`
 		RedisCluster   bool               `json:"redis_cluster"`
@@ -197,7 +204,8 @@ func (h *handler) config(w http.ResponseWriter, _ *http.Request) {
 		ClearProtected bool               `json:"clear_needs_token"`
 	}{
 		h.cacheConfig(), cmp.Or(h.cfg.Type, aside.TypeRedis), h.cfg.KeyPrefix, ttls, h.cfg.Jitter,
-		ms(cmp.Or(h.cfg.Timeout, 250*time.Millisecond)), h.cfg.RefuseWrites,
+		ms(cmp.Or(h.cfg.Timeout, 250*time.Millisecond)), ms(max(0, cmp.Or(h.cfg.LoadTimeout, 5*time.Minute))),
+		cmp.Or(h.cfg.MemoryMaxBytes, 64<<20), h.cfg.NearMaxBytes, cmp.Or(h.cfg.MaxValueBytes, 16<<20), h.cfg.RefuseWrites,
 		h.cfg.Redis.TLS || strings.HasPrefix(h.cfg.Redis.URL, "rediss:"),
 		h.cfg.Redis.Cluster || len(h.cfg.Redis.Hosts) > 1 && h.cfg.Redis.SentinelMaster == "",
 		h.cfg.Redis.SentinelMaster, h.passwordSet(), h.opts.AdminToken != "",
@@ -235,9 +243,13 @@ func (h *handler) cacheConfig() cacheConfig {
 		TTLChatMessages: int64(cmp.Or(h.cfg.TTLs["chat_messages"], 30*time.Minute).Seconds()),
 		TTLUserChats:    int64(cmp.Or(h.cfg.TTLs["user_chats"], 10*time.Minute).Seconds()),
 		RedisHost:       cmp.Or(strings.Join(h.cfg.Redis.Hosts, ","), "localhost"),
-		RedisPort:       cmp.Or(h.cfg.Redis.Port, 6379),
+		RedisPort:       h.cfg.Redis.Port,
 		RedisDB:         h.cfg.Redis.DB,
 	}
+	if c.RedisPort == 0 && h.cfg.Redis.SentinelMaster != "" {
+		c.RedisPort = 26379
+	}
+	c.RedisPort = cmp.Or(c.RedisPort, 6379)
 	if len(h.cfg.Redis.Hosts) == 1 {
 		if host, port, err := net.SplitHostPort(h.cfg.Redis.Hosts[0]); err == nil {
 			c.RedisHost = host

@@ -14,7 +14,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/examples/cachehttp"
-	"github.com/cacheaside/aside/examples/internal/respond"
+	"github.com/cacheaside/aside/examples/respond"
 )
 
 // maxBody is the largest request body that is read, in bytes.
@@ -299,9 +299,9 @@ func reason(err error) string {
 	case errors.As(err, &syntax):
 		return fmt.Sprintf(": byte %d: %v", syntax.Offset, syntax)
 	case errors.As(err, &wrong) && wrong.Field != "":
-		return fmt.Sprintf(": %s can not be a %s", wrong.Field, wrong.Value)
+		return fmt.Sprintf(": %s can not be of type %s", wrong.Field, wrong.Value)
 	case errors.As(err, &wrong):
-		return ": it is a " + wrong.Value
+		return ": an object is expected, not " + wrong.Value
 	}
 	return ": " + err.Error()
 }
