@@ -17,10 +17,16 @@ func (f *front) newBudget() *budget { return &budget{left: f.cfg.Timeout} }
 // do runs a backend command on key within the budget. stores says that the
 // command is of no use on a backend that refuses to store.
 func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool, command func(context.Context) (T, error)) (T, error) {
-	var zero T
 	if err := f.usable(key); err != nil {
+		var zero T
 		return zero, err
 	}
+	return doAnyway(ctx, f, key, b, stores, command)
+}
+
+// doAnyway is do even while the front closes.
+func doAnyway[T any](ctx context.Context, f *front, key string, b *budget, stores bool, command func(context.Context) (T, error)) (T, error) {
+	var zero T
 	if f.local {
 		return command(ctx)
 	}
@@ -93,8 +99,8 @@ func (a *attempt) end(err error, b *budget) error {
 	if a.limit < a.f.hastyLimit() && a.took >= a.limit {
 		weight = hastyFails
 	}
-	if errors.As(err, new(notAgain)) {
-		weight = 0
+	if errors.As(err, new(notAgain)) || redis.HasErrorPrefix(err, "TRYAGAIN") {
+		weight = 0 // another tells of it; or a slot is moving, which says nothing of the node
 	}
 	if replied {
 		a.node.success()

@@ -254,6 +254,11 @@ func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) 
 	if err != nil {
 		return Lease{}, err
 	}
+	return leaseFrom(res, nonce)
+}
+
+// leaseFrom reads what the script has answered to a request with the nonce.
+func leaseFrom(res any, nonce string) (Lease, error) {
 	answer, ok := res.([]any)
 	if !ok || len(answer) != 2 {
 		return Lease{}, fmt.Errorf("aside: Redis answered a lease request with %T", res)
@@ -353,6 +358,14 @@ func (b *redisBackend) shard(key string) string {
 		return ""
 	}
 	return node.Options().Addr
+}
+
+// masterOf returns a client of the node that key lives on.
+func (b *redisBackend) masterOf(ctx context.Context, key string) (redis.UniversalClient, error) {
+	if b.cluster == nil {
+		return b.client, nil
+	}
+	return b.cluster.MasterForKey(ctx, key)
 }
 
 // eachMaster calls do with a client of every master, one call at a time.

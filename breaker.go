@@ -31,6 +31,7 @@ type breaker struct {
 	open     atomic.Bool
 	waiting  atomic.Int32  // commands on their way
 	heard    atomic.Int64  // when the node last answered, or was asked while nothing was on its way
+	crowded  atomic.Int64  // since when more than silentWaiting wait for it, or 0
 	silence  time.Duration // how long it may be silent; 0 is for ever
 	does     string        // what it has to do: "answer", or "store"
 	probe    func() error
@@ -52,7 +53,16 @@ func (b *breaker) sent(now time.Time) {
 // asked says that somebody waits for the node, and how many do so beside those
 // whose commands are on their way.
 func (b *breaker) asked(now time.Time, more int) {
-	if b.silence > 0 && int(b.waiting.Load())+more > silentWaiting && now.UnixNano()-b.heard.Load() > int64(b.silence) {
+	if b.silence <= 0 {
+		return
+	}
+	if int(b.waiting.Load())+more <= silentWaiting {
+		b.crowded.Store(0)
+		return
+	}
+	b.crowded.CompareAndSwap(0, now.UnixNano())
+	silent, crowded := now.UnixNano()-b.heard.Load(), now.UnixNano()-b.crowded.Load()
+	if silent > int64(b.silence) && crowded > int64(b.silence/2) { // or they have only just come
 		b.failure(errSilent, breakerOpens)
 	}
 }

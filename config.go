@@ -43,7 +43,8 @@ type Config struct {
 	Jitter float64
 
 	// Timeout is what one call may spend on backend commands that fail or time
-	// out, altogether. Defaults to 250 ms.
+	// out, altogether. Calls that come at once share round trips, and may wait for one
+	// first: it should be three round trips to Redis at least. Defaults to 250 ms.
 	Timeout time.Duration
 
 	// LoadTimeout ends a loader's context. Defaults to 5 minutes; negative means

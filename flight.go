@@ -40,8 +40,9 @@ type flight struct {
 
 	// Guarded by flights.mu.
 	waiters  int
-	joined   bool // a second caller came
-	detached bool // a write came: nobody may join, and nothing is stored
+	token    string // of the lease that it has
+	joined   bool   // a second caller came
+	detached bool   // a write came: nobody may join, and nothing is stored
 
 	lost    atomic.Bool   // the lease ended before the load did
 	loaded  chan struct{} // closed when the fields below are set
@@ -113,6 +114,19 @@ func (fs *flights) detachAll() {
 		fl.f.wakes.wake(key)
 	}
 	clear(fs.byKey)
+}
+
+// leases returns the tokens of the leases that flights have, by key.
+func (fs *flights) leases() map[string]string {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	held := make(map[string]string)
+	for key, fl := range fs.byKey {
+		if fl.token != "" {
+			held[key] = fl.token
+		}
+	}
+	return held
 }
 
 // remove needs fs.mu.
@@ -264,6 +278,9 @@ func (fl *flight) askLease(req LeaseRequest) (lease Lease, mine bool, err error)
 // left, the lease is given back at once, whether or not the loader obeys its
 // context: the next caller must not wait for a load that was called off.
 func (fl *flight) keepLease(token string) (stop func()) {
+	fl.f.flights.mu.Lock()
+	fl.token = token
+	fl.f.flights.mu.Unlock()
 	begun, longest := time.Now(), fl.f.cfg.LoadTimeout // a load that does not obey it loses its lease
 	extended := repeat(leaseTTL/3, func(ctx context.Context) (again bool) {
 		if longest > 0 && time.Since(begun) > longest+leaseTTL {
@@ -383,7 +400,10 @@ func (fl *flight) store(token string, fill Fill, ok bool) {
 	switch {
 	case err != nil:
 		fl.failed = true
-		f.later(func() { _ = f.release(ctx, fl.key, f.newBudget(), token) })
+		giveBack := func() { _ = f.release(ctx, fl.key, f.newBudget(), token) }
+		if !f.later(giveBack) {
+			giveBack()
+		}
 	case stored:
 		fl.filled = sent
 	default:

@@ -315,8 +315,9 @@ func (f *front) fill(ctx context.Context, key, token string, fill Fill) (bool, e
 	})
 }
 
+// release gives a lease back even while the front closes: others wait for its end.
 func (f *front) release(ctx context.Context, key string, b *budget, token string) error {
-	_, err := do(ctx, f, key, b, false, func(ctx context.Context) (any, error) {
+	_, err := doAnyway(ctx, f, key, b, false, func(ctx context.Context) (any, error) {
 		return nil, f.backend.Release(ctx, key, token)
 	})
 	return err

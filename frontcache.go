@@ -95,7 +95,11 @@ func (f *front) Fill(ctx context.Context, key, token string, fill Fill) (bool, e
 }
 
 func (f *front) Release(ctx context.Context, key, token string) error {
-	return f.release(ctx, f.name(key), f.newBudget(), token)
+	key = f.name(key)
+	if err := f.usable(key); err != nil {
+		return err
+	}
+	return f.release(ctx, key, f.newBudget(), token)
 }
 
 func (f *front) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
@@ -215,6 +219,10 @@ func (f *front) Close() error {
 	f.close()
 	f.starting.Unlock()
 	f.running.Wait()
+	b := f.newBudget()
+	for key, token := range f.flights.leases() { // their loads may go on for long, and are not stored any more
+		_ = f.release(context.Background(), key, b, token)
+	}
 	left, overflowed := f.lastDelivery()
 	err := f.backend.Close()
 	if overflowed {

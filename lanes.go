@@ -30,7 +30,12 @@ func (l *lanes) take() bool {
 	return true
 }
 
-func (l *lanes) all() int { return min(max(int(l.trip/l.per), minLanes), maxLanes) }
+func (l *lanes) all() int {
+	if l.trip == 0 {
+		return maxLanes // until it is known, or what comes at first would wait for long
+	}
+	return min(max(int(l.trip/l.per), minLanes), maxLanes)
+}
 
 // took notes how long a command took that went alone.
 func (l *lanes) took(d time.Duration) {

@@ -25,8 +25,7 @@ const (
 )
 
 // pipeline sends requests for leases and fills to one node. When many miss at once,
-// as after a Clear, they share round trips: see lanes. On Cluster, those that are
-// together with one whose slot is moving wait until it was asked for elsewhere.
+// as after a Clear, they share round trips: see lanes.
 type pipeline struct {
 	b *redisBackend
 
@@ -43,7 +42,8 @@ type scriptCall struct {
 	args   []any
 
 	blamed *bool         // of those it was sent with, one has told of their failure; guarded by pipeline.mu
-	done   chan struct{} // closed when the fields below are set
+	left   bool          // nobody waits for the answer any more; guarded by pipeline.mu
+	done   chan struct{} // closed, with pipeline.mu held, when the fields below are set
 	res    any
 	err    error
 }
@@ -85,16 +85,42 @@ func (p *pipeline) run(c *scriptCall) (res any, err error) {
 	select {
 	case <-c.done:
 		return c.res, c.err
-	case <-c.ctx.Done(): // if it was sent, a lease may be granted that nobody has
+	case <-c.ctx.Done():
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-c.done:
+		return c.res, c.err
+	default:
+		c.left = true
 		return nil, p.blame(c, c.ctx.Err())
 	}
 }
 
-// blame returns err for the first of those that went together, and for the others
-// that it is nothing new.
-func (p *pipeline) blame(c *scriptCall, err error) error {
+// answer hands a call what is in res and err, or a lease that it has left back.
+func (p *pipeline) answer(c *scriptCall) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if c.err != nil && !isReply(c.err) {
+		c.err = p.blame(c, c.err)
+	}
+	close(c.done)
+	if !c.left || c.script != leaseScript || c.err != nil {
+		return
+	}
+	if l, err := leaseFrom(c.res, ""); err == nil && l.State == Granted {
+		go func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), leaseTTL)
+			defer cancel()
+			_ = p.b.Release(ctx, c.keys[0], l.Token)
+		}()
+	}
+}
+
+// blame returns err for the first of those that went together, and for the others
+// that it is nothing new. It needs p.mu.
+func (p *pipeline) blame(c *scriptCall, err error) error {
 	if c.blamed == nil || *c.blamed {
 		return notAgain{err}
 	}
@@ -160,20 +186,36 @@ func (p *pipeline) settle(calls []*scriptCall, cmds []redis.Cmder, err error, ag
 		if c.res == nil && c.err == nil {
 			c.err = err // of a hook: no script answers nil
 		}
-		if again && redis.HasErrorPrefix(c.err, "NOSCRIPT") && c.ctx.Err() == nil {
+		switch {
+		case again && redis.HasErrorPrefix(c.err, "NOSCRIPT") && c.ctx.Err() == nil:
 			unknown = append(unknown, c)
-			continue
+		case p.b.cluster != nil && isElsewhere(c.err):
+			go func() {
+				c.res, c.err = p.b.run(c.ctx, c.script, c.keys, c.args...)
+				p.answer(c)
+			}()
+		default:
+			p.answer(c)
 		}
-		if c.err != nil && !isReply(c.err) {
-			c.err = p.blame(c, c.err)
-		}
-		close(c.done)
 	}
 	return unknown
 }
 
+// isElsewhere reports whether a node of a Cluster says that the key is, or will be,
+// another's. The client knows how to follow it, with one command at a time.
+func isElsewhere(err error) bool {
+	for _, prefix := range []string{"MOVED", "ASK", "TRYAGAIN", "READONLY"} {
+		if redis.HasErrorPrefix(err, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // sendOnce gives them as long as the last of them has. Each returns when its own time
-// is over. Hooks of the client see the values of the first one's context.
+// is over. Hooks of the client see the values of the first one's context. On Cluster
+// they go to the node itself: its client would send all of them again where one is
+// elsewhere, those on their way included.
 func (p *pipeline) sendOnce(calls []*scriptCall, withText bool) ([]redis.Cmder, error) {
 	ctx := context.WithoutCancel(calls[0].ctx)
 	if last, ok := lastDeadline(calls); ok {
@@ -182,8 +224,12 @@ func (p *pipeline) sendOnce(calls []*scriptCall, withText bool) ([]redis.Cmder, 
 		defer cancel()
 	}
 	return within(ctx, p.b, func(ctx context.Context) ([]redis.Cmder, error) {
+		node, err := p.b.masterOf(ctx, calls[0].keys[0])
+		if err != nil {
+			return nil, err
+		}
 		told := make(map[*redis.Script]bool)
-		return p.b.client.Pipelined(ctx, func(together redis.Pipeliner) error {
+		return node.Pipelined(ctx, func(together redis.Pipeliner) error {
 			for _, c := range calls {
 				if withText && !told[c.script] {
 					told[c.script] = true

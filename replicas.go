@@ -24,16 +24,12 @@ func (b *redisBackend) apply(ctx context.Context, script *redis.Script, keys []s
 // what was written on its own.
 func (b *redisBackend) andWait(ctx context.Context, key string, send func(redis.Pipeliner)) error {
 	_, err := within(ctx, b, func(ctx context.Context) (any, error) {
-		node := b.client
-		if b.cluster != nil {
-			master, err := b.cluster.MasterForKey(ctx, key)
-			if err != nil {
-				return nil, err
-			}
-			node = master
+		node, err := b.masterOf(ctx, key)
+		if err != nil {
+			return nil, err
 		}
 		var acked *redis.Cmd
-		_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
+		_, err = node.Pipelined(ctx, func(p redis.Pipeliner) error {
 			send(p)
 			acked = p.Do(ctx, "WAIT", b.wait, waitFor(ctx, node).Milliseconds())
 			return nil

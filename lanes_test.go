@@ -1,0 +1,147 @@
+package aside_test
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside"
+)
+
+// A process that has just started, and does not know how far its Redis is, stores what
+// is asked for at once.
+func TestMuchIsAskedForAtTheStart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server, l := miniredis.NewMiniRedis(), &line{}
+		defer server.Close()
+		client := redis.NewClient(l.options(server))
+		client.AddHook(l)
+		c := must(aside.NewRedis(client, aside.Config{}))
+		defer func() { c.Close(); client.Close() }()
+		l.arrives = func(string) { time.Sleep(58 * time.Millisecond) }
+		keys := itemKeys("cold", 1500)
+		ask(t, c, keys...)
+		for _, key := range keys {
+			if !server.Exists(key.String()) {
+				t.Fatalf("%s was not stored", key)
+			}
+		}
+	})
+}
+
+// Who is together with later callers leaves on time. A lease that is granted after
+// that is given back.
+func TestLeasesThatNobodyHasAreGivenBack(t *testing.T) {
+	carried(t, aside.Config{}, func(t *testing.T, c aside.Cache, by *carrier) {
+		slow := func(d time.Duration) func(string) {
+			return func(text string) {
+				if strings.Contains(text, "eval") {
+					time.Sleep(d)
+				} else {
+					time.Sleep(time.Millisecond)
+				}
+			}
+		}
+		alone, together := slow(100*time.Millisecond), slow(170*time.Millisecond)
+		by.one = func(_ context.Context, text string) error { alone(text); return nil }
+		by.many = func(_ context.Context, text string, _ int) error { together(text); return nil }
+		done := make(chan struct{})
+		first := itemKeys("first", 40)
+		go func() { defer close(done); ask(t, c, first...) }()
+		time.Sleep(60 * time.Millisecond) // the pipeline has as long as those who come now
+		ask(t, c, itemKeys("second", 10)...)
+		<-done
+		left := 0
+		for _, key := range first {
+			if _, ok, _ := c.Get(t.Context(), key.String()); !ok {
+				left++
+			}
+		}
+		if left == 0 {
+			t.Error("all were on time: nothing was tested")
+		}
+		time.Sleep(time.Second)
+		alone, together = slow(time.Millisecond), slow(time.Millisecond)
+		start := time.Now()
+		ask(t, c, first...)
+		if d := time.Since(start); d > 100*time.Millisecond {
+			t.Errorf("the next readers waited for %v", d)
+		}
+	})
+}
+
+// A cache that closes gives its leases back: other processes need not wait for loads
+// that are not stored any more.
+func TestClose_GivesLeasesBack(t *testing.T) {
+	t.Parallel()
+	for name, during := range map[string]time.Duration{"the lease is asked for": 0, "the loader runs": 50 * time.Millisecond} {
+		overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if during == 0 {
+				l.arrives = func(text string) {
+					if strings.HasPrefix(text, "eval") {
+						time.Sleep(40 * time.Millisecond)
+					}
+				}
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_, _ = aside.GetOrLoad(ctx, c, items.Key("x"), func(context.Context) (string, error) { time.Sleep(during); return "loaded", nil })
+			}()
+			time.Sleep(20 * time.Millisecond)
+			if during == 0 {
+				cancel()
+				<-done
+				time.Sleep(time.Millisecond)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			if left := server.HGet("{item:x}:lease", "load"); left != "" {
+				t.Errorf("while %s: the lease %q is left", name, left)
+			}
+			<-done
+		})
+	}
+}
+
+// One command that takes long is no silence to those who have only just come.
+func TestP5_OneSlowCommandIsNoSilence(t *testing.T) {
+	t.Parallel()
+	var log safeBuffer
+	overLine(t, aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+		time.Sleep(time.Second)
+		l.arrives = func(text string) {
+			if strings.Contains(text, "large") {
+				time.Sleep(120 * time.Millisecond)
+			}
+		}
+		keys := itemKeys("warm", 10)
+		for _, key := range keys {
+			if err := server.Set(key.String(), `"stored"`); err != nil {
+				t.Error(err)
+			}
+		}
+		done := make(chan struct{})
+		go func() { defer close(done); _ = c.Set(t.Context(), "item:large", []byte("1"), time.Minute) }()
+		time.Sleep(100 * time.Millisecond)
+		for i, v := range ask(t, c, keys...) {
+			if v != "stored" {
+				t.Errorf("reader %d: %s", i, v)
+			}
+		}
+		<-done
+		if log.String() != "" {
+			t.Error(log.String())
+		}
+	})
+}
