@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/logtest"
 )
 
 // A process that has just started, and does not know how far its Redis is, stores what
@@ -117,7 +118,7 @@ func TestClose_GivesLeasesBack(t *testing.T) {
 // One command that takes long is no silence to those who have only just come.
 func TestP5_OneSlowCommandIsNoSilence(t *testing.T) {
 	t.Parallel()
-	var log safeBuffer
+	var log logtest.Buffer
 	overLine(t, aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
 		time.Sleep(time.Second)
 		l.arrives = func(text string) {

@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -258,7 +259,7 @@ func TestAClaimIsNotOvertakenByItsRelease(t *testing.T) {
 
 // A pipeline that is lost, while Redis answers others, is one failure.
 func TestALostPipelineIsOneFailure(t *testing.T) {
-	var log safeBuffer
+	var log logtest.Buffer
 	carried(t, aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(t *testing.T, c aside.Cache, by *carrier) {
 		var lost atomic.Bool
 		by.many = func(ctx context.Context, _ string, n int) error {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -141,7 +142,7 @@ func TestP5_ShortDeadlines(t *testing.T) {
 func TestP5_ABackendThatRefusesToStoreStillServesAndInvalidates(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t, "--maxmemory-policy", "noeviction")
-	var log safeBuffer
+	var log logtest.Buffer
 	c := overRedis(t, r.Addr, aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	client := r.Client()
 	read(t, c, func(context.Context) (string, error) { return "v", nil })

@@ -19,6 +19,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -102,7 +103,7 @@ func TestP8_WhatDoesNotDecodeIsReplaced(t *testing.T) {
 // Two programs that store different types under one key do not fill the log.
 func TestP8_WhatDoesNotDecodeIsLoggedOnce(t *testing.T) {
 	t.Parallel()
-	var log safeBuffer
+	var log logtest.Buffer
 	c := open(t, aside.Config{Type: aside.TypeMemory, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	for range 5 {
 		for _, id := range []string{"A", "B"} {

@@ -20,6 +20,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -505,12 +506,12 @@ func TestWake_Redis(t *testing.T) {
 }
 
 // userOf returns a Cache of a user with rights to all but channels, and its log.
-func userOf(t *testing.T, r *redistest.Server) (aside.Cache, *safeBuffer) {
+func userOf(t *testing.T, r *redistest.Server) (aside.Cache, *logtest.Buffer) {
 	t.Helper()
 	if err := r.Client().Do(t.Context(), "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "resetchannels").Err(); err != nil {
 		t.Fatal(err)
 	}
-	log := new(safeBuffer)
+	log := new(logtest.Buffer)
 	return open(t, aside.Config{Timeout: 20 * time.Second, Logger: slog.New(slog.NewTextHandler(log, nil)),
 		Redis: aside.Redis{Hosts: []string{r.Addr}, Username: "app", Password: "pw"}}), log
 }
@@ -624,16 +625,3 @@ func TestWake_AWriteInTheProcessThatWaits(t *testing.T) {
 		time.Sleep(time.Second)
 	})
 }
-
-// safeBuffer is a buffer for several writers.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-func (s *safeBuffer) String() string { s.mu.Lock(); defer s.mu.Unlock(); return s.b.String() }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -34,7 +35,7 @@ func TestCluster_ManyAskAtOnceInASlotThatMoves(t *testing.T) {
 			return strings.Contains(info, "cluster_state:ok") && strings.Contains(info, "cluster_slots_assigned:16384")
 		})
 	}
-	log := &lines{}
+	log := new(logtest.Buffer)
 	c, err := aside.Open(aside.Config{Timeout: 20 * time.Second, Redis: aside.Redis{Hosts: []string{a.Addr, b.Addr}}, Logger: slog.New(slog.NewTextHandler(log, nil))})
 	must(t, err)
 	defer c.Close()
@@ -68,22 +69,4 @@ func TestCluster_ManyAskAtOnceInASlotThatMoves(t *testing.T) {
 	if text := log.String(); text != "" {
 		t.Error(text)
 	}
-}
-
-// lines is a buffer for several writers.
-type lines struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

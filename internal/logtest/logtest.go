@@ -1,0 +1,25 @@
+// Package logtest has what tests of what is logged need.
+package logtest
+
+import (
+	"bytes"
+	"sync"
+)
+
+// Buffer is a buffer that several goroutines may write to, and be read meanwhile.
+type Buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
