@@ -97,7 +97,7 @@ func TestGenerations_AcrossProcesses(t *testing.T) {
 	here, there := generations(t, one), generations(t, two)
 
 	g := start(t, here, "A")
-	if v, ttl := client.Get(t.Context(), "generation:A").Val(), client.TTL(t.Context(), "generation:A").Val(); v != "1" || ttl < 295*time.Second || ttl > 300*time.Second {
+	if v, ttl := client.Get(t.Context(), "generation:A").Val(), client.TTL(t.Context(), "generation:A").Val(); v != "1" || ttl < 200*time.Second || ttl > 300*time.Second {
 		t.Errorf("generation:A is %q for %v", v, ttl)
 	}
 	if _, err := there.Start(t.Context(), "A"); !errors.Is(err, aside.ErrGenerating) {
@@ -109,10 +109,11 @@ func TestGenerations_AcrossProcesses(t *testing.T) {
 	if err := there.Cancel(t.Context(), "A"); err != nil {
 		t.Fatal(err)
 	}
-	if v, ttl := client.Get(t.Context(), "cancel:A").Val(), client.TTL(t.Context(), "cancel:A").Val(); v != "" && (v != "1" || ttl < 58*time.Second || ttl > 60*time.Second) {
+	// The time first: the signal may be handled, and removed, in between.
+	if ttl, v := client.TTL(t.Context(), "cancel:A").Val(), client.Get(t.Context(), "cancel:A").Val(); v != "" && (v != "1" || ttl < 30*time.Second || ttl > 60*time.Second) {
 		t.Errorf("cancel:A is %q for %v", v, ttl)
 	}
-	wantCause(t, g, aside.ErrCancelled, 5*time.Second)
+	wantCause(t, g, aside.ErrCancelled, time.Minute)
 
 	must(aside.GetOrLoad(t.Context(), two, room, func(context.Context) (string, error) { return "before", nil }))
 	g.Finish()
@@ -128,7 +129,7 @@ func TestGenerations_AcrossProcesses(t *testing.T) {
 		t.Error("a signal older than the generation cancelled it")
 	}
 	client.Do(t.Context(), "SETEX", "cancel:A", 60, "1")
-	wantCause(t, g, aside.ErrCancelled, 5*time.Second)
+	wantCause(t, g, aside.ErrCancelled, time.Minute)
 	g.Finish()
 
 	// It runs a generation of its own.

@@ -218,6 +218,9 @@ func race(t *testing.T, caches []aside.Cache, d time.Duration, queuedIsLocal boo
 		wg       sync.WaitGroup
 		reads    atomic.Int64
 		deadline = time.Now().Add(d)
+		goesOn   = func() bool {
+			return time.Now().Before(deadline) || reads.Load() < 50 && time.Now().Before(deadline.Add(time.Minute))
+		}
 		storeMax = func(a *atomic.Int64, v int64) {
 			for old := a.Load(); v > old && !a.CompareAndSwap(old, v); old = a.Load() {
 			}
@@ -226,7 +229,7 @@ func race(t *testing.T, caches []aside.Cache, d time.Duration, queuedIsLocal boo
 	for i, c := range caches {
 		for range 6 {
 			wg.Go(func() {
-				for time.Now().Before(deadline) {
+				for goesOn() {
 					floor := max(applied.Load(), local[i].Load())
 					if !queuedIsLocal {
 						floor = max(floor, highest.Load())
@@ -250,7 +253,7 @@ func race(t *testing.T, caches []aside.Cache, d time.Duration, queuedIsLocal boo
 			})
 		}
 		wg.Go(func() {
-			for time.Now().Before(deadline) {
+			for goesOn() {
 				time.Sleep(time.Duration(rand.IntN(4000)) * time.Microsecond)
 				var v int64
 				err := aside.Update(context.Background(), c, func(context.Context) error {
@@ -360,7 +363,7 @@ func TestP2_AWriterThatDiesLeavesNothingStale(t *testing.T) {
 	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
 		c := newCache(t)
 		dying := &asidetest.Faulty{Cache: c}
-		process := must(aside.New(dying, aside.Config{}))
+		process := must(aside.New(dying, aside.Config{Timeout: 20 * time.Second}))
 		defer process.Close()
 		read(t, c, func(context.Context) (string, error) { return "old", nil })
 		err := aside.Update(t.Context(), process, func(context.Context) error {

@@ -132,7 +132,13 @@ func contend(t *testing.T, one, two aside.Cache, key aside.Key, takes time.Durat
 		}
 	})
 	<-started
-	v, err := aside.GetOrLoad(t.Context(), two, key, fails(t))
+	began := time.Now()
+	v, err := aside.GetOrLoad(t.Context(), two, key, func(context.Context) (string, error) {
+		if time.Since(began) < takes+time.Second { // else this process, or Redis, stood still, and the lease has lapsed
+			t.Error("the loader was called for what should be a hit")
+		}
+		return "v", nil
+	})
 	if v != "v" || err != nil {
 		t.Errorf("who waits got %q, %v", v, err)
 	}
@@ -477,22 +483,25 @@ func TestWake_Redis(t *testing.T) {
 		}
 		return n
 	}
+	tries := 0
 	loads := func(name string) {
-		var late []time.Duration
-		var sent []int
-		for i := range 7 {
-			before := calls()
-			late = append(late, contend(t, one, two, items.Key(fmt.Sprint(name, i)), 250*time.Millisecond))
-			sent = append(sent, calls()-before)
-		}
-		slices.Sort(late)
-		slices.Sort(sent)
-		t.Logf("late by %v; commands of both: %v", late, sent)
-		// Who loads sends three. GETs of scripts are counted, too. Who polls sends
-		// thirty and more.
-		if sent[5] > 25 {
-			t.Errorf("%s: %d commands", name, sent[5])
-		}
+		// A subscription that was silent, as this process or Redis stood still, is made anew.
+		redistest.Eventually(t, name+": who waits is told, and asks seldom", func() bool {
+			tries++
+			var late []time.Duration
+			var sent []int
+			for i := range 7 {
+				before := calls()
+				late = append(late, contend(t, one, two, items.Key(fmt.Sprint(name, tries, "-", i)), 250*time.Millisecond))
+				sent = append(sent, calls()-before)
+			}
+			slices.Sort(late)
+			slices.Sort(sent)
+			t.Logf("late by %v; commands of both: %v", late, sent)
+			// Who loads sends three. GETs of scripts are counted, too. Who polls sends
+			// thirty and more.
+			return sent[5] <= 25
+		})
 	}
 	loads("a")
 	if err := r.Client().ClientKillByFilter(t.Context(), "TYPE", "pubsub").Err(); err != nil {

@@ -269,6 +269,14 @@ func killMasterOf(t *testing.T, servers []*redistest.Server, client *redis.Clust
 	master, err := client.MasterForKey(t.Context(), key)
 	must(t, err)
 	old := master.Options().Addr
+	// Until now a node that stood still for a while was not replaced.
+	patience := func(ms string) {
+		for _, s := range servers {
+			_ = s.Client().ConfigSet(t.Context(), "cluster-node-timeout", ms).Err() // some are dead
+		}
+	}
+	patience("500")
+	defer patience("15000")
 	for _, s := range servers {
 		if s.Addr == old {
 			s.Kill()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/cacheaside/aside/internal/logtest"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 // browser is a headless Chromium with the page open.
@@ -46,7 +48,7 @@ func openBrowser(t *testing.T, language, url string) *browser {
 	if os.Getuid() == 0 {
 		options = append(options, chromedp.NoSandbox)
 	}
-	ctx, end := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, end := context.WithTimeout(context.Background(), 8*time.Minute)
 	ctx, endAll := chromedp.NewExecAllocator(ctx, options...)
 	ctx, _ = chromedp.NewContext(ctx)
 	t.Cleanup(func() {
@@ -65,7 +67,7 @@ func openBrowser(t *testing.T, language, url string) *browser {
 
 func (b *browser) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(b.ctx, 2*time.Minute)
 	defer cancel()
 	if err := chromedp.Do(ctx, steps...); err != nil {
 		b.t.Fatalf("%s: %v\n%s", what, err, eval[string](b, "document.body.innerText"))
@@ -84,12 +86,12 @@ func eval[T any](b *browser, js string) T {
 // until waits until js is true.
 func (b *browser) until(what, js string) {
 	b.t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		if eval[bool](b, "!!("+js+")") {
 			return
 		}
 	}
-	b.t.Fatalf("not in 30 s: %s\n%s", what, eval[string](b, "document.body.innerText"))
+	b.t.Fatalf("not in 2 minutes: %s\n%s", what, eval[string](b, "document.body.innerText"))
 }
 
 func (b *browser) click(id string) {
@@ -125,17 +127,12 @@ type chatserver struct {
 
 func startChatserver(t *testing.T, env map[string]string) *chatserver {
 	t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := free.Addr().(*net.TCPAddr)
-	free.Close()
-	text := fmt.Sprintf("PORT=%d\nDATABASE_URL=%s\n", addr.Port, newDatabase(t))
+	port := redistest.FreePort(t) // it stays free while the server is away
+	text := fmt.Sprintf("PORT=%d\nCACHE_TIMEOUT=20s\nDATABASE_URL=%s\n", port, newDatabase(t))
 	for name, value := range env {
 		text += name + "=" + value + "\n"
 	}
-	c := &chatserver{t: t, env: filepath.Join(t.TempDir(), ".env"), url: "http://" + addr.String()}
+	c := &chatserver{t: t, env: filepath.Join(t.TempDir(), ".env"), url: fmt.Sprint("http://127.0.0.1:", port)}
 	if err := os.WriteFile(c.env, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -156,14 +153,40 @@ func (c *chatserver) start() {
 		}
 		c.stop = func() {}
 	}
-	for range 200 {
-		if conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://")); err == nil {
+	redistest.Eventually(c.t, "the server listens", func() bool {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(c.url, "http://"))
+		if err == nil {
 			conn.Close()
-			return
 		}
-		time.Sleep(20 * time.Millisecond)
+		if len(ended) > 0 {
+			c.t.Fatal("it does not: ", <-ended)
+		}
+		return err == nil
+	})
+}
+
+// echoes adds to env a model that says something about the last message. The end of
+// each reply comes when it is asked for, so that no machine is too slow to see it grow.
+func echoes(t *testing.T, env map[string]string) (rest chan<- bool) {
+	t.Helper()
+	end := make(chan bool, 10)
+	model := modelEnv(modelServer(t, func(w http.ResponseWriter, r *http.Request, asked string) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		piece(w, `You said "`+asked[strings.LastIndex(asked, "user=")+len("user="):]+`". `)
+		piece(w, "One word and another and one more. ")
+		select {
+		case <-end:
+			piece(w, "It is saved.")
+			finish(w, "stop")
+		case <-r.Context().Done():
+		}
+	}))
+	for name, value := range model {
+		if strings.HasPrefix(name, "OPENAI_") {
+			env[name] = value
+		}
 	}
-	c.t.Fatal("the server does not listen")
+	return end
 }
 
 // A person creates a room, talks, cancels a reply, watches the cache, and goes on
@@ -171,7 +194,8 @@ func (c *chatserver) start() {
 func TestBrowser(t *testing.T) {
 	t.Parallel()
 	redis := startRedis(t)
-	redis.env["RESPONDER_DELAY"], redis.env["DATABASE_DELAY"] = "30ms", "20ms"
+	rest := echoes(t, redis.env)
+	redis.env["DATABASE_DELAY"] = "20ms"
 	server := startChatserver(t, redis.env)
 	b := openBrowser(t, "en-US", server.url)
 
@@ -179,6 +203,7 @@ func TestBrowser(t *testing.T) {
 	b.until("the room is there", `document.querySelector("#rooms [aria-current]")?.textContent === "Plans <b>" && document.activeElement.id === "text"`)
 	b.typeIn("text", "Hello <i>you</i>"+kb.Enter)
 	b.until("the reply streams", growing)
+	rest <- true
 	b.until("the reply is whole", messagesAre(2))
 	b.until("it is the reply to what was said", `document.querySelector("#messages .assistant p").textContent.startsWith('You said "Hello <i>you</i>".')`)
 
@@ -190,11 +215,12 @@ func TestBrowser(t *testing.T) {
 
 	b.click("clear")
 	b.until("the cache is cleared", `document.querySelector("#result").textContent.includes("cleared")`)
+	n := eval[int](b, `document.querySelectorAll("#reads li").length`)
 	b.click("reload")
-	b.until("a miss", lastRead+` === "MISS"`)
+	b.until("a miss", fmt.Sprintf(`document.querySelectorAll("#reads li").length > %d && `, n)+lastRead+` === "MISS"`)
 	b.click("reload")
 	b.until("a hit", lastRead+` === "HIT"`)
-	b.until("the key of the room, with its time", `/chat_messages:.*\n?(29:\d\d|30:00)/.test(document.querySelector("#keys").innerText)`)
+	b.until("the key of the room, with its time", `/chat_messages:.*\n?(2\d:\d\d|30:00)/.test(document.querySelector("#keys").innerText)`)
 	b.click("test")
 	b.until("the test's times", `/Set [\d.]+ ms, get [\d.]+ ms, the value matches/.test(document.querySelector("#result").textContent)`)
 	shots(b, "")
@@ -203,6 +229,7 @@ func TestBrowser(t *testing.T) {
 	b.until("the page says that Redis is away", theState+` === "away"`)
 	shots(b, "away-")
 	b.typeIn("text", "Are you there?"+kb.Enter)
+	rest <- true
 	b.until("the chat goes on", messagesAre(6))
 	b.until("reads are slow, not wrong", lastRead+` === "MISS"`)
 	redis.Start()
@@ -213,6 +240,7 @@ func TestBrowser(t *testing.T) {
 	server.start()
 	b.until("the page is back, with its room", `document.querySelector("#lost").hidden && `+messagesAre(6))
 	b.typeIn("text", "Welcome back"+kb.Enter)
+	rest <- true
 	b.until("the chat goes on", messagesAre(8))
 
 	b.do("speak Korean", chromedp.SetValue(chromedp.ID("language"), "ko"), chromedp.Evaluate[chromedp.Void](`document.querySelector("#language").dispatchEvent(new Event("change"))`))
@@ -224,7 +252,8 @@ func TestBrowser(t *testing.T) {
 func TestBrowser_TwoServers(t *testing.T) {
 	t.Parallel()
 	redis := startRedis(t)
-	redis.env["RESPONDER_DELAY"], redis.env["DATABASE_URL"] = "100ms", newDatabase(t)
+	echoes(t, redis.env)
+	redis.env["DATABASE_URL"] = newDatabase(t)
 	one, two := startChatserver(t, redis.env), startChatserver(t, redis.env)
 	here := openBrowser(t, "ko-KR", one.url)
 	here.until("it speaks the browser's language", `document.documentElement.lang === "ko"`)

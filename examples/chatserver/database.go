@@ -85,7 +85,7 @@ func connect(ctx context.Context, db *sql.DB) error {
 	for {
 		err := db.PingContext(ctx)
 		var failed *sqlite.Error
-		if !errors.As(err, &failed) || failed.Code() != sqlite3.SQLITE_BUSY {
+		if !errors.As(err, &failed) || failed.Code()&0xff != sqlite3.SQLITE_BUSY {
 			return err
 		}
 		select {

@@ -47,7 +47,7 @@ func TestOverPostgreSQL(t *testing.T) {
 		return
 	}
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.skip=Browser", "-test.timeout=5m")
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.v", "-test.skip=Browser", "-test.timeout=0")
 	cmd.Env = append(os.Environ(), postgresEnv+"="+pgtest.Start(t))
 	cmd.SysProcAttr = redistest.DieWithParent()
 	out, err := cmd.CombinedOutput()

@@ -9,7 +9,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -79,7 +81,7 @@ func (s *Server) Args(args ...string) { s.args = append(s.args, args...) }
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for range 1000 {
-		port := 12000 + rand.IntN(20000)
+		port := 12000 + (firstPort+int(ports.Add(1)))%10000
 		if isFree(port) && isFree(port+10000) {
 			return port
 		}
@@ -87,6 +89,13 @@ func FreePort(t testing.TB) int {
 	t.Fatal("found no free port")
 	return 0
 }
+
+// Ports are given one after another, so that none is given to two tests of a process,
+// also while the server that it was given to is away.
+var (
+	firstPort = rand.IntN(10000)
+	ports     atomic.Int32
+)
 
 func isFree(port int) bool {
 	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
@@ -102,7 +111,10 @@ func (s *Server) Start() {
 	s.Launch()
 	c := redis.NewClient(&redis.Options{Addr: s.Addr})
 	defer c.Close()
-	Eventually(s.t, s.name+" answers", func() bool { return c.Ping(context.Background()).Err() == nil })
+	Eventually(s.t, s.name+" answers", func() bool {
+		// And not another server that came to its port.
+		return strings.Contains(c.Info(context.Background(), "server").Val(), "process_id:"+strconv.Itoa(s.cmd.Process.Pid)+"\r\n")
+	})
 }
 
 // Launch starts the server and does not wait.
@@ -139,8 +151,8 @@ func (s *Server) Client() *redis.Client {
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for start := time.Now(); !ok(); time.Sleep(20 * time.Millisecond) {
-		if time.Since(start) > 30*time.Second {
-			t.Fatalf("not within 30s: %s", what)
+		if time.Since(start) > 2*time.Minute {
+			t.Fatalf("not within 2 minutes: %s", what)
 		}
 	}
 }

@@ -22,7 +22,7 @@ func StartCluster(t testing.TB) []*Server {
 	var servers []*Server
 	create := []string{"--cluster", "create"}
 	for range 6 {
-		s := Start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--repl-diskless-sync-delay", "0")
+		s := Start(t, "--cluster-enabled", "yes", "--cluster-node-timeout", "15000", "--repl-diskless-sync-delay", "0")
 		servers = append(servers, s)
 		create = append(create, s.Addr)
 	}
@@ -68,6 +68,9 @@ func StartSentinel(t testing.TB, replicas int) (sentinel, master *Server) {
 		info := sentinel.Client().Info(context.Background(), "sentinel").Val()
 		return strings.Contains(info, "slaves="+strconv.Itoa(replicas))
 	})
+	// Else a Sentinel that has stood still for two seconds looks on for thirty, and
+	// then takes the replicas for too old. Before Redis 7 there is no such command.
+	sentinel.Client().Do(context.Background(), "SENTINEL", "DEBUG", "tilt-trigger", 3600_000)
 	return sentinel, master
 }
 

@@ -50,7 +50,7 @@ type suite struct {
 }
 
 const (
-	suiteTimeout = 100 * time.Second
+	suiteTimeout = 3 * time.Minute
 	tableFile    = "docs/breakages.md"
 )
 
