@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -42,8 +43,8 @@ type scriptCall struct {
 	args   []any
 
 	blamed *bool         // of those it was sent with, one has told of their failure; guarded by pipeline.mu
-	left   bool          // nobody waits for the answer any more; guarded by pipeline.mu
-	done   chan struct{} // closed, with pipeline.mu held, when the fields below are set
+	over   atomic.Bool   // it has its answer, or has left: whichever came first
+	done   chan struct{} // closed when the fields below are set
 	res    any
 	err    error
 }
@@ -86,27 +87,24 @@ func (p *pipeline) run(c *scriptCall) (res any, err error) {
 	case <-c.done:
 		return c.res, c.err
 	case <-c.ctx.Done():
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	select {
-	case <-c.done:
+		if c.over.CompareAndSwap(false, true) {
+			return nil, p.blame(c, c.ctx.Err())
+		}
+		<-c.done
 		return c.res, c.err
-	default:
-		c.left = true
-		return nil, p.blame(c, c.ctx.Err())
 	}
 }
 
-// answer hands a call what is in res and err, or a lease that it has left back.
+// answer hands a call what is in res and err. If it has left, a lease is given back.
 func (p *pipeline) answer(c *scriptCall) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if c.err != nil && !isReply(c.err) {
-		c.err = p.blame(c, c.err)
+	if c.over.CompareAndSwap(false, true) {
+		if c.err != nil && !isReply(c.err) {
+			c.err = p.blame(c, c.err)
+		}
+		close(c.done)
+		return
 	}
-	close(c.done)
-	if !c.left || c.script != leaseScript || c.err != nil {
+	if c.script != leaseScript || c.err != nil {
 		return
 	}
 	if l, err := leaseFrom(c.res, ""); err == nil && l.State == Granted {
@@ -119,8 +117,10 @@ func (p *pipeline) answer(c *scriptCall) {
 }
 
 // blame returns err for the first of those that went together, and for the others
-// that it is nothing new. It needs p.mu.
+// that it is nothing new.
 func (p *pipeline) blame(c *scriptCall, err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if c.blamed == nil || *c.blamed {
 		return notAgain{err}
 	}
