@@ -313,10 +313,7 @@ func (fl *flight) store(token string, fill Fill, ok bool) {
 	switch {
 	case err != nil:
 		fl.failed = true
-		giveBack := func() { _ = f.release(ctx, fl.key, f.newBudget(), token) }
-		if !f.later(giveBack) {
-			giveBack()
-		}
+		f.later(func() { _ = f.release(ctx, fl.key, f.newBudget(), token) })
 	case stored:
 		fl.filled = sent
 	default:
