@@ -15,7 +15,7 @@ import (
 
 // StartCluster starts a Redis Cluster of three masters, each with a replica, and
 // waits until it is complete. The masters come first. A node that does not answer
-// for half a second is replaced.
+// for 15 seconds is replaced.
 func StartCluster(t testing.TB) []*Server {
 	t.Helper()
 	Require(t, "redis-cli")
