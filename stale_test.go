@@ -121,9 +121,10 @@ func TestP1_AWriteInAnotherProcessWins(t *testing.T) {
 		write(t, two)
 		// A reader in the first process comes after the write: the old load still
 		// runs there, and its result is not for him.
-		got := make(chan string)
+		got, before := make(chan string), server.CommandCount()
 		go func() { got <- read(t, one, func(context.Context) (string, error) { return "new", nil }) }()
-		time.Sleep(20 * time.Millisecond) // the reader has joined by now, if it ever does
+		redistest.Eventually(t, "the reader has looked", func() bool { return server.CommandCount() > before })
+		time.Sleep(20 * time.Millisecond) // and joined, if it ever does
 		finish()
 		if v := <-got; v != "new" {
 			t.Errorf("%s: a reader after the write got %q", name, v)
