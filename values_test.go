@@ -238,7 +238,7 @@ func TestP9_NobodysValueIsAnothers(t *testing.T) {
 			v[0] = "mine"
 		}
 		for range 2 {
-			v := must(aside.GetOrLoad(t.Context(), c, room, func(context.Context) ([]string, error) { return nil, nil }))
+			v := must(aside.GetOrLoad(t.Context(), c, room, func(context.Context) ([]string, error) { return []string{"loaded again"}, nil }))
 			if v[0] != "a" {
 				t.Errorf("a hit sees %q", v[0])
 			}
