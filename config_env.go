@@ -121,7 +121,7 @@ func (e *envReader) ttls(ttls map[string]time.Duration) {
 	for _, name := range names {
 		space := strings.ToLower(strings.TrimPrefix(name, "CACHE_TTL_"))
 		if !isName(space) {
-			e.errs = append(e.errs, fmt.Errorf("aside: %.80s: as the name of a keyspace, %s are accepted", name, acceptedNames))
+			e.errs = append(e.errs, fmt.Errorf("aside: %s: as the name of a keyspace, %s are accepted", name, acceptedNames))
 			continue
 		}
 		var ttl time.Duration
