@@ -14,8 +14,8 @@ const (
 	breakerOpens  = 12
 	ordinaryFails = 4
 	hastyFails    = 1
-	// A node that has been silent for a third of the budget while so many
-	// commands wait for it is left alone before the first of them times out.
+	// A node that has been silent for a third of the budget, while more commands than
+	// these wait for it for half of that time, is left alone before one times out.
 	silentWaiting = 3
 	// probeInterval is how long an open breaker waits between its probes.
 	probeInterval = 250 * time.Millisecond

@@ -1,0 +1,263 @@
+package asidetest
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/cacheaside/aside"
+)
+
+// ofLeases are the rules of those who load: leases, what is remembered of a load, and claims.
+var ofLeases = []testCase{
+	{"LeaseThenFill", func(t *test) {
+		token := t.granted(key)
+		t.wantMiss(key)
+		t.fill(key, token, value, true)
+		t.wantHit(key, value)
+	}},
+	{"FilledValueExpires", func(t *test) {
+		token := t.granted(key)
+		stored, err := t.c.Fill(t.Context(), key, token, aside.Fill{Value: value, TTL: 300 * time.Millisecond})
+		t.must(err)
+		t.want("stored", stored, true)
+		t.h.Advance(t.T, 400*time.Millisecond)
+		t.wantMiss(key)
+	}},
+	{"LeaseOfAPresentKeyIsItsValue", func(t *test) {
+		t.set(key, value)
+		if l := t.lease(key, aside.Present); !bytes.Equal(l.Value, value) {
+			t.Errorf("Lease value %q, want %q", l.Value, value)
+		}
+	}},
+	{"OneLeaseAtATime", func(t *test) {
+		token := t.granted(key)
+		if l := t.lease(key, aside.Loading); l.Token != token {
+			t.Errorf("Lease token %q, want the holder's, %q", l.Token, token)
+		}
+	}},
+	{"FillNeedsTheToken", func(t *test) {
+		t.granted(key)
+		t.fill(key, "another", value, false)
+		t.fill(key, "", value, false)
+		t.wantMiss(key)
+	}},
+	{"FillEndsTheLease", func(t *test) {
+		token := t.granted(key)
+		t.fill(key, token, value, true)
+		t.fill(key, token, []byte("again"), false)
+		t.wantHit(key, value)
+	}},
+	{"FillAfterDeleteIsRefused", func(t *test) {
+		token := t.granted(key)
+		t.must(t.c.Delete(t.Context(), key))
+		t.fill(key, token, value, false)
+		t.wantMiss(key)
+	}},
+	{"FillAfterSetIsRefused", func(t *test) {
+		token := t.granted(key)
+		t.set(key, []byte("newer"))
+		t.fill(key, token, value, false)
+		t.wantHit(key, []byte("newer"))
+	}},
+	{"FillUnderTheNextLeaseIsRefused", func(t *test) {
+		old := t.granted(key)
+		t.must(t.c.Delete(t.Context(), key))
+		token := t.granted(key)
+		if token == old {
+			t.Fatalf("the token %q was granted twice", token)
+		}
+		t.fill(key, old, []byte("old"), false)
+		t.fill(key, token, value, true)
+		t.wantHit(key, value)
+	}},
+	{"LeasesExpire", func(t *test) {
+		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond})
+		t.must(err)
+		t.h.Advance(t.T, 400*time.Millisecond)
+		t.fill(key, l.Token, value, false)
+		t.extend(key, l.Token, false)
+		t.granted(key)
+	}},
+	{"AnExpiredLeaseIsReplacedBesideAFreshMark", func(t *test) {
+		// The mark of a failed load outlives the lease, so that what a backend keeps
+		// of the key is not gone as a whole.
+		t.must(t.c.Release(t.Context(), key, t.granted(key)))
+		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond})
+		t.must(err)
+		t.want("state", l.State, aside.Granted)
+		t.h.Advance(t.T, 400*time.Millisecond)
+		t.extend(key, l.Token, false)
+		t.fill(key, l.Token, value, false)
+		token := t.granted(key)
+		t.lease(key, aside.Loading)
+		t.fill(key, token, value, true)
+		t.wantHit(key, value)
+	}},
+	{"ExtendKeepsALease", func(t *test) {
+		var l aside.Lease
+		t.brief(func(d time.Duration) bool {
+			var err error
+			l, err = t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: d})
+			t.must(err)
+			return t.extended(key, l.Token)
+		})
+		t.fill(key, l.Token, value, true)
+	}},
+	{"ExtendNeedsTheToken", func(t *test) {
+		t.extend(key, "nobody", false)
+		t.granted(key)
+		t.extend(key, "another", false)
+	}},
+	{"ReleaseLetsTheNextLoad", func(t *test) {
+		token := t.granted(key)
+		t.must(t.c.Release(t.Context(), key, "another"))
+		t.lease(key, aside.Loading)
+		t.must(t.c.Release(t.Context(), key, token))
+		t.fill(key, token, value, false)
+		t.granted(key)
+	}},
+	{"WhoWaitedForAFailedLoadDoesNotWaitAgain", func(t *test) {
+		for {
+			start := time.Now()
+			failed := t.granted(key)
+			t.must(t.c.Release(t.Context(), key, failed))
+			t.granted(key)
+			t.lease(key, aside.Loading) // who did not wait for it waits
+			l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Waited: failed})
+			t.must(err)
+			if l.State != aside.Loading || time.Since(start) < time.Second {
+				t.want("state", l.State, aside.Unleased)
+				return
+			}
+			t.must(t.c.Delete(t.Context(), key)) // it took so long that the failure is forgotten: once more
+		}
+	}},
+	{"WhoWaitedForAnInvalidatedLoadWaitsAgain", func(t *test) {
+		gone := t.granted(key)
+		t.must(t.c.Delete(t.Context(), key))
+		t.granted(key)
+		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Waited: gone})
+		t.must(err)
+		t.want("state", l.State, aside.Loading)
+	}},
+	{"NotFoundIsRemembered", func(t *test) {
+		t.brief(func(d time.Duration) bool {
+			t.must(t.c.Delete(t.Context(), key))
+			stored, err := t.c.Fill(t.Context(), key, t.granted(key), aside.Fill{NotFound: true, TTL: d})
+			t.must(err)
+			t.want("stored", stored, true)
+			t.wantMiss(key)
+			l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl})
+			t.must(err)
+			return l.State == aside.Absent
+		})
+		t.granted(key)
+	}},
+	{"NotFoundNeedsTheToken", func(t *test) {
+		token := t.granted(key)
+		t.must(t.c.Delete(t.Context(), key))
+		stored, err := t.c.Fill(t.Context(), key, token, aside.Fill{NotFound: true, TTL: ttl})
+		t.must(err)
+		t.want("stored", stored, false)
+		t.granted(key)
+	}},
+	{"WritesForgetNotFound", func(t *test) {
+		for name, write := range map[string]func(){
+			"Delete": func() { t.must(t.c.Delete(t.Context(), key)) },
+			"Set":    func() { t.set(key, value); t.must(t.c.Delete(t.Context(), key)) },
+			"Block": func() {
+				t.must(t.c.Block(t.Context(), "w", ttl, key))
+				t.must(t.c.Unblock(t.Context(), "w", key))
+			},
+		} {
+			token := t.granted(key)
+			if _, err := t.c.Fill(t.Context(), key, token, aside.Fill{NotFound: true, TTL: ttl}); err != nil {
+				t.Fatal(name, err)
+			}
+			write()
+			t.must(t.c.Release(t.Context(), key, t.granted(key)))
+		}
+	}},
+	{"BadValueIsRemovedIfItIsStillThere", func(t *test) {
+		t.set(key, []byte("not json"))
+		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Bad: []byte("other")})
+		t.must(err)
+		t.want("state", l.State, aside.Present)
+		l, err = t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Bad: []byte("not json")})
+		t.must(err)
+		t.want("state", l.State, aside.Granted)
+		t.wantMiss(key)
+	}},
+	{"ClaimShowsItsValue", func(t *test) {
+		token := t.claim(aside.Granted)
+		t.wantHit(key, []byte("1"))
+		t.claim(aside.Present)
+		t.must(t.c.Release(t.Context(), key, token))
+		t.wantMiss(key)
+		t.claim(aside.Granted)
+	}},
+	{"ClaimIsTheOwners", func(t *test) {
+		old := t.claim(aside.Granted)
+		t.must(t.c.Delete(t.Context(), key)) // by another program
+		token := t.claim(aside.Granted)
+		t.extend(key, old, false)
+		t.must(t.c.Release(t.Context(), key, old))
+		t.wantHit(key, []byte("1"))
+		t.extend(key, token, true)
+	}},
+	{"AClaimMayBeAskedForAgain", func(t *test) {
+		req := aside.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: "mine"}
+		for range 2 {
+			l, err := t.c.Lease(t.Context(), key, req)
+			t.must(err)
+			t.want("state", l.State, aside.Granted)
+			t.want("token", l.Token, "mine")
+		}
+		t.claim(aside.Present)
+		t.must(t.c.Release(t.Context(), key, "mine"))
+		t.wantMiss(key)
+	}},
+	{"ClaimYieldsToAValueOfAnother", func(t *test) {
+		t.set(key, []byte("1"))
+		t.claim(aside.Present)
+	}},
+	{"ExtendKeepsAClaim", func(t *test) {
+		var l aside.Lease
+		t.brief(func(d time.Duration) bool {
+			var err error
+			l, err = t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: d, Claim: []byte("1"), Owner: "mine"})
+			t.must(err)
+			return t.extended(key, l.Token)
+		})
+		t.wantHit(key, []byte("1"))
+		t.extend(key, l.Token, true)
+	}},
+	{"ClaimsExpire", func(t *test) {
+		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond, Claim: []byte("1"), Owner: "mine"})
+		t.must(err)
+		t.h.Advance(t.T, 400*time.Millisecond)
+		t.wantMiss(key)
+		t.extend(key, l.Token, false)
+		t.claim(aside.Granted)
+	}},
+	{"ConcurrentLeasesGrantOne", func(t *test) {
+		const n = 32
+		states := make(chan aside.LeaseState, n)
+		for range n {
+			go func() {
+				l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl})
+				if err != nil {
+					t.Error(err)
+				}
+				states <- l.State
+			}()
+		}
+		granted := 0
+		for range n {
+			if <-states == aside.Granted {
+				granted++
+			}
+		}
+		t.want("leases granted", granted, 1)
+	}},
+}

@@ -1,0 +1,59 @@
+package cachehttp
+
+import (
+	"encoding/json"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/cacheaside/aside"
+)
+
+// The settings are those in force: what is set, and otherwise its default.
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	for want, cfg := range map[string]aside.Config{
+		`{"near":0,"memory":67108864,"value":16777216,"load":300000,"port":6379,"ttl":0}`: {},
+		`{"near":1,"memory":2,"value":3,"load":4,"port":26379,"ttl":600}`: {
+			NearMaxBytes: 1, MemoryMaxBytes: 2, MaxValueBytes: 3, LoadTimeout: 4 * time.Millisecond,
+			Redis: aside.Redis{SentinelMaster: "m"}, Keyspaces: []aside.Keyspace{{Name: "user"}},
+		},
+		`{"near":0,"memory":67108864,"value":16777216,"load":0,"port":7000,"ttl":60}`: {
+			LoadTimeout: -1, Redis: aside.Redis{Hosts: []string{"h:7000"}},
+			Keyspaces: []aside.Keyspace{{Name: "user", TTL: time.Hour}}, TTLs: map[string]time.Duration{"user": time.Minute},
+		},
+	} {
+		c, err := aside.Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		w := httptest.NewRecorder()
+		Handler(c, cfg, Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
+		var answer struct {
+			Data struct {
+				Near   int64              `json:"near_max_bytes"`
+				Memory int64              `json:"memory_max_bytes"`
+				Value  int64              `json:"max_value_bytes"`
+				Load   float64            `json:"load_timeout_ms"`
+				Port   int                `json:"redis_port"`
+				TTLs   map[string]float64 `json:"ttls"`
+			} `json:"data"`
+		}
+		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+			t.Fatal(err)
+		}
+		d := answer.Data
+		got, err := json.Marshal(struct {
+			Near   int64   `json:"near"`
+			Memory int64   `json:"memory"`
+			Value  int64   `json:"value"`
+			Load   float64 `json:"load"`
+			Port   int     `json:"port"`
+			TTL    float64 `json:"ttl"`
+		}{d.Near, d.Memory, d.Value, d.Load, d.Port, d.TTLs["user"]})
+		if err != nil || string(got) != want {
+			t.Errorf("got %s, %v; want %s", got, err, want)
+		}
+	}
+}
