@@ -5,6 +5,10 @@
 //	go run ./proof/mutate                 all of them
 //	go run ./proof/mutate -run token      those whose names match token
 //	go run ./proof/mutate -table          all of them, and their table in docs/breakages.md
+//	go run ./proof/mutate -for 3m         as many as begin in that time, on a tree that passes
+//
+// With -for, those of files that the last day's commits changed come first, and the
+// others in an order that differs from commit to commit.
 //
 // The test that the table names is run first, as it most likely catches the
 // breakage again, and all others when it does not.
@@ -14,14 +18,17 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -57,10 +64,11 @@ const (
 func main() {
 	run := flag.String("run", "", "a regular expression: only the breakages whose names match it")
 	table := flag.Bool("table", false, "write "+tableFile)
+	limit := flag.Duration("for", 0, "begin no breakage after this time, and do not test the unbroken tree; 0 is no limit")
 	flag.Parse()
 	only, err := regexp.Compile(*run)
 	if err == nil {
-		err = mutate(only, *table)
+		err = mutate(only, *table, *limit)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
@@ -68,31 +76,43 @@ func main() {
 	}
 }
 
-func mutate(run *regexp.Regexp, table bool) error {
+func mutate(run *regexp.Regexp, table bool, limit time.Duration) error {
 	root, err := output("git", "rev-parse", "--show-toplevel")
 	if err != nil {
 		return err
 	}
 	results := make([]string, len(breakages))
 	errs := make(chan error)
-	next := make(chan int, len(breakages)) // those to try
-	for i, b := range breakages {
-		if run.MatchString(b.name) {
-			next <- i
-		}
-	}
-	close(next)
 	root = strings.TrimSpace(root)
 	caughtBy, err := readTable(root)
 	if err != nil {
 		return err
 	}
-	if err := unbroken(root); err != nil {
+	todo := make([]int, 0, len(breakages))
+	for i, b := range breakages {
+		if run.MatchString(b.name) {
+			todo = append(todo, i)
+		}
+	}
+	ctx := context.Background()
+	if limit > 0 {
+		if err := rotate(root, todo); err != nil {
+			return err
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	} else if err := unbroken(root); err != nil {
 		return err
 	}
+	next := make(chan int, len(todo))
+	for _, i := range todo {
+		next <- i
+	}
+	close(next)
 	const workers = 2
 	for range workers {
-		go func() { errs <- worker(root, next, caughtBy, results) }()
+		go func() { errs <- worker(ctx, root, next, caughtBy, results) }()
 	}
 	for range workers {
 		err = errors.Join(err, <-errs)
@@ -101,14 +121,19 @@ func mutate(run *regexp.Regexp, table bool) error {
 		return err
 	}
 	var survived []string
+	ran := 0
 	for i, b := range breakages {
-		if run.MatchString(b.name) && results[i] == "" {
+		switch results[i] {
+		case "":
+			results[i] = caughtBy[b.name] // a breakage that was not tried keeps its row
+		case survivor:
 			survived = append(survived, b.name)
-		}
-		if !run.MatchString(b.name) {
-			results[i] = caughtBy[b.name] // what was not tried keeps its row
+			fallthrough
+		default:
+			ran++
 		}
 	}
+	fmt.Printf("%d of %d breakages tried, %d caught\n", ran, len(breakages), ran-len(survived))
 	if table {
 		err = writeTable(root, results)
 	}
@@ -129,7 +154,7 @@ Written by ` + "`go run ./proof/mutate -table`" + `, which applies each to a cop
 func writeTable(root string, caughtBy []string) error {
 	text := tableHead
 	for i, b := range breakages {
-		text += fmt.Sprintf("| %s | %s |\n", b.name, describe(caughtBy[i]))
+		text += fmt.Sprintf("| %s | %s |\n", b.name, cmp.Or(caughtBy[i], survivor))
 	}
 	return os.WriteFile(filepath.Join(root, tableFile), []byte(text), 0o666)
 }
@@ -160,10 +185,46 @@ func unbroken(root string) error {
 	})
 }
 
-// worker tries breakages in a copy of the tree.
-func worker(root string, next <-chan int, caughtBy map[string]string, results []string) error {
+// rotate puts the breakages of recently changed files first, and shuffles both parts
+// by the commit.
+func rotate(root string, todo []int) error {
+	head, err := output("git", "-C", root, "log", "-1", "--format=%H %ct")
+	if err != nil {
+		return err
+	}
+	var hash string
+	var when int64
+	if _, err := fmt.Sscan(head, &hash, &when); err != nil {
+		return err
+	}
+	names, err := output("git", "-C", root, "log", fmt.Sprintf("--since=%d", when-24*60*60), "--name-only", "--format=")
+	if err != nil {
+		return err
+	}
+	changed := make(map[string]bool)
+	for name := range strings.Lines(names) {
+		changed[strings.TrimSpace(name)] = true
+	}
+	recent := func(i int) int {
+		if slices.ContainsFunc(breakages[i].edits, func(e edit) bool { return changed[e.file] }) {
+			return 0
+		}
+		return 1
+	}
+	var seed [32]byte
+	copy(seed[:], hash)
+	rand.New(rand.NewChaCha8(seed)).Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
+	slices.SortStableFunc(todo, func(a, b int) int { return recent(a) - recent(b) })
+	return nil
+}
+
+// worker tries breakages in a copy of the tree until ctx ends.
+func worker(ctx context.Context, root string, next <-chan int, caughtBy map[string]string, results []string) error {
 	return inCopy(root, func(dir string) error {
 		for i := range next {
+			if ctx.Err() != nil {
+				return nil
+			}
 			b, start := breakages[i], time.Now()
 			caught, err := try(dir, b, caughtBy[b.name])
 			if caught == "" && err == nil { // some are found by chance, though a likely one
@@ -172,8 +233,8 @@ func worker(root string, next <-chan int, caughtBy map[string]string, results []
 			if err != nil {
 				return fmt.Errorf("%s: %w", b.name, err)
 			}
-			results[i] = caught
-			fmt.Printf("%-60s %3.0fs  %s\n", b.name, time.Since(start).Seconds(), describe(caught))
+			results[i] = cmp.Or(caught, survivor)
+			fmt.Printf("%-60s %3.0fs  %s\n", b.name, time.Since(start).Seconds(), results[i])
 		}
 		return nil
 	})
@@ -294,7 +355,8 @@ func untilOneFails(cmd *exec.Cmd) (caught, report string, err error) {
 	return caught, text.String(), nil
 }
 
-func describe(caught string) string { return cmp.Or(caught, "SURVIVED") }
+// survivor stands in the place of a test for a breakage that none caught.
+const survivor = "SURVIVED"
 
 // copyTree copies the files that git knows or would add.
 func copyTree(root, dir string) error {

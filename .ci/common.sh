@@ -1,0 +1,69 @@
+# What .ci/run and .ci/nightly share: they source this file from the repository's root.
+
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+export ASIDE_CI_RUN=$$ # inherited by every process that a step starts
+
+began=$SECONDS last=
+finish_step() { [ -z "$last" ] || printf -- '-- %s: %d s\n' "$last" $((SECONDS - began)); }
+step() {
+	finish_step
+	last=$*
+	began=$SECONDS
+	printf '\n== %s\n' "$last"
+}
+
+install_missing() {
+	step "install what is missing"
+	local need=() had_redis had_postgres
+	command -v redis-server >/dev/null || need+=(redis-server)
+	command -v redis-cli >/dev/null || need+=(redis-tools)
+	command -v spin >/dev/null || need+=(spin)
+	command -v gcc >/dev/null || need+=(gcc libc6-dev)
+	command -v chromium >/dev/null || need+=(chromium fonts-noto-cjk)
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need+=(postgresql)
+	/usr/bin/python3 -c 'import redis' 2>/dev/null || need+=(python3 python3-redis)
+	if [ ${#need[@]} -gt 0 ]; then
+		had_redis=$(command -v redis-server || true)
+		had_postgres=$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null || true)
+		apt-get update -qq
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >/dev/null
+		# The packages start servers that no test uses.
+		[ -n "$had_redis" ] || { service redis-server stop || true; } >/dev/null 2>&1
+		[ -n "$had_postgres" ] || { service postgresql stop || true; } >/dev/null 2>&1
+	fi
+	redis-server --version
+	go version
+	export ASIDE_TEST_REQUIRE_REDIS=1 ASIDE_TEST_REQUIRE_POSTGRES=1 ASIDE_TEST_REQUIRE_BROWSER=1 ASIDE_TEST_REQUIRE_PYTHON=1 ASIDE_TEST_PYTHON=/usr/bin/python3
+}
+
+# fuzz runs every fuzz target of the root package for the given time.
+fuzz() {
+	local target
+	for target in $(go test -list '^Fuzz' . | grep '^Fuzz'); do
+		go test -run '^$' -fuzz "^$target\$" -fuzztime "$1" . >"$tmp/fuzz" 2>&1 || {
+			# Go may take the end of that time for a failure; a real one has an input.
+			grep -q "context deadline exceeded" "$tmp/fuzz" && ! grep -q "Failing input" "$tmp/fuzz" || { tail -50 "$tmp/fuzz"; return 1; }
+		}
+		tail -3 "$tmp/fuzz" | head -1
+	done
+}
+
+# nothing_left fails when a process that a step started is still there. It looks
+# for the variable of this run, so that other programs of the machine do not count.
+nothing_left() {
+	step "nothing is left running"
+	local dir pid left=0
+	for dir in /proc/[0-9]*; do
+		pid=${dir#/proc/}
+		[ "$pid" != $$ ] || continue
+		if tr '\0' '\n' <"$dir/environ" 2>/dev/null | grep -qx "ASIDE_CI_RUN=$$"; then
+			case $(tr '\0' ' ' <"$dir/cmdline" 2>/dev/null) in
+			"" | tr* | grep* | *"/.ci/"* | ".ci/"*) ;;
+			*) printf 'still running: %s %s\n' "$pid" "$(tr '\0' ' ' <"$dir/cmdline")"; left=1 ;;
+			esac
+		fi
+	done 2>/dev/null
+	[ "$left" = 0 ] || exit 1
+	finish_step
+}
