@@ -138,7 +138,7 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 		return value, false
 	}
 	if s, ok := f.here(space, r.key); ok {
-		if value, err := readStored[T](space, s); err != nil {
+		if value, err := readStored[T](f, space, r.key, s); err != nil {
 			r.undecodable(f, space, s.data, err)
 		} else {
 			return value, true
@@ -161,9 +161,9 @@ func lookAway[T any](ctx context.Context, f *front, space *Keyspace, r *read) (v
 		return value, false
 	}
 	if got.kept == nil && remembers[T](space) {
-		got.kept = f.memo.of(r.key, got.value)
+		got.kept = f.kept(r.key, got.value)
 	}
-	value, err = readFound[T](space, &got)
+	value, err = readFound[T](f, space, r.key, &got)
 	if err != nil {
 		r.undecodable(f, space, got.value, err)
 		return value, false
@@ -229,9 +229,9 @@ func take[T any](f *front, fl *flight, r *read, leads bool) (value T, ok bool, e
 	}
 	got := found{value: fl.data}
 	if remembers[T](fl.space) {
-		got.kept = f.memo.of(r.key, fl.data)
+		got.kept = f.kept(r.key, fl.data)
 	}
-	if value, err = readFound[T](fl.space, &got); err != nil {
+	if value, err = readFound[T](f, fl.space, r.key, &got); err != nil {
 		r.undecodable(f, fl.space, fl.data, err)
 		return value, false, nil
 	}

@@ -54,8 +54,11 @@ type memoryLease struct {
 // entryOverhead is about what otter and its map need beside key and value.
 const entryOverhead = 128
 
-// weight is what an entry of so many bytes weighs.
-func weight(bytes int) uint32 { return uint32(min(bytes+entryOverhead, math.MaxUint32)) }
+// entryBytes is about the memory that an entry takes.
+func entryBytes(key string, s *stored) int { return allocated(len(key)) + s.bytes() + entryOverhead }
+
+// weight is bytes as otter counts them.
+func weight(bytes int) uint32 { return uint32(min(bytes, math.MaxUint32)) }
 
 func newMemoryBackend(maxBytes int64) *memoryBackend {
 	m := &memoryBackend{seed: maphash.MakeSeed()}
@@ -64,8 +67,11 @@ func newMemoryBackend(maxBytes int64) *memoryBackend {
 	}
 	m.values = otter.Must(&otter.Options[string, *memoryEntry]{
 		MaximumWeight: uint64(maxBytes),
-		Weigher:       func(key string, e *memoryEntry) uint32 { return weight(len(key) + len(e.data)) },
+		Weigher:       func(key string, e *memoryEntry) uint32 { return weight(entryBytes(key, &e.stored)) },
 		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[string, *memoryEntry]) time.Duration {
+			if e.Value.decoded.Load() != nil {
+				return e.ExpiresAfter() // it is there, and weighed anew
+			}
 			return e.Value.ttl
 		}),
 	})
@@ -148,6 +154,11 @@ func (m *memoryBackend) look(key string) (*stored, bool) {
 		return &e.stored, true
 	}
 	return nil, false
+}
+
+// weigh weighs the key's entry anew, if that is still s.
+func (m *memoryBackend) weigh(key string, s *stored) bool {
+	return reweigh(m.values, key, func(e *memoryEntry) bool { return &e.stored == s })
 }
 
 func (m *memoryBackend) Set(_ context.Context, key string, value []byte, ttl time.Duration) error {

@@ -51,16 +51,18 @@ type Config struct {
 	// never.
 	LoadTimeout time.Duration
 
-	// MemoryMaxBytes bounds the memory backend, keys and about 128 bytes per entry
-	// included. Over Redis, or a backend of your own, it bounds the values that are
-	// remembered in this process with what they were decoded to, so that a hit on the
-	// same bytes need not decode them again. The decoded values come on top in both:
-	// they are of the order of the bytes, or many times that for long lists of structs
-	// most of whose fields are not stored. Defaults to 64 MiB; 1 remembers nothing.
+	// MemoryMaxBytes bounds the memory backend: keys, encoded values, the decoded
+	// values that hits have left with them, and about 128 bytes per entry. Over Redis, or
+	// a backend of your own, it bounds the values that are remembered in this process
+	// with their decoded values, so that a hit on the same bytes need not decode them
+	// again. The size of a decoded value is estimated, within a factor of two but for
+	// types that hide what they refer to. One that is larger than MemoryMaxBytes is not
+	// kept, and its bytes are decoded by each hit. Defaults to 64 MiB; 1 remembers nothing.
 	MemoryMaxBytes int64
 
 	// NearMaxBytes, when it is positive, has values that were read from Redis kept in
-	// this process as well, in so many bytes, and served from there. Redis tells
+	// this process as well, in so many bytes, decoded values included as for
+	// MemoryMaxBytes, and served from there. Redis tells
 	// which of them change. What another process changes may be read here from
 	// before the change for as long as the news takes: a fraction of a
 	// millisecond, or up to 2 seconds when the connection that carries it hangs. What

@@ -38,8 +38,8 @@ func Environ() map[string]string {
 //	CACHE_TTL_JITTER        share taken off at random, 0 to 0.9 (0)
 //	CACHE_TIMEOUT           what a call may spend on trouble (250ms)
 //	CACHE_LOAD_TIMEOUT      when a loader's context ends (5m)
-//	CACHE_MEMORY_MAX_BYTES  bound of the memory backend; over Redis, of what
-//	                        decoded values are remembered from (67108864)
+//	CACHE_MEMORY_MAX_BYTES  bound of the memory backend; over Redis, of the values
+//	                        that are remembered as decoded (67108864)
 //	CACHE_NEAR_MAX_BYTES    bound of the near cache of a Redis (0: none)
 //	CACHE_MAX_VALUE_BYTES   size of the largest value stored (16777216)
 //	CACHE_QUEUE_SIZE        undelivered invalidations kept (65536)

@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,6 @@ func newFront(backend Cache, cfg Config) *front {
 		logs:    cfg.Logger.Handler(),
 		flights: flights{byKey: make(map[string]*flight)},
 		queue:   newQueue(cfg.QueueSize),
-		memo:    newMemo(cfg.MemoryMaxBytes),
 	}
 	f.closing, f.close = context.WithCancel(context.Background())
 	f.wakes = wakes{channel: f.name("aside:wake"), log: f.log, stop: f.closing, spawn: f.later, waiting: make(map[string][]*waiter)}
@@ -88,6 +88,11 @@ func newFront(backend Cache, cfg Config) *front {
 			f.startNear(b)
 		}
 	}
+	maxMemo := cfg.MemoryMaxBytes
+	if f.local { // it serves callers who share a load, and no further ones
+		maxMemo = max(1, maxMemo/16)
+	}
+	f.memo = newMemo(maxMemo)
 	return f
 }
 
@@ -248,6 +253,34 @@ func (f *front) here(space *Keyspace, key string) (*stored, bool) {
 		return s, ok
 	}
 	return nil, false
+}
+
+// kept returns a value that came from the backend with what it was decoded to before,
+// if anything.
+func (f *front) kept(key string, data []byte) *stored {
+	if f.memory != nil {
+		if s, ok := f.memory.look(key); ok && bytes.Equal(s.data, data) {
+			return s
+		}
+	}
+	return f.memo.of(key, data)
+}
+
+// roomFor is what a value of the keyspace may take in this process.
+func (f *front) roomFor(space *Keyspace) int {
+	if f.near != nil && f.near.covers(space.Name) {
+		return int(f.cfg.NearMaxBytes)
+	}
+	return int(f.cfg.MemoryMaxBytes)
+}
+
+// weigh has the cache that s is in weigh it anew. One that is in none, as it comes from
+// the backend and may go there again, is kept.
+func (f *front) weigh(key string, s *stored) {
+	if f.memory != nil && f.memory.weigh(key, s) || f.near.weigh(key, s) {
+		return
+	}
+	f.memo.keep(key, s)
 }
 
 // away asks the backend for a key's value on behalf of GetOrLoad.

@@ -50,15 +50,19 @@ type nearValue struct {
 type ticket struct{ live, changes uint64 }
 
 func newNear(maxBytes int64, covers func(space string) bool) *near {
+	maxAge := nearMaxAge
 	return &near{
 		covers: covers,
 		seed:   maphash.MakeSeed(),
 		values: otter.Must(&otter.Options[string, *nearValue]{
 			MaximumWeight: uint64(maxBytes),
-			Weigher: func(key string, v *nearValue) uint32 {
-				return weight(len(key) + 2*len(v.data)) // what it is decoded to is of the order of its bytes
-			},
-			ExpiryCalculator: otter.ExpiryWriting[string, *nearValue](nearMaxAge),
+			Weigher:       func(key string, v *nearValue) uint32 { return weight(entryBytes(key, &v.stored)) },
+			ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[string, *nearValue]) time.Duration {
+				if e.Value.decoded.Load() != nil {
+					return e.ExpiresAfter() // it is there, and weighed anew
+				}
+				return maxAge
+			}),
 		}),
 	}
 }
@@ -73,6 +77,11 @@ func (n *near) look(key string) (*stored, bool) {
 		return &v.stored, true
 	}
 	return nil, false
+}
+
+// weigh weighs the key's value anew, if that is still s.
+func (n *near) weigh(key string, s *stored) bool {
+	return n != nil && reweigh(n.values, key, func(v *nearValue) bool { return &v.stored == s })
 }
 
 // ask is to be called before a value is asked for that may be kept.

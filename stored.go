@@ -8,16 +8,46 @@ import (
 )
 
 // stored is a value as a cache has it. It remembers what the bytes were decoded to
-// where that is of use: see remembers.
+// where that is of use: see remembers. Its decoded value counts towards the cache's
+// bound like its bytes.
 type stored struct {
 	data    []byte
-	decoded atomic.Pointer[any] // of a *T
+	decoded atomic.Pointer[decoded]
+}
+
+// decoded is what a value's bytes were decoded to, and what it weighs. It has neither
+// when it is too large to be remembered.
+type decoded struct {
+	value any // a *T
+	bytes int
+}
+
+// bytes is what s weighs.
+func (s *stored) bytes() int {
+	n := allocated(cap(s.data))
+	if d := s.decoded.Load(); d != nil {
+		n += d.bytes
+	}
+	return n
+}
+
+// reweigh has a cache weigh an entry anew, and reports whether the cache still has it:
+// one that was removed or replaced meanwhile does not come back. The cache's expiry
+// must leave the entry's as it is.
+func reweigh[E any](cache *otter.Cache[string, *E], key string, isIt func(*E) bool) (has bool) {
+	cache.ComputeIfPresent(key, func(e *E) (*E, otter.ComputeOp) {
+		if has = isIt(e); has {
+			return e, otter.WriteOp
+		}
+		return e, otter.CancelOp
+	})
+	return has
 }
 
 // readFound returns what was found says to the keyspace's codec.
-func readFound[T any](space *Keyspace, got *found) (T, error) {
+func readFound[T any](f *front, space *Keyspace, key string, got *found) (T, error) {
 	if got.kept != nil {
-		return readStored[T](space, got.kept)
+		return readStored[T](f, space, key, got.kept)
 	}
 	if space.Codec == Bytes && (got.own || space.Share) {
 		if value, ok := adopt[T](got.value); ok {
@@ -37,7 +67,7 @@ func remembers[T any](space *Keyspace) bool {
 }
 
 // readStored returns what s says: with Share, the same to all who ask.
-func readStored[T any](space *Keyspace, s *stored) (T, error) {
+func readStored[T any](f *front, space *Keyspace, key string, s *stored) (T, error) {
 	if space.Share { // first, as it is the quickest
 		if space.Codec == Bytes {
 			if value, ok := adopt[T](s.data); ok {
@@ -57,20 +87,40 @@ func readStored[T any](space *Keyspace, s *stored) (T, error) {
 	if err != nil {
 		return value, err
 	}
-	if v := any(&value); !s.decoded.CompareAndSwap(nil, &v) {
-		if first, ok := decodedAs[T](s); ok {
-			return handOver(space, *first), nil
-		}
-		return value, nil // this keyspace's values are read as several types
+	if remember(f, space, key, s, &value) {
+		return handOver(space, value), nil
 	}
-	return handOver(space, value), nil
+	if first, ok := decodedAs[T](s); ok {
+		return handOver(space, *first), nil
+	}
+	return value, nil // it is too large, or this keyspace's values are read as several types
+}
+
+// remember keeps value as what s was decoded to, and has the cache of s know what that
+// weighs. It reports false when something is remembered already, or the value is too
+// large: a cache that has no room for it keeps the bytes alone.
+func remember[T any](f *front, space *Keyspace, key string, s *stored, value *T) bool {
+	if s.decoded.Load() != nil {
+		return false
+	}
+	d := new(decoded)
+	if room := f.roomFor(space) - entryBytes(key, s); room > 0 {
+		if n := sizeOf(space, s.data, value, room); n <= room {
+			d.value, d.bytes = value, n
+		}
+	}
+	if !s.decoded.CompareAndSwap(nil, d) || d.value == nil {
+		return false
+	}
+	f.weigh(key, s)
+	return true
 }
 
 // decodedAs returns what s was decoded to, if that was a T. It is kept as a *T: an
 // interface type has values of others.
 func decodedAs[T any](s *stored) (value *T, ok bool) {
 	if v := s.decoded.Load(); v != nil {
-		value, ok = (*v).(*T)
+		value, ok = v.value.(*T)
 	}
 	return value, ok
 }
@@ -93,10 +143,7 @@ type memo struct {
 func newMemo(maxBytes int64) *memo {
 	return &memo{otter.Must(&otter.Options[string, *stored]{
 		MaximumWeight: uint64(maxBytes),
-		// The decoded value's size is not known; it is of the order of its bytes.
-		Weigher: func(key string, s *stored) uint32 {
-			return weight(len(key) + 2*len(s.data))
-		},
+		Weigher:       func(key string, s *stored) uint32 { return weight(entryBytes(key, s)) },
 	})}
 }
 
@@ -105,7 +152,8 @@ func (m *memo) of(key string, data []byte) *stored {
 	if s, ok := m.values.GetIfPresent(key); ok && bytes.Equal(s.data, data) {
 		return s
 	}
-	s := &stored{data: data}
-	m.values.Set(key, s)
-	return s
+	return &stored{data: data}
 }
+
+// keep keeps s, which is decoded by now.
+func (m *memo) keep(key string, s *stored) { m.values.Set(key, s) }

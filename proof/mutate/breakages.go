@@ -43,6 +43,10 @@ var breakages = []breakage{
 	{"memory: an invalidation that leaves the lease", []edit{{"backend_memory.go", "	m.values.Invalidate(key)\n	l.endLoad()\n}\n\nfunc (m *memoryBackend) Lease", "	m.values.Invalidate(key)\n}\n\nfunc (m *memoryBackend) Lease"}}},
 	{"memory: a lease granted during a write", []edit{{"backend_memory.go", "	case l != nil && len(l.blocks) > 0 && req.Claim == nil:\n		return Lease{State: Writing}, nil\n", ""}}},
 	{"memory: an unblock that leaves the value", []edit{{"backend_memory.go", "		m.drop(key, l)\n		if l != nil {", "		if l != nil {"}}},
+	{"memory: a value that is weighed anew after it has gone", []edit{{"stored.go", "\t\tif has = isIt(e); has {\n", "\t\tif has = true; has {\n"}}},
+	{"memory: a value that lives longer for being weighed anew", []edit{{"backend_memory.go", "\t\t\t\treturn e.ExpiresAfter() // it is there, and weighed anew\n", "\t\t\t\treturn e.Value.ttl\n"}}},
+	{"memory: a decoded value that weighs nothing", []edit{{"stored.go", "\t\tn += d.bytes\n", "\t\tn += 0 * d.bytes\n"}}},
+	{"memory: a decoded value that there is no room for is kept", []edit{{"stored.go", "n <= room {\n", "n > 0 {\n"}}},
 
 	// The write path.
 	{"an update that does not seize", []edit{{"update.go", "	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)\n", "	var unblocked []string\n"}}},
