@@ -24,12 +24,12 @@ type memoryBackend struct {
 	seed    maphash.Seed
 	stripes [64]memoryStripe
 	closed  atomic.Bool
+	sweeps  atomic.Bool // a sweep is to come, as there are leases
 }
 
 type memoryStripe struct {
-	mu      sync.Mutex
-	leases  map[string]*memoryLease
-	sweepAt int // the size at which what has expired is swept out
+	mu     sync.Mutex
+	leases map[string]*memoryLease
 }
 
 // memoryEntry is a value or a not-found marker. It is not modified once it is
@@ -97,28 +97,44 @@ func (s *memoryStripe) unlock(key string) {
 	s.mu.Unlock()
 }
 
-func (s *memoryStripe) lease(key string) *memoryLease {
+// lease returns the key's lease, a new one if there is none. It needs the lock of s.
+func (m *memoryBackend) lease(s *memoryStripe, key string) *memoryLease {
 	l := s.leases[key]
 	if l == nil {
-		if len(s.leases) >= s.sweepAt {
-			s.sweep()
-		}
 		l = &memoryLease{}
 		s.leases[key] = l
+		m.sweepLater()
 	}
 	return l
 }
 
-// sweep forgets the leases of keys that nobody asks for any more. The stripe
-// has to double before the next one, so a lease pays for it once.
-func (s *memoryStripe) sweep() {
-	now := time.Now()
-	for key, l := range s.leases {
-		if l.expire(now); l.empty() {
-			delete(s.leases, key)
-		}
+// sweepLater has the leases swept once a failed one's mark is over.
+func (m *memoryBackend) sweepLater() {
+	if !m.sweeps.Load() && !m.closed.Load() && m.sweeps.CompareAndSwap(false, true) {
+		time.AfterFunc(failedMark, m.sweep)
 	}
-	s.sweepAt = max(64, 2*len(s.leases))
+}
+
+// sweep forgets the leases of keys that no caller asks for any more, and the memory
+// of those that were forgotten since the last sweep: a map does not shrink. There is
+// a next sweep while leases are left.
+func (m *memoryBackend) sweep() {
+	m.sweeps.Store(false)
+	for i := range m.stripes {
+		s := &m.stripes[i]
+		s.mu.Lock()
+		now := time.Now()
+		live := make(map[string]*memoryLease)
+		for key, l := range s.leases {
+			if l.expire(now); !l.empty() {
+				live[key] = l
+			}
+		}
+		if s.leases = live; len(live) > 0 {
+			m.sweepLater()
+		}
+		s.mu.Unlock()
+	}
 }
 
 func (l *memoryLease) empty() bool { return l.token == "" && l.failed == "" && len(l.blocks) == 0 }
@@ -214,7 +230,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req LeaseRequest) (
 	case l != nil && l.token != "":
 		return Lease{State: Loading, Token: l.token}, nil
 	}
-	l = s.lease(key)
+	l = m.lease(s, key)
 	l.token, l.until, l.claim = rand.Text(), time.Now().Add(req.TTL), req.Claim != nil
 	if l.claim {
 		l.token = req.Owner
@@ -278,7 +294,7 @@ func (m *memoryBackend) Block(_ context.Context, token string, ttl time.Duration
 	for _, key := range keys {
 		s, l := m.lock(key)
 		m.drop(key, l)
-		l = s.lease(key)
+		l = m.lease(s, key)
 		if l.blocks == nil {
 			l.blocks = make(map[string]time.Time)
 		}

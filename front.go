@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,8 +32,8 @@ type front struct {
 	count   counters
 	memory  *memoryBackend // backend, when it is one
 	memo    *memo
-	near    *near    // nil when there is none
-	warned  sync.Map // what was logged once for a keyspace, and need not be again
+	near    *near // nil when there is none
+	warned  warnings
 
 	nodes   sync.Map                // shard name: *node
 	single  atomic.Pointer[node]    // the one there is, if there can be no other
@@ -235,9 +236,43 @@ func (f *front) notStored(space *Keyspace, key string, err error) {
 }
 
 func (f *front) warnOnce(space *Keyspace, key, message string, err error) {
-	if _, again := f.warned.LoadOrStore([2]string{space.Name, message}, true); !again {
+	first, last := f.warned.add(space.Name, message)
+	if first {
 		f.log.Warn(message, "key", key, "err", err)
 	}
+	if last {
+		f.log.Warn("cache: more keyspaces have this trouble, which are not named", "trouble", message)
+	}
+}
+
+// maxWarned is how many keyspaces a message is logged for.
+const maxWarned = 256
+
+// warnings remembers what was logged once for a keyspace, and need not be again. Its
+// zero value is ready.
+type warnings struct {
+	mu    sync.Mutex
+	known map[string]map[string]bool // names of keyspaces by message
+}
+
+// add reports whether message is the first of its kind for the keyspace, and whether
+// it is the last that is logged for any.
+func (w *warnings) add(space, message string) (first, last bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	names := w.known[message]
+	if names[space] || len(names) >= maxWarned {
+		return false, false
+	}
+	if names == nil {
+		names = make(map[string]bool)
+		if w.known == nil {
+			w.known = make(map[string]map[string]bool)
+		}
+		w.known[message] = names
+	}
+	names[strings.Clone(space)] = true
+	return true, len(names) == maxWarned
 }
 
 // here returns a key's value that is in this process.

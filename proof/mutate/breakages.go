@@ -80,7 +80,7 @@ var breakages = []breakage{
 	// The read path.
 	{"a reader that is trusted while the key is queued", []edit{{"aside.go", "	if f.queue.distrusts(r.key) {\n		r.degrade(f)\n		return value, false\n	}\n", ""}}},
 	{"a value that is handed out without a copy", []edit{{"stored.go", "	if space.Share {\n		return value\n	}\n	return copyOf", "	if space.Share || true {\n		return value\n	}\n	return copyOf"}}},
-	{"a value that is taken for one of another type", []edit{{"stored.go", "		value, ok = (*v).(*T)\n", "		var first T\n		if first, ok = reflect.ValueOf(*v).Elem().Interface().(T); ok {\n			value = &first\n		}\n"}, {"stored.go", "	\"bytes\"\n", "	\"bytes\"\n	\"reflect\"\n"}}},
+	{"a value that is taken for one of another type", []edit{{"stored.go", "		value, ok = v.value.(*T)\n", "		var first T\n		if first, ok = reflect.ValueOf(v.value).Elem().Interface().(T); ok {\n			value = &first\n		}\n"}, {"stored.go", "	\"bytes\"\n", "	\"bytes\"\n	\"reflect\"\n"}}},
 	{"bytes that the backend keeps given away", []edit{{"reads.go", "got.own = r.many != nil", "got.own = true"}}},
 	{"a copy with the slices of another", []edit{{"copy.go", "		v.Set(s)\n		if", "		if"}}},
 	{"a copy whose slices have the elements of another", []edit{{"copy.go", "		if elem != nil {\n			copyElements(elem)(s)\n		}\n", ""}}},
@@ -153,7 +153,7 @@ var breakages = []breakage{
 	{"near: a flush that nobody heeds", []edit{{"tracking.go", "		t.near.forgetAll()\n", ""}}},
 	{"near: a broken connection that drops nothing", []edit{{"tracking.go", "	all := t.allHeard()\n	t.near.dropAll(all)\n", "	all := t.allHeard()\n	if all && t.near.live.Load() == 0 {\n		t.near.dropAll(all)\n	}\n"}}},
 	{"near: a silent connection that is trusted", []edit{{"tracking.go", "messages.ReceiveTimeout(within, trackingSilence)", "messages.ReceiveTimeout(context.WithoutCancel(within), time.Hour)"}}},
-	{"near: values without a bound on their age", []edit{{"near.go", "*nearValue](nearMaxAge)", "*nearValue](24 * time.Hour)"}}},
+	{"near: values without a bound on their age", []edit{{"near.go", "\tmaxAge := nearMaxAge\n", "\tmaxAge := 24 * time.Hour\n"}}},
 
 	// Trouble.
 	{"a breaker that ignores time-outs", []edit{{"attempt.go", "		a.node.failure(err, weight)\n	}\n	if a.stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			a.node.failure(err, weight)\n		}\n	}\n	if a.stores {"}}},
