@@ -2,14 +2,10 @@ package aside
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
 	"unsafe"
-
-	jsonv2 "github.com/go-json-experiment/json"
-	jsonv1 "github.com/go-json-experiment/json/v1"
 )
 
 // Codec turns values into the bytes that are stored and back. It may be called
@@ -26,32 +22,9 @@ type Codec interface {
 	Decode(data []byte, ptr any) error
 }
 
-// JSON is the Codec that is used where a keyspace names none. It writes what
-// encoding/json writes, and reads what encoding/json reads.
-var JSON Codec = jsonCodec{}
-
 // Bytes is the Codec of values that are bytes already, of type []byte or string:
 // they are stored as they are.
 var Bytes Codec = bytesCodec{}
-
-type jsonCodec struct{}
-
-// likeV1 makes the decoder of json/v2 read what encoding/json reads, but for the
-// words of its errors. It takes half of encoding/json's time, until Go 1.27, whose
-// encoding/json is this one.
-var likeV1 = jsonv2.JoinOptions(jsonv1.DefaultOptionsV1(), jsonv1.ReportErrorsWithLegacySemantics(false))
-
-func (jsonCodec) Encode(value any) ([]byte, error) { return json.Marshal(value) }
-
-// Decode has encoding/json decide what json/v2 refuses: a number for a
-// json.Number, say, whose type it does not know.
-func (jsonCodec) Decode(data []byte, ptr any) error {
-	if jsonv2.Unmarshal(data, ptr, likeV1) == nil {
-		return nil
-	}
-	reflect.ValueOf(ptr).Elem().SetZero()
-	return json.Unmarshal(data, ptr)
-}
 
 type bytesCodec struct{}
 

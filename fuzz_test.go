@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -158,7 +159,7 @@ func decoded[T any](space aside.Keyspace, stored []byte) (value T, ok bool) {
 		return value, !isString
 	}
 	var zero T
-	if json.Unmarshal(stored, &value) != nil {
+	if !utf8.Valid(stored) || json.Unmarshal(stored, &value) != nil {
 		return zero, false
 	}
 	return value, true
