@@ -78,19 +78,28 @@ func TestRedis_ConformanceOfADisobedientClient(t *testing.T) {
 // storing runs a test over each backend that stores: what it asks of one it asks
 // of all.
 func storing(t *testing.T, test func(t *testing.T, newCache func(t *testing.T) aside.Cache)) {
+	storingWith(t, aside.Config{}, test)
+}
+
+// storingWith is storing with caches of a Config.
+func storingWith(t *testing.T, cfg aside.Config, test func(t *testing.T, newCache func(t *testing.T) aside.Cache)) {
 	t.Run("memory", func(t *testing.T) {
 		t.Parallel()
-		test(t, func(t *testing.T) aside.Cache { return open(t, aside.Config{Type: aside.TypeMemory}) })
+		test(t, func(t *testing.T) aside.Cache {
+			cfg := cfg
+			cfg.Type = aside.TypeMemory
+			return open(t, cfg)
+		})
 	})
 	t.Run("miniredis", func(t *testing.T) {
 		t.Parallel()
 		server := miniredis.RunT(t)
-		test(t, func(t *testing.T) aside.Cache { return overRedis(t, server.Addr(), aside.Config{}) })
+		test(t, func(t *testing.T) aside.Cache { return overRedis(t, server.Addr(), cfg) })
 	})
 	t.Run("redis", func(t *testing.T) {
 		t.Parallel()
 		r := redistest.Start(t)
-		test(t, func(t *testing.T) aside.Cache { return overRedis(t, r.Addr, aside.Config{}) })
+		test(t, func(t *testing.T) aside.Cache { return overRedis(t, r.Addr, cfg) })
 	})
 }
 
