@@ -369,6 +369,8 @@ func TestRedisCliAndOthersShareTheKeys(t *testing.T) {
 	c.history(room, "MISS")
 	for _, spoil := range []func(){
 		func() { r.client.Set(t.Context(), key, "not json", 0) },
+		func() { r.client.Set(t.Context(), key, "[{\"content\": \"\xbe\xc8\xb3\xe7\"}]", 0) }, // cp949
+		func() { r.client.Set(t.Context(), key, "[{\"content\": \"\xed\xa0\xbd\"}]", 0) },     // half an emoji
 		func() { r.client.Del(t.Context(), key); r.client.HSet(t.Context(), key, "a", "b") },
 	} {
 		spoil()
