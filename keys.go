@@ -20,7 +20,8 @@ type Keyspace struct {
 	// it is not.
 	NotFoundTTL time.Duration
 
-	// Codec turns values into what is stored. Defaults to JSON.
+	// Codec turns values into the bytes that are stored. Defaults to JSON, of which
+	// a nil slice or map is null: None in Python.
 	Codec Codec
 
 	// Share says that values are never modified once loaded, so that callers may
