@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"hash/maphash"
 	"math"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +20,7 @@ import (
 // are few, short, and must not be evicted.
 type memoryBackend struct {
 	values  *otter.Cache[string, *memoryEntry]
+	states  []string // see covers
 	seed    maphash.Seed
 	stripes [64]memoryStripe
 	closed  atomic.Bool
@@ -316,31 +316,26 @@ func (m *memoryBackend) Unblock(_ context.Context, token string, keys ...string)
 	return nil
 }
 
-func (m *memoryBackend) Clear(ctx context.Context, prefixes ...string) error {
-	match := func(key string) bool {
-		for _, p := range prefixes {
-			if strings.HasPrefix(key, p) {
-				return true
-			}
-		}
-		return false
-	}
+func (m *memoryBackend) Clear(_ context.Context, prefixes ...string) error {
 	for i := range m.stripes {
 		s := &m.stripes[i]
 		s.mu.Lock()
 		for key, l := range s.leases {
-			if match(key) {
+			if l.expire(time.Now()); !l.claim && covers(prefixes, m.states, key) {
 				l.endLoad()
 			}
 		}
 		s.mu.Unlock()
 	}
 	for key := range m.values.Keys() {
-		if match(key) {
-			if err := m.Delete(ctx, key); err != nil {
-				return err
-			}
+		if !covers(prefixes, m.states, key) {
+			continue
 		}
+		s, l := m.lock(key)
+		if l == nil || !l.claim {
+			m.drop(key, l)
+		}
+		s.unlock(key)
 	}
 	return nil
 }

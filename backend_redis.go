@@ -58,6 +58,7 @@ type redisBackend struct {
 	obeys   bool                 // client obeys a context's deadline by itself
 	owned   bool                 // Close closes client
 	wait    int                  // how many replicas must have an invalidation
+	states  []string             // see covers
 	reached atomic.Bool          // a command has been answered
 	closed  atomic.Bool
 
@@ -218,7 +219,7 @@ func (b *redisBackend) Delete(ctx context.Context, keys ...string) error {
 // orPlain invalidates where Redis does not allow scripts, with single commands:
 // the lease ends before the value goes, so that no fill comes between.
 func (b *redisBackend) orPlain(ctx context.Context, err error, pairs []string, block string) error {
-	if !redis.HasErrorPrefix(err, "NOPERM") && !isUnknownCommand(err) {
+	if !isForbidden(err) {
 		return err
 	}
 	send := func(p redis.Pipeliner) {
@@ -234,6 +235,11 @@ func (b *redisBackend) orPlain(ctx context.Context, err error, pairs []string, b
 		return b.client.Pipelined(ctx, func(p redis.Pipeliner) error { send(p); return nil })
 	})
 	return err
+}
+
+// isForbidden reports whether err is the answer of a Redis that does not allow scripts.
+func isForbidden(err error) bool {
+	return redis.HasErrorPrefix(err, "NOPERM") || isUnknownCommand(err)
 }
 
 func isUnknownCommand(err error) bool {

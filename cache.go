@@ -68,11 +68,14 @@ type Cache interface {
 
 	// Clear removes all values and not-found markers whose keys start with one
 	// of the prefixes, and ends the leases on such keys before it does. Blocks
-	// stay. Keys that are stored while it runs may remain. An empty prefix is an
+	// stay, and so do claims that have not ended ([LeaseRequest]), with their
+	// values. Keys that are stored while it runs may remain. An empty prefix is an
 	// error. The Caches that Open, NewRedis and New return clear, without
 	// prefixes, what they own: all keys under Config.KeyPrefix, or without one
-	// the keyspaces chat_messages, user_chats, generation and cancel, and those
-	// that Config.Keyspaces and Config.TTLs name.
+	// the keyspaces chat_messages and user_chats, and those that Config.Keyspaces
+	// and Config.TTLs name. The keyspaces generation and cancel hold states and
+	// nothing that is cached: theirs are cleared only by a prefix that names the
+	// keyspace, such as "cancel:", or by a backend of one's own under a KeyPrefix.
 	Clear(ctx context.Context, prefixes ...string) error
 
 	// Status describes the backend. It asks it, so it fails when the backend

@@ -97,8 +97,7 @@ type Config struct {
 	WaitReplicas int
 
 	// Keyspaces names keyspaces that Clear removes when there is no KeyPrefix, and
-	// that a near cache keeps, beside chat_messages, user_chats, generation and
-	// cancel, and those of TTLs.
+	// that a near cache keeps, beside chat_messages, user_chats and those of TTLs.
 	Keyspaces []Keyspace
 
 	// Logger gets [CACHE HIT] and [CACHE MISS] at debug level, and at warn level that

@@ -79,7 +79,9 @@ func newFront(backend Cache, cfg Config) *front {
 		f.off, f.local = true, true
 	case *memoryBackend:
 		f.local, f.memory = true, b
+		b.states = f.names(states)
 	case *redisBackend:
+		b.states = f.names(states)
 		if b.cluster != nil {
 			f.shardOf = b.shard
 			f.lookUp = func() { b.cluster.ReloadState(f.closing) }
@@ -339,7 +341,7 @@ func (f *front) startNear(b *redisBackend) {
 	var prefixes []string
 	spaces := make(map[string]bool)
 	for _, s := range f.spaces() {
-		if s != generation.Name && s != cancelSignal.Name {
+		if !isState(s) {
 			spaces[s] = true
 			prefixes = append(prefixes, f.name(s+":"))
 		}

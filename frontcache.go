@@ -148,7 +148,9 @@ func (f *front) owned() []string {
 	}
 	var out []string
 	for _, name := range f.spaces() {
-		out = append(out, name+":")
+		if !isState(name) {
+			out = append(out, name+":")
+		}
 	}
 	return out
 }

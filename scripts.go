@@ -226,10 +226,25 @@ return 1
 // leaseFields are those that an invalidation removes from a lease key. Blocks stay.
 var leaseFields = []string{"load", "until", "claim", "waits", "failed", "none"}
 
+// luaClaimed tells whether a lease key holds a claim that has not ended.
+const luaClaimed = `
+local function claimed(key)
+	local lease = redis.pcall('HMGET', key, 'claim', 'until')
+	return not lease.err and lease[1] and (tonumber(lease[2]) or 0) > now
+end
+`
+
+// clearSource removes the value KEYS[1], whose lease key is KEYS[2], for Clear.
+const clearSource = "-- clear" + luaNow + luaClaimed + `
+if claimed(KEYS[2]) then return 0 end
+return redis.call('UNLINK', KEYS[1])
+`
+
 // endLeaseSource ends the lease in KEYS[1], that of the key ARGV[1], for Clear.
-// Blocks stay. It is text, since a pipeline can not fall back from a digest that
-// Redis does not know.
-const endLeaseSource = "-- end lease" + luaWake + `
+// Blocks stay, and claims. It is text, since a pipeline can not fall back from a
+// digest that Redis does not know.
+const endLeaseSource = "-- end lease" + luaNow + luaClaimed + luaWake + `
+if claimed(KEYS[1]) then return 0 end
 local waits = redis.pcall('HGET', KEYS[1], 'waits')
 local reply = redis.pcall('HDEL', KEYS[1], 'load', 'until', 'claim', 'waits', 'failed', 'none')
 if type(reply) == 'table' and reply.err then redis.call('DEL', KEYS[1]) end

@@ -84,6 +84,24 @@ var ofValues = []testCase{
 		t.must(t.c.Clear(t.Context(), "a[b]*:"))
 		t.wantMiss("a[b]*:1")
 	}},
+	{"ClearLeavesClaims", func(t *test) {
+		token := t.claim(aside.Granted)
+		t.set("chat_messages:B", value)
+		t.must(t.c.Clear(t.Context(), "chat_messages:"))
+		t.wantMiss("chat_messages:B")
+		t.wantHit(key, []byte("1"))
+		t.claim(aside.Present)
+		t.extend(key, token, true)
+		t.must(t.c.Release(t.Context(), key, token))
+		t.wantMiss(key)
+	}},
+	{"ClearRemovesTheValueOfAClaimThatHasEnded", func(t *test) {
+		token := t.claim(aside.Granted)
+		t.set(key, value)
+		t.extend(key, token, false)
+		t.must(t.c.Clear(t.Context(), "chat_messages:"))
+		t.wantMiss(key)
+	}},
 	{"ClearRemovesNotFoundMarkers", func(t *test) {
 		token := t.granted("a:1")
 		_, err := t.c.Fill(t.Context(), "a:1", token, aside.Fill{NotFound: true, TTL: ttl})

@@ -32,8 +32,9 @@ type Options struct {
 //	GET  /cache/test
 //	GET  /cache/config
 //
-// and the same under /api/v1/cache/. Clearing is refused to browsers on pages of
-// other origins. No answer has a secret in it.
+// and the same under /api/v1/cache/. Clearing drops what is cached, and leaves the
+// state of generations; it is refused to browsers on pages of other origins. No
+// answer has a secret in it.
 func Handler(cache aside.Cache, cfg aside.Config, opts Options) http.Handler {
 	h := &handler{cache: cache, cfg: cfg, opts: opts}
 	sameOrigin := http.NewCrossOriginProtection()

@@ -194,6 +194,14 @@ var breakages = []breakage{
 	{"a Clear that leaves leases", []edit{{"clear.go", "				p.Eval(ctx, endLeaseSource, []string{lease}, key)\n", "				_ = key\n"}}},
 	{"a Clear that takes values before leases", []edit{{"clear.go", "	err := scan(ctx, node, \"*lease*\", func(batch []string) error {", "	var err error\n	defer scan(ctx, node, \"*lease*\", func(batch []string) error {"}}},
 	{"a Clear that lets running loads of this process be joined", []edit{{"frontcache.go", "	f.flights.detachAll() // who comes now does not wait for what began before\n", ""}}},
+	{"a Clear that ends claims", []edit{{"scripts.go", "luaWake + `\nif claimed(KEYS[1]) then return 0 end\n", "luaWake + `\n"}}},
+	{"a Clear that takes the values of claims", []edit{{"scripts.go", "if claimed(KEYS[2]) then return 0 end\n", ""}}},
+	{"a Clear that takes a lease for a claim", []edit{{"scripts.go", "lease[1] and (tonumber(lease[2]) or 0) > now", "lease[2]"}}},
+	{"memory: a Clear that ends claims", []edit{{"backend_memory.go", "l.expire(time.Now()); !l.claim && covers(", "covers("}}},
+	{"memory: a Clear that takes the values of claims", []edit{{"backend_memory.go", "		if l == nil || !l.claim {\n			m.drop(key, l)\n		}\n", "		m.drop(key, l)\n"}}},
+	{"a Clear of everything that takes states", []edit{{"frontcache.go", "		if !isState(name) {\n			out = append(out, name+\":\")\n		}\n", "		out = append(out, name+\":\")\n"}}},
+	{"a Clear of a key prefix that takes states", []edit{{"clear.go", "len(p) >= least && ", ""}, {"clear.go", "	least := 0\n	for _, s := range states {\n		if strings.HasPrefix(key, s) {\n			least = len(s)\n		}\n	}\n", ""}}},
+	{"a Clear that fails where scripts are forbidden", []edit{{"clear.go", "			if isForbidden(err) {\n", "			if false {\n"}}},
 	{"a Clear that takes a prefix for a pattern", []edit{{"clear.go", "globEscape(prefix)+\"*\"", "prefix+\"*\""}}},
 
 	// Generations.
