@@ -212,6 +212,8 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req LeaseRequest) (
 	if ok && req.Bad != nil && bytes.Equal(e.data, req.Bad) {
 		m.values.Invalidate(key)
 		ok = false
+	} else if !ok && req.Bad != nil && req.Claim != nil {
+		return Lease{State: Absent}, nil
 	}
 	if !ok && req.Claim != nil {
 		l.endLoad() // a claim stands and falls with its value

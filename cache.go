@@ -54,7 +54,8 @@ type Cache interface {
 	Fill(ctx context.Context, key, token string, fill Fill) (stored bool, err error)
 
 	// Release ends the lease that token names without storing anything, and
-	// removes the value of a claim. A lease that has ended is not an error.
+	// removes the value of a claim, unless another program has overwritten it. A
+	// lease that has ended is not an error.
 	Release(ctx context.Context, key, token string) error
 
 	// Block does what Delete does, and keeps leases from being granted until
@@ -106,7 +107,9 @@ type LeaseRequest struct {
 
 	// Claim, when not nil, is stored as the key's value with the lease, and for
 	// as long: a lease that other programs can see. It is granted exactly when
-	// the key has no value, or that of a claim with the same Owner.
+	// the key has no value, or that of a claim with the same Owner. With Bad, it
+	// is granted exactly when it takes Bad's place, or the same Owner's claim
+	// stands; the answer is Absent where the key has no value.
 	Claim []byte
 
 	// Owner is the token of a claim. Its owner chooses it, and uses it for no

@@ -49,6 +49,7 @@ type Generation struct {
 	claimed  bool      // the key may be there, and ours: a claim was answered, or its answer lost
 	held     bool      // it is
 	taken    bool      // another process has the key
+	older    []byte    // is in the cancel signal from before the claim: see mark
 	beatAt   time.Time // when to write the key next
 	until    time.Time // when the key has expired unless it is written again
 	finished bool
@@ -81,7 +82,9 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	}
 	g := &Generation{all: gs, chatID: chatID, token: rand.Text(), turn: make(chan struct{}, 1)}
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
-	defer g.takeTurn()() // until it has started, nobody else touches its key
+	budget := gs.f.newBudget()
+	done, _ := g.takeTurn(budget) // until it has started, nobody else touches its key
+	defer done()
 
 	gs.mu.Lock()
 	if gs.active[chatID] != nil {
@@ -91,14 +94,9 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	}
 	gs.active[chatID] = g
 	gs.mu.Unlock()
-	budget := gs.f.newBudget()
 	for _, ended := range gs.endingIn(chatID) {
 		ended.end(budget)
 	}
-	// A signal that is older than the generation is not meant for it. One that
-	// comes after the claim is, so only what was there before is removed.
-	signal := CancelKey(chatID).String()
-	stale, _ := gs.f.get(ctx, gs.f.name(signal), budget)
 	g.claim(ctx, budget)
 	switch {
 	case ctx.Err() != nil:
@@ -109,8 +107,6 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 		gs.remove(g)
 		g.cancel(ErrGenerating)
 		return nil, ErrGenerating
-	case stale.ok:
-		_ = gs.cache.Delete(ctx, signal)
 	}
 	gs.poll()
 	return g, nil
@@ -137,19 +133,29 @@ func (g *Generation) Finish() {
 
 	f, budget := g.all.f, g.all.f.newBudget()
 	_ = f.invalidate(g.ctx, budget, f.name(ChatMessages(g.chatID).String())) // queued at worst
-	done := g.takeTurn()
-	if !g.isTaken() {
-		_ = f.invalidate(g.ctx, budget, f.name(CancelKey(g.chatID).String()))
-	}
-	done()
 	g.all.retire(g)
 	g.end(budget)
 }
 
-// takeTurn waits until nobody else is at the generation's key.
-func (g *Generation) takeTurn() (done func()) {
-	g.turn <- struct{}{}
-	return func() { <-g.turn }
+// takeTurn waits until nobody else is at the generation's key, as long as the budget
+// lasts: the other may be waiting for a backend that does not answer.
+func (g *Generation) takeTurn(b *budget) (done func(), ok bool) {
+	done = func() { <-g.turn }
+	select {
+	case g.turn <- struct{}{}:
+		return done, true
+	default:
+	}
+	begun := time.Now()
+	defer func() { b.left -= time.Since(begun) }()
+	timer := time.NewTimer(max(0, b.left))
+	defer timer.Stop()
+	select {
+	case g.turn <- struct{}{}:
+		return done, true
+	case <-timer.C:
+		return nil, false
+	}
 }
 
 func (g *Generation) isTaken() bool {
@@ -260,28 +266,86 @@ func (gs *Generations) endingIn(chatID string) (out []*Generation) {
 }
 
 // claim writes the key if there is none. It needs the turn.
+//
+// A cancel signal that is there before the first claim is older than the generation,
+// and must not end it. So it is marked before, and removed once the key is claimed.
+// While it can not be marked there is no claim, and no Cancel in another process that
+// could succeed.
 func (g *Generation) claim(ctx context.Context, b *budget) {
-	ttl := g.all.f.ttl.base(&generation)
+	f, ttl := g.all.f, g.all.f.ttl.base(&generation)
 	sent := time.Now()
-	another := len(g.all.endingIn(g.chatID)) > 0 // the key there may be that of one of ours
-	var l Lease
-	var err error
-	if !another {
-		f := g.all.f // what it distrusts are values that were loaded, not this
-		l, err = f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
-	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.beatAt = sent.Add(retryBeat)
+	first := !g.claimed
+	g.mu.Unlock()
+	if len(g.all.endingIn(g.chatID)) > 0 { // the key there may be that of one of ours
+		return
+	}
+	var mark string
+	if first {
+		signal, key := g.read(ctx, b)
+		var err error
+		if signal.err == nil && key.err == nil && !key.ok {
+			mark, err = g.mark(ctx, b, signal)
+		}
+		g.mu.Lock()
+		g.taken, g.older = key.ok, nil
+		if mark != "" {
+			g.older = []byte(mark)
+		}
+		g.mu.Unlock()
+		if key.ok || errors.Join(signal.err, key.err, err) != nil {
+			return
+		}
+	}
+	// What the front distrusts are values that were loaded, not this.
+	l, err := f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
+	g.mu.Lock()
 	switch {
-	case another:
 	case err != nil:
-		g.claimed, g.until = true, sent.Add(ttl+g.all.f.cfg.Timeout)
+		g.claimed, g.until = true, sent.Add(ttl+f.cfg.Timeout)
 	case l.State == Granted:
 		g.owns(sent, ttl)
 	case l.State == Present:
 		g.taken = true
 	}
+	g.mu.Unlock()
+	if mark != "" && err == nil && l.State == Granted {
+		_ = f.release(ctx, f.name(CancelKey(g.chatID).String()), b, mark) // else it expires
+	}
+}
+
+// mark makes the cancel signal that was read one that can be told from any that comes
+// later: a claim of its own, with a name that stands in its value behind those of
+// earlier marks. It still is a signal for everybody else. A mark that is carried out
+// late makes no signal where there is none, and releasing it removes no other one.
+// mark is empty when the signal has gone.
+func (g *Generation) mark(ctx context.Context, b *budget, signal found) (mark string, err error) {
+	f := g.all.f
+	for signal.ok {
+		mark = rand.Text() // a name for each attempt, as one that got no answer may be carried out later
+		bad := append([]byte{}, signal.value...)
+		l, err := f.lease(ctx, f.name(CancelKey(g.chatID).String()), b, LeaseRequest{
+			TTL: f.ttl.base(&cancelSignal), Bad: bad, Claim: append(bad[:len(bad):len(bad)], " "+mark...), Owner: mark,
+		})
+		if err != nil || l.State == Granted {
+			return mark, err
+		}
+		signal = found{value: l.Value, ok: l.State == Present} // it has changed
+	}
+	return "", nil
+}
+
+// read returns what there is under the keys cancel and generation, which it asks for
+// at once.
+func (g *Generation) read(ctx context.Context, b *budget) (signal, key found) {
+	f, other := g.all.f, *b
+	var group sync.WaitGroup
+	group.Go(func() { key, key.err = f.get(ctx, f.name(GenerationKey(g.chatID).String()), &other) })
+	signal, signal.err = f.get(ctx, f.name(CancelKey(g.chatID).String()), b)
+	group.Wait()
+	b.left = min(b.left, other.left)
+	return signal, key
 }
 
 // owns needs g.mu.
@@ -290,17 +354,26 @@ func (g *Generation) owns(sent time.Time, ttl time.Duration) {
 	g.beatAt = sent.Add(ttl / 3)
 }
 
-// beat keeps the key, or claims it when it is gone or never was there.
-func (g *Generation) beat(ctx context.Context) {
-	defer g.takeTurn()()
+// beat keeps the key, or claims it when it is gone or never was there. gone says that
+// it has just been looked for and was not there: then there is no reason to wait.
+func (g *Generation) beat(ctx context.Context, b *budget, gone bool) {
+	done, ok := g.takeTurn(b)
+	if !ok {
+		return
+	}
+	defer done()
 	g.mu.Lock()
-	idle, held := g.finished || g.taken || time.Now().Before(g.beatAt), g.held
+	now := gone && (g.held || !g.claimed)
+	if gone {
+		g.held = false
+	}
+	idle, held := g.finished || g.taken || !now && time.Now().Before(g.beatAt), g.held
 	g.mu.Unlock()
 	if idle {
 		return
 	}
 	if !held || !g.extend(ctx) {
-		g.claim(ctx, g.all.f.newBudget())
+		g.claim(ctx, b)
 	}
 }
 
@@ -324,15 +397,18 @@ func (g *Generation) extend(ctx context.Context) (held bool) {
 	return held
 }
 
-// end removes the key of a finished generation, or leaves it among the ending
+// end removes the keys of a finished generation, or leaves it among the ending
 // for the next time. A key that is another's is not touched: the token differs.
 func (g *Generation) end(b *budget) {
-	defer g.takeTurn()()
 	gs := g.all
-	g.mu.Lock()
-	there := g.claimed && time.Now().Before(g.until)
-	g.mu.Unlock()
-	if there {
+	done, ok := g.takeTurn(b)
+	if !ok {
+		gs.poll()
+		return
+	}
+	defer done()
+	if g.isThere() {
+		g.removeSignal(b)
 		err := gs.f.release(context.Background(), gs.f.name(GenerationKey(g.chatID).String()), b, g.token)
 		if err != nil && !errors.Is(err, ErrClosed) {
 			gs.poll()
@@ -342,4 +418,26 @@ func (g *Generation) end(b *budget) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
 	delete(gs.ending, g)
+}
+
+// isThere reports whether the key may be there, and ours.
+func (g *Generation) isThere() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.claimed && time.Now().Before(g.until)
+}
+
+// removeSignal removes the cancel signal that is there while the generation has its
+// key: it has been handled, or comes too late. One that can not be removed expires,
+// and the next generation knows it for what it is.
+func (g *Generation) removeSignal(b *budget) {
+	ctx, f, signal := context.Background(), g.all.f, g.all.f.name(CancelKey(g.chatID).String())
+	got, err := f.get(ctx, signal, b)
+	if err != nil || g.isTaken() {
+		return
+	}
+	mark, err := g.mark(ctx, b, got)
+	if err == nil && mark != "" && g.isThere() { // it had the key when the signal was marked
+		_ = f.release(ctx, signal, b, mark)
+	}
 }

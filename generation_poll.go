@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"time"
@@ -38,7 +39,6 @@ func (gs *Generations) pollAll() {
 			slots <- struct{}{}
 			group.Go(func() {
 				g.look(gs.f.closing)
-				g.beat(gs.f.closing)
 				<-slots
 			})
 		}
@@ -68,19 +68,20 @@ func (gs *Generations) snapshot() (active, ending []*Generation, idle bool) {
 	return active, ending, idle
 }
 
-// look ends the generation's context when there is a cancel signal, and removes
-// the signal, which has been handled then.
+// look ends the generation's context when there is a cancel signal, which Finish
+// removes, and keeps the generation's key.
 func (g *Generation) look(ctx context.Context) {
 	g.mu.Lock()
-	skip := g.finished || g.taken || g.ctx.Err() != nil
+	skip, claimed, older := g.finished || g.taken, g.claimed, g.older
 	g.mu.Unlock()
 	if skip {
 		return
 	}
-	signal := CancelKey(g.chatID).String()
-	if _, ok, err := g.all.cache.Get(ctx, signal); err != nil || !ok {
-		return
+	budget := g.all.f.newBudget()
+	signal, key := g.read(ctx, budget)
+	// Without a claim when it was read, it may be one from before that is not marked yet.
+	if signal.ok && claimed && (older == nil || !bytes.Contains(signal.value, older)) {
+		g.cancel(ErrCancelled)
 	}
-	g.cancel(ErrCancelled)
-	_ = g.all.cache.Delete(ctx, signal)
+	g.beat(ctx, budget, key.err == nil && !key.ok)
 }

@@ -6,7 +6,7 @@ import "github.com/redis/go-redis/v9"
 // key. A lease key is a hash:
 //
 //	load   the token of the reader's lease    until  its deadline
-//	claim  1 when the value is a claim's
+//	claim  the value, when the lease is a claim
 //	waits  the channel on which those who wait for the lease want to hear of its end
 //	failed the token of a lease that was released without a value, and its deadline
 //	none   the deadline of the not-found marker
@@ -99,13 +99,15 @@ if type(value) == 'table' and value.err then
 	redis.call('UNLINK', KEYS[1])
 	value = false
 end
-if value and ARGV[4] == '1' and value == ARGV[5] then
+local replaced = value and ARGV[4] == '1' and value == ARGV[5]
+if replaced then
 	redis.call('UNLINK', KEYS[1])
 	value = false
 end
 local claim = ARGV[6] == '1'
 if value and claim and live['claim'] and live['load'] == ARGV[8] then return {'granted', ARGV[8]} end
 if value then return {'present', value} end
+if claim and ARGV[4] == '1' and not replaced then return {'absent', ''} end
 if not claim then
 	if live['none'] then return {'absent', ''} end
 	if blocked then return {'writing', ''} end
@@ -125,7 +127,7 @@ for _, field in ipairs(dead) do
 	if field ~= 'load' and field ~= 'until' then redis.call('HDEL', KEYS[2], field) end
 end
 if claim then
-	redis.call('HSET', KEYS[2], 'claim', '1')
+	redis.call('HSET', KEYS[2], 'claim', ARGV[7])
 else
 	redis.call('HDEL', KEYS[2], 'claim')
 end
@@ -174,7 +176,7 @@ return 1
 if live['load'] ~= ARGV[1] then return 0 end
 redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits')
 if live['claim'] then
-	redis.call('UNLINK', KEYS[1])
+	if redis.pcall('GET', KEYS[1]) == live['claim'] then redis.call('UNLINK', KEYS[1]) end
 else
 	local deadline = now + tonumber(ARGV[2])
 	redis.call('HSET', KEYS[2], 'failed', ARGV[1] .. ' ' .. string.format('%.0f', deadline))

@@ -221,6 +221,35 @@ var ofLeases = []testCase{
 		t.set(key, []byte("1"))
 		t.claim(aside.Present)
 	}},
+	{"SetEndsAClaim", func(t *test) {
+		token := t.claim(aside.Granted)
+		t.set(key, []byte("1"))
+		t.extend(key, token, false)
+		t.must(t.c.Release(t.Context(), key, token))
+		t.wantHit(key, []byte("1"))
+	}},
+	{"AClaimTakesThePlaceOfABadValue", func(t *test) {
+		req := aside.LeaseRequest{TTL: ttl, Bad: []byte("1"), Claim: []byte("mine"), Owner: "mine"}
+		claim := func(want aside.LeaseState) aside.Lease {
+			t.Helper()
+			l, err := t.c.Lease(t.Context(), key, req)
+			t.must(err)
+			t.want("state of the claim", l.State, want)
+			return l
+		}
+		claim(aside.Absent) // there is nothing whose place it could take
+		t.wantMiss(key)
+		t.set(key, []byte("other"))
+		if l := claim(aside.Present); string(l.Value) != "other" {
+			t.Errorf("the value is %.80q, want %.80q", l.Value, "other")
+		}
+		t.set(key, []byte("1"))
+		claim(aside.Granted)
+		t.wantHit(key, []byte("mine"))
+		claim(aside.Granted) // asked for again
+		t.must(t.c.Release(t.Context(), key, "mine"))
+		t.wantMiss(key)
+	}},
 	{"ExtendKeepsAClaim", func(t *test) {
 		var l aside.Lease
 		t.brief(func(d time.Duration) bool {

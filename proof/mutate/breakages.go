@@ -35,7 +35,7 @@ var breakages = []breakage{
 	{"a block that never expires beside other fields", []edit{{"scripts.go", "'w:' and keep(all[i], all[i + 1]) then blocked = true end", "'w:' then keep(all[i], all[i + 1]) blocked = true end"}}},
 	{"waiters of failing loads that load in turn", []edit{{"scripts.go", "			return {'unleased', ''}\n", "			return {'loading', live['load']}\n"}}},
 	{"a claim that ignores another's value", []edit{{"scripts.go", "if value then return {'present', value} end", "if value and not claim then return {'present', value} end"}}},
-	{"a bad value removed without comparing", []edit{{"scripts.go", "if value and ARGV[4] == '1' and value == ARGV[5] then", "if value and ARGV[4] == '1' then"}}},
+	{"a bad value removed without comparing", []edit{{"scripts.go", "local replaced = value and ARGV[4] == '1' and value == ARGV[5]", "local replaced = value and ARGV[4] == '1'"}}},
 	{"a lease key in another slot", []edit{{"leasekey.go", "return \"{\" + key + \"}:lease\"", "return key + \":lease\""}}},
 
 	// The same in memory.
@@ -206,9 +206,20 @@ var breakages = []breakage{
 
 	// Generations.
 	{"a generation that leaves the history stale", []edit{{"generation.go", "	_ = f.invalidate(g.ctx, budget, f.name(ChatMessages(g.chatID).String())) // queued at worst\n", ""}}},
-	{"a generation whose cancel is not looked for", []edit{{"generation_poll.go", "				g.look(gs.f.closing)\n", ""}}},
-	{"a generation whose key is not kept", []edit{{"generation_poll.go", "				g.beat(gs.f.closing)\n", ""}}},
-	{"a generation that starts beside another", []edit{{"generation.go", "	case l.State == Present:\n		g.taken = true\n", ""}}},
-	{"a generation that keeps its key", []edit{{"generation.go", "	if there {\n", "	if false {\n"}, {"generation.go", "	there := g.claimed", "	_ = g.claimed"}}},
-	{"a generation cancelled by an older signal", []edit{{"generation.go", "	case stale.ok:\n		_ = gs.cache.Delete(ctx, signal)\n", "	case stale.ok:\n"}}},
+	{"a generation whose cancel is not looked for", []edit{{"generation_poll.go", "		g.cancel(ErrCancelled)\n", ""}}},
+	{"a generation whose key is not kept", []edit{{"generation_poll.go", "	g.beat(ctx, budget, key.err == nil && !key.ok)\n", "	_ = key\n"}}},
+	{"a generation that starts beside another", []edit{{"generation.go", "	case l.State == Present:\n		g.taken = true\n", ""}, {"generation.go", "g.taken, g.older = key.ok, nil", "g.older = nil"}, {"generation.go", "if key.ok || errors.Join(", "if errors.Join("}}},
+	{"a generation that keeps its key", []edit{{"generation.go", "	if g.isThere() {\n", "	if false {\n"}}},
+	{"a generation cancelled by an older signal", []edit{{"generation_poll.go", "(older == nil || !bytes.Contains(signal.value, older))", "(older == nil || !bytes.Contains(signal.value, older) || true)"}}},
+	{"a signal that two marked taken for a new one", []edit{{"generation.go", "append(bad[:len(bad):len(bad)], \" \"+mark...)", "append([]byte(\"1 \"), mark...)"}}},
+	{"a signal marked late taken for an older one", []edit{{"generation.go", "		mark = rand.Text() //", "		mark = \"by \" + g.token //"}}},
+	{"a signal removed by name at the start", []edit{{"generation.go", "		_ = f.release(ctx, f.name(CancelKey(g.chatID).String()), b, mark) // else it expires\n", "		_ = f.invalidate(ctx, b, f.name(CancelKey(g.chatID).String()))\n"}}},
+	{"a signal removed by name at the end", []edit{{"generation.go", "		_ = f.release(ctx, signal, b, mark)\n", "		_ = f.invalidate(ctx, b, signal)\n"}}},
+	{"a handled signal that stays", []edit{{"generation.go", "		g.removeSignal(b)\n", ""}}},
+	{"a generation that claims beside a signal it could not mark", []edit{{"generation.go", "if key.ok || errors.Join(signal.err, key.err, err) != nil {", "if _ = errors.Join(err); key.ok {"}}},
+	{"a claim in place of nothing", []edit{{"scripts.go", "if claim and ARGV[4] == '1' and not replaced then return {'absent', ''} end\n", ""}}},
+	{"memory: a claim in place of nothing", []edit{{"backend_memory.go", "	} else if !ok && req.Bad != nil && req.Claim != nil {\n		return Lease{State: Absent}, nil\n", ""}}},
+	{"a release that removes what another program stored", []edit{{"scripts.go", "	if redis.pcall('GET', KEYS[1]) == live['claim'] then redis.call('UNLINK', KEYS[1]) end\n", "	redis.call('UNLINK', KEYS[1])\n"}}},
+	{"a generation whose key is gone until it would have been renewed", []edit{{"generation.go", "	now := gone && (g.held || !g.claimed)\n", "	now := false\n"}}},
+	{"a turn that is waited for as long as it takes", []edit{{"generation.go", "time.NewTimer(max(0, b.left))", "time.NewTimer(time.Hour)"}}},
 }
