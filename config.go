@@ -34,7 +34,8 @@ type Config struct {
 	KeyPrefix string
 
 	// TTLs are times to live by keyspace name, and take precedence over those of
-	// the keyspaces themselves. Each is from 1 ms to a year.
+	// the keyspaces themselves. Each is from 1 ms to a year, that of generation from
+	// 5 s and that of cancel from 500 ms.
 	TTLs map[string]time.Duration
 
 	// Jitter is the largest share of a value's time to live that is taken off at
@@ -47,8 +48,8 @@ type Config struct {
 	// first: it should be three round trips to Redis at least. Defaults to 250 ms.
 	Timeout time.Duration
 
-	// LoadTimeout ends a loader's context. Defaults to 5 minutes; negative means
-	// never.
+	// LoadTimeout ends a loader's context. It is at least 1 ms. Defaults to 5 minutes;
+	// negative means never.
 	LoadTimeout time.Duration
 
 	// MemoryMaxBytes bounds the memory backend: keys, encoded values, the decoded
@@ -193,8 +194,8 @@ func (c Config) validate() error {
 		if !isName(name) {
 			bad("Config.TTLs[%.80q]: as names of keyspaces, %s are accepted", name, acceptedNames)
 		}
-		if err := checkTTL(ttl); err != nil {
-			bad("Config.TTLs[%.80q]: %w", name, err)
+		if least := leastTTL(name); ttl < least || ttl > maxTTL {
+			bad("Config.TTLs[%.80q] %v: from %v to %v (one year) is accepted", name, ttl, least, maxTTL)
 		}
 	}
 	for _, s := range c.Keyspaces {
@@ -207,6 +208,9 @@ func (c Config) validate() error {
 	}
 	if c.Timeout < 0 || c.Timeout > 0 && c.Timeout < time.Millisecond {
 		bad("Config.Timeout %v: at least 1ms is accepted", c.Timeout)
+	}
+	if c.LoadTimeout > 0 && c.LoadTimeout < time.Millisecond {
+		bad("Config.LoadTimeout %v: at least 1ms is accepted, or less than 0 for never", c.LoadTimeout)
 	}
 	if c.MemoryMaxBytes < 0 || c.NearMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 || c.WaitReplicas < 0 {
 		bad("Config.MemoryMaxBytes %d, NearMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d: they can not be negative", c.MemoryMaxBytes, c.NearMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas)

@@ -32,8 +32,8 @@ func Environ() map[string]string {
 //	CACHE_KEY_PREFIX        in front of every key ()
 //	CACHE_TTL_CHAT_MESSAGES time to live (1800)
 //	CACHE_TTL_USER_CHATS    time to live (600)
-//	CACHE_TTL_GENERATION    time to live (300)
-//	CACHE_TTL_CANCEL        time to live (60)
+//	CACHE_TTL_GENERATION    time to live, from 5s (300)
+//	CACHE_TTL_CANCEL        time to live, from 500ms (60)
 //	CACHE_TTL_<NAME>        time to live of the keyspace <name>, in lower case
 //	CACHE_TTL_JITTER        share taken off at random, 0 to 0.9 (0)
 //	CACHE_TIMEOUT           what a call may spend on trouble (250ms)
@@ -125,7 +125,8 @@ func (e *envReader) ttls(ttls map[string]time.Duration) {
 			continue
 		}
 		var ttl time.Duration
-		readVar(e, name, "seconds (1800) or a duration (30m), from 1ms to one year,", &ttl, parseDuration(minTTL, maxTTL))
+		least := leastTTL(space)
+		readVar(e, name, fmt.Sprintf("seconds (1800) or a duration (30m), from %v to one year,", least), &ttl, parseDuration(least, maxTTL))
 		if ttl != 0 {
 			ttls[space] = ttl
 		}

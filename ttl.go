@@ -44,6 +44,18 @@ func (p ttlPolicy) jittered(d time.Duration) time.Duration {
 	return max(minTTL, d-time.Duration(rand.Float64()*p.jitter*float64(d)))
 }
 
+// leastTTL is the least time to live that a keyspace may be given: one with which the
+// feature works that uses it.
+func leastTTL(space string) time.Duration {
+	switch space {
+	case cancelSignal.Name:
+		return leastCancelTTL
+	case generation.Name:
+		return leastGenerationTTL
+	}
+	return minTTL
+}
+
 func isTTL(d time.Duration) bool { return d >= minTTL && d <= maxTTL }
 
 func checkTTL(d time.Duration) error {
