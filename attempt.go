@@ -66,6 +66,7 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 		a.limit = min(a.limit, deadline.Sub(a.start)/2) // the loader needs time, too
 	}
 	n.sent(a.start)
+	f.lookAgain(a.start)
 	if a.limit == f.cfg.Timeout && f.shares {
 		a.ctx = &limited{ctx, f.sharedLimit(a.start)}
 	} else {
@@ -102,12 +103,16 @@ func (a *attempt) end(err error, b *budget) error {
 	if errors.As(err, new(notAgain)) || redis.HasErrorPrefix(err, "TRYAGAIN") {
 		weight = 0 // another tells of it; or a slot is moving, which says nothing of the node
 	}
+	unfit := errors.As(err, new(*misfit))
+	if unfit {
+		weight = breakerOpens // it has said what it is
+	}
 	if replied {
 		a.node.success()
 	} else {
 		a.node.failure(err, weight)
 	}
-	if a.stores {
+	if a.stores && !unfit {
 		a.node.store.failure(err, weight)
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)

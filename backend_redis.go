@@ -15,15 +15,17 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// NewRedis returns a Cache on a Redis client that the service already has: one
-// node, Cluster, Sentinel. Closing the Cache does not close the client. cfg's
-// Type and Redis are not used.
+// NewRedis returns a Cache on a Redis client that the service already has: a
+// *redis.Client, of one node or of Sentinels, or a *redis.ClusterClient. Closing the
+// Cache does not close the client. cfg's Type and Redis are not used.
 //
 // A client that does not obey the deadline of a context on the wire (go-redis
 // does only with ContextTimeoutEnabled) can not stretch the time budget: its
 // commands are then waited for from outside, at the cost of a goroutine each.
-// A client that reads from replicas is refused: what it reads may be older than
-// an invalidation.
+// A client is refused when what it reads may be older than an invalidation: one that
+// reads from replicas, or has a cache of its own, and one of another type, which may
+// have such a client in it. To trace or count commands, hand in the client itself
+// with hooks (AddHook).
 func NewRedis(client redis.UniversalClient, cfg Config) (Cache, error) {
 	cfg.Type = TypeRedis
 	cfg.Redis = Redis{} // not used, so not complained about
@@ -34,45 +36,67 @@ func NewRedis(client redis.UniversalClient, cfg Config) (Cache, error) {
 	if client == nil || reflect.ValueOf(client).Kind() == reflect.Pointer && reflect.ValueOf(client).IsNil() {
 		return nil, errors.New("aside: NewRedis: the client is nil; hand in a redis.UniversalClient")
 	}
-	if c, ok := client.(*redis.ClusterClient); ok {
-		if o := c.Options(); o.ReadOnly || o.RouteByLatency || o.RouteRandomly {
-			return nil, errors.New("aside: NewRedis: the cluster client reads from replicas, which may not have seen an invalidation yet: turn ReadOnly, RouteByLatency and RouteRandomly off")
+	if err := checkClient(client); err != nil {
+		return nil, err
+	}
+	return newFront(newRedisBackend(client, cfg), cfg), nil
+}
+
+// checkClient returns why a client can not be used.
+func checkClient(client redis.UniversalClient) error {
+	switch c := client.(type) {
+	case *redis.Client:
+		if o := c.Options(); o.ClientSideCache != nil || o.ClientSideCacheConfig != nil {
+			return errors.New("aside: NewRedis: the client answers from a cache of its own, which may not have heard of an invalidation yet: want neither ClientSideCacheConfig nor ClientSideCache, but Config.NearMaxBytes")
 		}
+	case *redis.ClusterClient:
+		if o := c.Options(); o.ReadOnly || o.RouteByLatency || o.RouteRandomly {
+			return errors.New("aside: NewRedis: the cluster client reads from replicas, which may not have seen an invalidation yet: turn ReadOnly, ReplicaOnly, RouteByLatency and RouteRandomly off")
+		}
+	case *redis.Ring:
+		return errors.New("aside: NewRedis: a redis.Ring moves keys between nodes that fail, so that an invalidation may miss them: hand in a Client, a ClusterClient or a failover client")
+	default:
+		return fmt.Errorf("aside: NewRedis: what is behind a %T can not be seen: want the *redis.Client or *redis.ClusterClient itself; to trace it, give it hooks with AddHook", client)
 	}
-	if _, ok := client.(*redis.Ring); ok {
-		return nil, errors.New("aside: NewRedis: a redis.Ring moves keys between nodes that fail, so that an invalidation may miss them: hand in a Client, a ClusterClient or a failover client")
-	}
-	b := newRedisBackend(client, cfg.WaitReplicas)
-	if cfg.NearMaxBytes > 0 && !b.single && b.cluster == nil {
-		return nil, fmt.Errorf("aside: NewRedis: Config.NearMaxBytes needs a *redis.Client or a *redis.ClusterClient, not a %T", client)
-	}
-	return newFront(b, cfg), nil
+	return nil
 }
 
 // redisBackend keeps values and leases in Redis. Its methods are a script each,
 // so that value and lease change together; a read is a plain GET.
 type redisBackend struct {
 	client  redis.UniversalClient
-	cluster *redis.ClusterClient // client, when it is one
-	single  bool                 // client is of one node: a script may touch any keys
+	node    *redis.Client        // client, when it is of one node: a script may touch any keys
+	cluster *redis.ClusterClient // client, when it is of several
 	obeys   bool                 // client obeys a context's deadline by itself
+	doubts  bool                 // a nil may be of what client does when it connects: values are read by MGET, which answers no nil
 	owned   bool                 // Close closes client
+	master  string               // the name that Sentinels know the master by, when client is made here
+	probe   string               // a key that every user of the cache has the right to, and that is not there
 	wait    int                  // how many replicas must have an invalidation
 	states  []string             // see covers
 	reached atomic.Bool          // a command has been answered
 	closed  atomic.Bool
 
+	misfit   atomic.Pointer[misfit] // nil unless the server is one
+	moves    atomic.Int64           // how many times it became one, or was replaced: what connections are kept lead elsewhere
+	checking sync.Mutex             // held while it is seen whether it still is
+
 	pipelines sync.Map // shard name: *pipeline
 }
 
-func newRedisBackend(client redis.UniversalClient, waitReplicas int) *redisBackend {
-	b := &redisBackend{client: client, wait: waitReplicas}
-	b.cluster, _ = client.(*redis.ClusterClient)
-	// ClusterClient is not among the obedient: it looks up its nodes and
-	// commands with deadlines of its own.
-	if c, ok := client.(*redis.Client); ok {
-		b.single = true
+// newRedisBackend makes a backend of a client that checkClient accepts.
+func newRedisBackend(client redis.UniversalClient, cfg Config) *redisBackend {
+	b := &redisBackend{client: client, wait: cfg.WaitReplicas, probe: cfg.KeyPrefix + probeKey}
+	switch c := client.(type) {
+	case *redis.Client:
+		b.node = c
 		b.obeys = c.Options().ContextTimeoutEnabled
+		b.doubts = c.Options().OnConnect != nil
+	case *redis.ClusterClient:
+		// It is not among the obedient: it looks up its nodes and commands with
+		// deadlines of its own.
+		b.cluster = c
+		b.doubts = c.Options().OnConnect != nil
 	}
 	return b
 }
@@ -84,10 +108,19 @@ func within[T any](ctx context.Context, b *redisBackend, command func(context.Co
 	if b.closed.Load() {
 		return zero, ErrClosed
 	}
+	if m := b.misfit.Load(); m != nil {
+		if err := b.recheck(ctx, m); err != nil {
+			return zero, err
+		}
+	}
+	return inTime(ctx, b, command)
+}
+
+// inTime is within whatever the server is.
+func inTime[T any](ctx context.Context, b *redisBackend, command func(context.Context) (T, error)) (T, error) {
 	if b.obeys {
 		v, err := command(ctx)
-		b.reaches(err)
-		return v, err
+		return v, b.told(err)
 	}
 	type result struct {
 		v   T
@@ -100,21 +133,15 @@ func within[T any](ctx context.Context, b *redisBackend, command func(context.Co
 	}()
 	select {
 	case r := <-done:
-		b.reaches(r.err)
-		return r.v, r.err
+		return r.v, b.told(r.err)
 	case <-ctx.Done():
+		var zero T
 		return zero, ctx.Err()
 	}
 }
 
-// reaches notes that a command which ended with err was answered, if it was.
-func (b *redisBackend) reaches(err error) {
-	if !b.reached.Load() && (err == nil || isReply(err)) {
-		b.reached.Store(true)
-	}
-}
-
-// isReply reports whether err is an answer of Redis, which shows that it lives.
+// isReply reports whether err is an answer of Redis, which shows that it lives. Errors
+// that told returned have no other in them.
 func isReply(err error) bool {
 	var reply redis.Error
 	return errors.As(err, &reply)
@@ -131,10 +158,16 @@ func (b *redisBackend) runOn(ctx context.Context, script *redis.Script, key stri
 }
 
 func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	if b.obeys && !b.closed.Load() { // what within does, and no closure
+	if b.doubts {
+		found, err := b.getMany(ctx, []string{key})
+		if err != nil {
+			return nil, false, err
+		}
+		return found[0].value, found[0].ok, found[0].err
+	}
+	if b.obeys && !b.closed.Load() && b.misfit.Load() == nil { // what within does, and no closure
 		value, err := b.client.Get(ctx, key).Bytes()
-		b.reaches(err)
-		return got(value, err)
+		return got(value, b.told(err))
 	}
 	value, err := within(ctx, b, func(ctx context.Context) ([]byte, error) {
 		return b.client.Get(ctx, key).Bytes()
@@ -156,7 +189,7 @@ func got(value []byte, err error) ([]byte, bool, error) {
 // getMany is one MGET, or where the keys are of several slots, or the user may not
 // read all of them, a pipeline of GETs.
 func (b *redisBackend) getMany(ctx context.Context, keys []string) ([]found, error) {
-	if !b.single {
+	if b.cluster != nil {
 		return b.getEach(ctx, keys)
 	}
 	values, err := within(ctx, b, func(ctx context.Context) ([]any, error) {
@@ -167,24 +200,33 @@ func (b *redisBackend) getMany(ctx context.Context, keys []string) ([]found, err
 	}
 	out := make([]found, len(values))
 	for i, v := range values {
-		if text, ok := v.(string); ok {
-			out[i] = found{value: unsafe.Slice(unsafe.StringData(text), len(text)), ok: true} // not copied, as it is not modified
-		}
+		out[i].value, out[i].ok = element(v)
 	}
 	return out, err
 }
 
+// element returns a value that MGET has answered.
+func element(v any) ([]byte, bool) {
+	text, ok := v.(string)
+	return unsafe.Slice(unsafe.StringData(text), len(text)), ok // not copied, as it is not modified
+}
+
 func (b *redisBackend) getEach(ctx context.Context, keys []string) ([]found, error) {
 	out := make([]found, len(keys))
+	var first error
 	cmds, err := within(ctx, b, func(ctx context.Context) ([]redis.Cmder, error) {
 		cmds, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, key := range keys {
-				p.Get(ctx, key)
+				if b.doubts {
+					p.MGet(ctx, key)
+				} else {
+					p.Get(ctx, key)
+				}
 			}
 			return nil
 		})
-		if isReply(err) {
-			err = nil // of one of them
+		if _, own := ownReply(err); own {
+			first, err = err, nil // of one of them
 		}
 		return cmds, err
 	})
@@ -193,7 +235,21 @@ func (b *redisBackend) getEach(ctx context.Context, keys []string) ([]found, err
 	}
 	failed := 0
 	for i, cmd := range cmds {
-		value, ok, err := got(cmd.(*redis.StringCmd).Bytes())
+		var value []byte
+		ok, err := true, error(nil)
+		switch cmd := cmd.(type) {
+		case *redis.StringCmd:
+			value, err = cmd.Bytes()
+		case *redis.SliceCmd:
+			if err = cmd.Err(); err == nil && len(cmd.Val()) != 1 {
+				err = first // go-redis does not tell each command what OnConnect was answered
+			} else if err == nil {
+				value, ok = element(cmd.Val()[0])
+			}
+		}
+		if err != nil {
+			value, ok, err = got(nil, b.told(err))
+		}
 		if out[i] = (found{value: value, ok: ok, err: err}); err != nil {
 			failed++
 		}
@@ -334,7 +390,7 @@ func (b *redisBackend) eachSlot(ctx context.Context, keys []string, do func(cont
 	groups := make(map[int][]string)
 	for _, key := range keys {
 		slot := 0
-		if !b.single {
+		if b.cluster != nil {
 			slot = slotOf(key)
 		}
 		groups[slot] = append(groups[slot], key, leaseKey(key))
@@ -367,17 +423,17 @@ func (b *redisBackend) shard(key string) string {
 }
 
 // masterOf returns a client of the node that key lives on.
-func (b *redisBackend) masterOf(ctx context.Context, key string) (redis.UniversalClient, error) {
+func (b *redisBackend) masterOf(ctx context.Context, key string) (*redis.Client, error) {
 	if b.cluster == nil {
-		return b.client, nil
+		return b.node, nil
 	}
 	return b.cluster.MasterForKey(ctx, key)
 }
 
 // eachMaster calls do with a client of every master, one call at a time.
-func (b *redisBackend) eachMaster(ctx context.Context, do func(context.Context, redis.UniversalClient) error) error {
+func (b *redisBackend) eachMaster(ctx context.Context, do func(context.Context, *redis.Client) error) error {
 	if b.cluster == nil {
-		return do(ctx, b.client)
+		return do(ctx, b.node)
 	}
 	var mu sync.Mutex
 	return b.cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {

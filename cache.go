@@ -165,8 +165,8 @@ func Open(cfg Config) (Cache, error) {
 		if err != nil {
 			return nil, err
 		}
-		b := newRedisBackend(client, cfg.WaitReplicas)
-		b.owned = true
+		b := newRedisBackend(client, cfg)
+		b.owned, b.master = true, cfg.Redis.SentinelMaster
 		return newFront(b, cfg), nil
 	}
 }

@@ -35,8 +35,11 @@ func covers(prefixes, states []string, key string) bool {
 }
 
 func (b *redisBackend) Clear(ctx context.Context, prefixes ...string) error {
+	if err := b.inspect(ctx); err != nil { // a node of a Cluster would clear its own keys, and say so
+		return err
+	}
 	_, err := within(ctx, b, func(ctx context.Context) (any, error) {
-		return nil, b.eachMaster(ctx, func(ctx context.Context, node redis.UniversalClient) error {
+		return nil, b.eachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 			return clearNode(ctx, node, prefixes, b.states)
 		})
 	})

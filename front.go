@@ -41,6 +41,8 @@ type front struct {
 	shares  bool                    // commands may share limits
 	lookUp  func()                  // has the client look where nodes are, if they move
 	limit   atomic.Pointer[limit]   // the last one that was made
+	look    func(context.Context)   // looks what the server is; nil where nobody would know
+	looked  atomic.Int64            // when it did last
 
 	closed    atomic.Bool
 	closing   context.Context // ends when the front closes
@@ -85,6 +87,9 @@ func newFront(backend Cache, cfg Config) *front {
 		if b.cluster != nil {
 			f.shardOf = b.shard
 			f.lookUp = func() { b.cluster.ReloadState(f.closing) }
+		}
+		if b.node != nil {
+			f.look = func(ctx context.Context) { _ = b.inspect(ctx) } // a misfit is told by the next command
 		}
 		f.shares = b.obeys
 		if cfg.NearMaxBytes > 0 {
@@ -150,8 +155,7 @@ func (f *front) nodeOf(key string) *node {
 	if n, ok := f.nodes.Load(shard); ok {
 		return n.(*node)
 	}
-	// A key of a keyspace that every user of the cache has the right to.
-	probe := f.name(cancelSignal.Name + ":aside-probe")
+	probe := f.name(probeKey)
 	if shard != "" {
 		probe += "{" + tagForSlot(slotOf(key)) + "}"
 	}
@@ -198,6 +202,26 @@ func (f *front) newBreaker(shard, does string, probe func(context.Context) error
 			return err
 		},
 	}
+}
+
+// probeKey is of a keyspace that every user of the cache has the right to.
+var probeKey = cancelSignal.Name + ":aside-probe"
+
+// lookAgain looks what the server is, now and then while it is used, beside the
+// commands that use it.
+func (f *front) lookAgain(now time.Time) {
+	if f.look == nil {
+		return
+	}
+	last := f.looked.Load()
+	if now.UnixNano()-last < int64(lookInterval) || !f.looked.CompareAndSwap(last, now.UnixNano()) {
+		return
+	}
+	f.later(func() {
+		ctx, cancel := context.WithTimeout(f.closing, f.cfg.Timeout)
+		defer cancel()
+		f.look(ctx)
+	})
 }
 
 // settles notes that an invalidation is on its way, until settling.Done, unless

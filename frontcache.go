@@ -169,7 +169,7 @@ func (f *front) spaces() []string {
 func (f *front) clear(ctx context.Context, prefixes []string) error {
 	overflow, seq := f.queue.toClear()
 	// A backend that does not answer is found out within the budget.
-	if _, err := f.get(ctx, f.name(cancelSignal.Name+":aside-probe"), f.newBudget()); err != nil && !answered(err) {
+	if _, err := f.get(ctx, f.name(probeKey), f.newBudget()); err != nil && !answered(err) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, clearTimeout)

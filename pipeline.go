@@ -182,6 +182,7 @@ func (p *pipeline) settle(calls []*scriptCall, cmds []redis.Cmder, err error, ag
 	for i, c := range calls {
 		if c.err = err; i < len(cmds) {
 			c.res, c.err = cmds[i].(*redis.Cmd).Result()
+			c.err = p.b.told(c.err)
 		}
 		if c.res == nil && c.err == nil {
 			c.err = err // of a hook: no script answers nil

@@ -11,20 +11,23 @@ import (
 )
 
 func (b *redisBackend) Status(ctx context.Context) (Status, error) {
+	if err := b.inspect(ctx); err != nil {
+		return Status{Backend: TypeRedis}, err
+	}
 	return within(ctx, b, func(ctx context.Context) (Status, error) {
 		s := Status{Backend: TypeRedis}
 		var used int64
-		err := b.eachMaster(ctx, func(ctx context.Context, node redis.UniversalClient) error {
+		err := b.eachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 			// What this user may not ask is left out; that there is an answer shows
 			// that the server is up.
 			keys, err := node.DBSize(ctx).Result()
-			if err != nil && !answered(err) {
+			if err = b.told(err); err != nil && !answered(err) {
 				return err
 			}
 			s.Keys += keys
 			for _, section := range []string{"server", "memory"} {
 				text, err := node.Info(ctx, section).Result()
-				if err != nil && !answered(err) {
+				if err = b.told(err); err != nil && !answered(err) {
 					return err
 				}
 				s.Version = cmp.Or(s.Version, infoField(text, "redis_version"))

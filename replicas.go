@@ -49,13 +49,13 @@ func (b *redisBackend) andWait(ctx context.Context, key string, send func(redis.
 }
 
 // waitFor leaves a quarter of the time for WAIT's answer to arrive.
-func waitFor(ctx context.Context, node redis.UniversalClient) time.Duration {
+func waitFor(ctx context.Context, node *redis.Client) time.Duration {
 	d := time.Second
 	if deadline, ok := ctx.Deadline(); ok {
 		d = time.Until(deadline)
 	}
-	if c, ok := node.(*redis.Client); ok && c.Options().ReadTimeout > 0 {
-		d = min(d, c.Options().ReadTimeout)
+	if t := node.Options().ReadTimeout; t > 0 {
+		d = min(d, t)
 	}
 	return max(time.Millisecond, d*3/4) // 0 ms is for ever
 }

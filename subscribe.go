@@ -29,6 +29,7 @@ func (b *redisBackend) tell(ctx context.Context, w *wakes) error {
 	go receive(ctx, sub, w.channel, events)
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
+	moves := b.moves.Load()
 	for live, silent := false, 0; ; {
 		select {
 		case e := <-events:
@@ -40,7 +41,7 @@ func (b *redisBackend) tell(ctx context.Context, w *wakes) error {
 			case *redis.Message:
 				w.heard(e.Payload)
 			case error:
-				return e
+				return b.told(e)
 			}
 		case <-tick.C:
 			if !w.wanted() {
@@ -48,6 +49,9 @@ func (b *redisBackend) tell(ctx context.Context, w *wakes) error {
 			}
 			if silent++; silent >= 2 {
 				return errDeaf
+			}
+			if b.moves.Load() != moves {
+				return errDeaf // of a server that others tell nothing any more
 			}
 			if live {
 				_ = sub.Ping(ended) // a failure is silence

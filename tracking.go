@@ -2,7 +2,7 @@ package aside
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"sync"
@@ -37,7 +37,7 @@ type tracking struct {
 	log      *slog.Logger
 
 	mu    sync.Mutex
-	nodes map[string]*trackedNode // masters by address
+	nodes map[string]*trackedNode // as masters names them
 	lost  bool                    // it was said that changes are not heard
 }
 
@@ -64,17 +64,16 @@ func (t *tracking) run(ctx context.Context) {
 	}
 }
 
-// masters returns the options of a client for each master.
+// masters returns the options of a client for each master, by its address and how many
+// times it has moved.
 func (t *tracking) masters(ctx context.Context) (map[string]redis.Options, error) {
 	masters := make(map[string]redis.Options)
 	ctx, cancel := context.WithTimeout(ctx, trackingSilence)
 	defer cancel()
-	err := t.backend.eachMaster(ctx, func(_ context.Context, node redis.UniversalClient) error {
-		c, ok := node.(*redis.Client)
-		if !ok {
-			return errors.New("not a client of go-redis")
-		}
-		masters[c.Options().Addr] = *c.Options()
+	_ = t.backend.inspect(ctx)      // nobody else does while all reads are answered from the near cache
+	moves := t.backend.moves.Load() // the same address led elsewhere before
+	err := t.backend.eachMaster(ctx, func(_ context.Context, node *redis.Client) error {
+		masters[fmt.Sprint(node.Options().Addr, " ", moves)] = *node.Options()
 		return nil
 	})
 	return masters, err

@@ -1,0 +1,221 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// lookInterval is how often a Redis in use is asked what it is. A master that has
+	// become a replica is read from for no longer than that and one Timeout.
+	lookInterval = 2 * time.Second
+	// misfitSettles is how long after a misfit was found commands may still be on
+	// connections to it, which they give back to the pool.
+	misfitSettles = 500 * time.Millisecond
+)
+
+// misfit is a server that a client of one node can not be used with, though it
+// answers: a replica, which may not have seen an invalidation; a node of a Cluster, which
+// has part of the keys; a Sentinel. It is the error of all commands, and so of the
+// breaker, until the server, or another that the address leads to by then, is none.
+type misfit struct {
+	what  string
+	found time.Time
+}
+
+func (m *misfit) Error() string { return m.what }
+
+// The kinds of misfits, and what the user of Open and of NewRedis is told to do.
+var (
+	aReplica  = [2]string{"the server is a replica, which may not have seen an invalidation yet: want the address of its master"}
+	inCluster = [2]string{
+		"the server is a node of a Redis Cluster: want Config.Redis.Cluster (REDIS_CLUSTER=true)",
+		"the server is a node of a Redis Cluster: want a client of redis.NewClusterClient"}
+	aSentinel = [2]string{
+		"the server is a Sentinel: want Config.Redis.SentinelMaster (REDIS_SENTINEL_MASTER) with the master's name",
+		"the server is a Sentinel: want a client of redis.NewFailoverClient"}
+)
+
+// isMisfit notes that the server is one of a kind.
+func (b *redisBackend) isMisfit(kind [2]string) *misfit {
+	m := &misfit{what: kind[0], found: time.Now()}
+	if !b.owned && kind[1] != "" {
+		m.what = kind[1]
+	}
+	if !b.misfit.CompareAndSwap(nil, m) {
+		if known := b.misfit.Load(); known != nil {
+			return known
+		}
+		return m
+	}
+	b.moves.Add(1)
+	return m
+}
+
+// told returns the error to go on with for what a command ended with. A reply that shows
+// a misfit is none to the command, and an error of getting to the server is none either,
+// though it may have a reply in it: to AUTH, to SELECT, of a Sentinel, to CLUSTER SLOTS.
+func (b *redisBackend) told(err error) error {
+	if err == nil {
+		if !b.reached.Load() {
+			b.reached.Store(true)
+		}
+		return nil
+	}
+	reply, own := ownReply(err)
+	if !own || reply == redis.Nil && b.doubts {
+		return b.unreached(err)
+	}
+	if b.node != nil {
+		switch {
+		case redis.HasErrorPrefix(reply, "READONLY"):
+			return b.isMisfit(aReplica)
+		case redis.HasErrorPrefix(reply, "MOVED"), redis.HasErrorPrefix(reply, "ASK"), redis.HasErrorPrefix(reply, "CROSSSLOT"):
+			return b.isMisfit(inCluster)
+		}
+	}
+	if b.cluster != nil && redis.HasErrorPrefix(reply, "This instance has cluster") {
+		return b.unreached(err)
+	}
+	b.reached.Store(true)
+	return err
+}
+
+// unreached is an error that says nothing of a command: no reply is found in it.
+type unreached struct{ text string }
+
+func (e unreached) Error() string { return e.text }
+
+// unreached returns err, or if there is a reply in it one that has none.
+func (b *redisBackend) unreached(err error) error {
+	var reply redis.Error
+	if !errors.As(err, &reply) {
+		return err
+	}
+	text := err.Error()
+	switch {
+	case errors.Is(err, redis.Nil) && b.master != "":
+		text += ": no Sentinel knows Config.Redis.SentinelMaster \"" + b.master + "\""
+	case errors.Is(err, redis.Nil):
+		text += ": a nil while it connected, perhaps for a master's name that no Sentinel knows"
+	case redis.HasErrorPrefix(reply, "This instance has cluster") && b.owned:
+		text += ": want one host in Config.Redis.Hosts, and Cluster (REDIS_CLUSTER) false"
+	case redis.HasErrorPrefix(reply, "This instance has cluster"):
+		text += ": want a client of redis.NewClient"
+	}
+	return unreached{text}
+}
+
+// ownReply returns the reply that err is, perhaps wrapped by a hook of the client. What
+// go-redis says of getting to the server is no reply, whatever it wraps.
+func ownReply(err error) (redis.Error, bool) {
+	for ; err != nil; err = errors.Unwrap(err) {
+		if reply, ok := err.(redis.Error); ok {
+			return reply, true
+		}
+		text := err.Error()
+		for _, way := range wayTexts {
+			if strings.HasPrefix(text, way) {
+				return nil, false
+			}
+		}
+	}
+	return nil, false // or several, which are of the Sentinels
+}
+
+// wayTexts are how go-redis's errors of getting to the server begin.
+var wayTexts = []string{
+	"failed to authenticate:", "failed to initialize connection options:", "failed to resolve credentials:",
+	"failed to create credentials listener:", "failed to subscribe to streaming credentials:", "failed to enable maintnotifications:",
+	"redis: all sentinels specified in configuration are unreachable:",
+}
+
+// recheck reports whether the server is a misfit still. It lets go of the connections
+// that are idle, as they lead to it also when its address does not any more.
+func (b *redisBackend) recheck(ctx context.Context, m *misfit) error {
+	if !b.checking.TryLock() {
+		return m
+	}
+	defer b.checking.Unlock()
+	_, err := inTime(ctx, b, func(ctx context.Context) (any, error) {
+		b.dropIdle(ctx)
+		return nil, b.look(ctx, true)
+	})
+	if err != nil {
+		return err
+	}
+	if time.Since(m.found) < misfitSettles {
+		return m
+	}
+	if b.misfit.CompareAndSwap(m, nil) {
+		b.moves.Add(1)
+	}
+	return nil
+}
+
+// dropIdle closes the connections that are idle by now: it takes them all, and then
+// returns none.
+func (b *redisBackend) dropIdle(ctx context.Context) {
+	var taken sync.WaitGroup
+	for range b.node.PoolStats().IdleConns {
+		conn := b.node.EphemeralConn()
+		defer conn.Close()
+		taken.Go(func() { _ = conn.Ping(ctx).Err() })
+	}
+	taken.Wait()
+}
+
+// inspect looks what the server is, for those who need to know it before they go on.
+func (b *redisBackend) inspect(ctx context.Context) error {
+	if b.node == nil {
+		return nil
+	}
+	_, err := within(ctx, b, func(ctx context.Context) (any, error) { return nil, b.look(ctx, false) })
+	return err
+}
+
+// look asks the server what it is. The error is a *misfit, or says that there was no
+// answer. With write, or where the user may not ask, it sees whether a server takes a
+// write: of a key that is not there.
+func (b *redisBackend) look(ctx context.Context, write bool) error {
+	conn := b.node.Conn() // of those that reads are sent on: a pipeline of the client's has others
+	defer conn.Close()
+	cmds, err := conn.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.Info(ctx, "server")
+		p.Info(ctx, "replication")
+		p.MGet(ctx, b.probe+"{a}", b.probe+"{b}") // of two slots
+		return nil
+	})
+	if err = b.told(err); err != nil && !isReply(err) || len(cmds) < 3 {
+		return err
+	}
+	var texts [2]string
+	for i, cmd := range cmds {
+		if err := cmd.Err(); err != nil {
+			if err = b.told(err); !answered(err) {
+				return err
+			}
+			write = write || redis.HasErrorPrefix(err, "NOPERM")
+		}
+		if info, ok := cmd.(*redis.StringCmd); ok {
+			texts[i] = info.Val()
+		}
+	}
+	switch {
+	case infoField(texts[0], "redis_mode") == "sentinel", infoField(texts[0], "server_mode") == "sentinel":
+		return b.isMisfit(aSentinel)
+	case infoField(texts[1], "role") == "slave":
+		return b.isMisfit(aReplica)
+	}
+	if write {
+		if err := b.told(conn.Del(ctx, b.probe+"{a}").Err()); err != nil && !answered(err) {
+			return err
+		}
+	}
+	return nil
+}
