@@ -8,6 +8,8 @@ import (
 	"maps"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // The backends that Config.Type names.
@@ -30,7 +32,9 @@ type Config struct {
 	Redis Redis
 
 	// KeyPrefix is put in front of every key. Defaults to none, so that keys are
-	// those that other programs use. It has no braces but a hash tag, "{tag}".
+	// those that other programs use. What starts with it is taken for the cache's own
+	// and is removed by Clear, so it ends with a separator, as in "app:": "app1" is the
+	// start of "app10" too. It has no braces but a hash tag, "{tag}".
 	KeyPrefix string
 
 	// TTLs are times to live by keyspace name, and take precedence over those of
@@ -189,6 +193,9 @@ func (c Config) validate() error {
 	}
 	if strings.HasPrefix(c.KeyPrefix, "lease:") || len(c.KeyPrefix) > 256 {
 		bad("Config.KeyPrefix %.80q: at most 256 bytes that do not start with \"lease:\" are accepted", c.KeyPrefix)
+	}
+	if last, _ := utf8.DecodeLastRuneInString(c.KeyPrefix); unicode.In(last, unicode.L, unicode.M, unicode.N) {
+		bad("Config.KeyPrefix %.80q: it ends within a word, so that other programs' keys may start with it as well; a prefix that ends with a separator, such as %.81q, is accepted", c.KeyPrefix, c.KeyPrefix+":")
 	}
 	for name, ttl := range c.TTLs {
 		if !isName(name) {

@@ -29,7 +29,7 @@ func Environ() map[string]string {
 //
 //	CACHE_ENABLED           true or false (true)
 //	CACHE_TYPE              redis, memory or none (redis)
-//	CACHE_KEY_PREFIX        in front of every key ()
+//	CACHE_KEY_PREFIX        in front of every key; ends with a separator, as app: ()
 //	CACHE_TTL_CHAT_MESSAGES time to live (1800)
 //	CACHE_TTL_USER_CHATS    time to live (600)
 //	CACHE_TTL_GENERATION    time to live, from 5s (300)
@@ -66,7 +66,7 @@ func ConfigFromEnv(env map[string]string) (Config, error) {
 	}}
 	readVar(&e, "CACHE_ENABLED", "true or false", &enabled, parseBool)
 	readVar(&e, "CACHE_TYPE", "redis, memory or none", &c.Type, parseType)
-	readVar(&e, "CACHE_KEY_PREFIX", "at most 256 bytes with no braces but one hash tag, {tag},", &c.KeyPrefix, func(s string) (string, error) {
+	readVar(&e, "CACHE_KEY_PREFIX", "at most 256 bytes that end with a separator, such as app:, and have no braces but one hash tag, {tag},", &c.KeyPrefix, func(s string) (string, error) {
 		return s, Config{KeyPrefix: s}.validate()
 	})
 	readVar(&e, "CACHE_TTL_JITTER", "a number from 0 to 0.9", &c.Jitter, parseFloat(0, 0.9))
