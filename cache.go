@@ -70,13 +70,18 @@ type Cache interface {
 	// Clear removes all values and not-found markers whose keys start with one
 	// of the prefixes, and ends the leases on such keys before it does. Blocks
 	// stay, and so do claims that have not ended ([LeaseRequest]), with their
-	// values. Keys that are stored while it runs may remain. An empty prefix is an
-	// error. The Caches that Open, NewRedis and New return clear, without
-	// prefixes, what they own: all keys under Config.KeyPrefix, or without one
-	// the keyspaces chat_messages and user_chats, and those that Config.Keyspaces
-	// and Config.TTLs name. The keyspaces generation and cancel hold states and
-	// nothing that is cached: theirs are cleared only by a prefix that names the
-	// keyspace, such as "cancel:", or by a backend of one's own under a KeyPrefix.
+	// values. Keys that are stored while it runs may remain. A prefix is compared as
+	// text, regardless of the keys' owner: "app1" removes "app10:x" as well, and
+	// "app1:" does not. An empty prefix is an error.
+	//
+	// The Caches that Open, NewRedis and New return clear, without prefixes, what
+	// they own: all keys under Config.KeyPrefix, or without one the keyspaces
+	// chat_messages and user_chats, and those that Config.Keyspaces and Config.TTLs
+	// name. The keyspaces generation and cancel hold states and nothing that is
+	// cached: theirs are cleared only by a prefix that names the keyspace, such as
+	// "cancel:", or by a backend of one's own under a KeyPrefix. On Redis a Clear
+	// takes many small steps, for as long as ctx lasts, and returns ErrUnavailable
+	// when one of them is not answered within Config.Timeout.
 	Clear(ctx context.Context, prefixes ...string) error
 
 	// Status describes the backend. It asks it, so it fails when the backend
@@ -85,8 +90,9 @@ type Cache interface {
 
 	// Close releases what the Cache holds. Later calls return ErrClosed. Closing
 	// twice is not an error. The Caches that Open, NewRedis and New return try
-	// once more to deliver their queued invalidations, and return an error that
-	// says how many are left. Finish generations before.
+	// once more to deliver their queued invalidations, for 5 seconds at most (or one
+	// Config.Timeout, where that is longer) and only while the backend answers, and
+	// return an error that says how many are left. Finish generations before.
 	Close() error
 }
 

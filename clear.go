@@ -2,14 +2,16 @@ package aside
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// scanCount is how many keys Redis looks at for one SCAN: few enough not to be
-// noticed by others.
+// scanCount is how many keys Redis looks at for one SCAN at most: few enough not to
+// be noticed by others.
 const scanCount = 1000
 
 // pipelined is how many commands Clear sends at a time: SCAN may return more keys
@@ -34,76 +36,219 @@ func covers(prefixes, states []string, key string) bool {
 	return slices.ContainsFunc(prefixes, func(p string) bool { return len(p) >= least && strings.HasPrefix(key, p) })
 }
 
+// firstSize is how many keys a node's first step is about. The size doubles while
+// steps are quick.
+const firstSize = 16
+
+// sweep is a Clear and how far it has come. Its work has no bound, so no deadline
+// fits it: it is done in steps of one command each, and each step has its own time.
+// A step that fails leaves the progress, so that the next attempt goes on there.
+//
+// On each master the leases come first, then the values: a load that was running
+// can then not put its value behind the scan. A value and its lease live on the same
+// master, so the masters need not wait for each other. The order holds also when
+// the leases were ended by an earlier attempt. A Clear makes good invalidations
+// from before it began. A load that began before one of them has a lease from
+// before the Clear; its lease ended with the others, and no renewal revives it. A
+// lease granted since is that of a load that began after the write, in whatever
+// process, so the value that it fills with is fresh.
+//
+// A cursor stands for a place in one server's table. It stays good while that
+// server lives, on any connection, and whatever happens to the table's size. On
+// another server (after a failover, or a restart) it means nothing, and values and
+// leases that were gone may be there again, so its master is swept anew.
+type sweep struct {
+	prefixes []string
+	stepTime time.Duration         // how long a step may be without an answer
+	masters  map[string]*nodeSweep // by address
+	listed   bool                  // masters are those of now: no step has failed since
+	seq      uint64                // of the queue, when the sweep began
+	whole    time.Duration         // what a backend without steps is given for the whole
+}
+
+// nodeSweep is the progress on one master.
+type nodeSweep struct {
+	client *redis.Client
+	server string   // its run ID, or "" when the user may not INFO
+	phase  int      // 0: leases; then the values of each prefix in turn
+	cursor uint64   // where the next SCAN goes on
+	found  []string // keys of the last SCAN that are still to be dealt with
+	size   int      // of the next step, in keys
+}
+
+// sweeper is a backend whose Clear is done in steps.
+type sweeper interface {
+	// sweepStep does the next step of s, within s.stepTime, and reports whether it was
+	// the last. After an error it is the same step's turn again.
+	sweepStep(ctx context.Context, s *sweep) (done bool, err error)
+}
+
+func newSweep(prefixes []string, stepTime time.Duration) *sweep {
+	prefixes = slices.Compact(slices.Sorted(slices.Values(prefixes)))
+	return &sweep{prefixes: prefixes, stepTime: stepTime, masters: make(map[string]*nodeSweep)}
+}
+
 func (b *redisBackend) Clear(ctx context.Context, prefixes ...string) error {
-	if err := b.inspect(ctx); err != nil { // a node of a Cluster would clear its own keys, and say so
+	s := newSweep(prefixes, defaultTimeout)
+	for {
+		if done, err := b.sweepStep(ctx, s); done || err != nil {
+			return err
+		}
+	}
+}
+
+// sweepStep lists the masters at the beginning, after a failure, and once more when
+// all of them are swept: the Clear is over when they are the same servers still.
+func (b *redisBackend) sweepStep(ctx context.Context, s *sweep) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.stepTime)
+	defer cancel()
+	n := s.next()
+	if n == nil || !s.listed {
+		if err := b.inspect(ctx); err != nil { // a node of a Cluster would clear its own keys, and say so
+			return false, err
+		}
+		masters, err := within(ctx, b, b.listMasters)
+		if s.listed = err == nil; err != nil {
+			return false, err
+		}
+		s.follow(masters)
+		return s.next() == nil, nil
+	}
+	start := time.Now()
+	err = n.step(ctx, b, s.prefixes)
+	s.listed = err == nil
+	switch took := time.Since(start); {
+	case err != nil:
+		n.size = max(1, n.size/firstSize)
+	case took < s.stepTime/2: // with twice the keys it still has its time
+		n.size = min(2*n.size, scanCount)
+	}
+	return false, err
+}
+
+// next returns a master that is not swept yet, or nil.
+func (s *sweep) next() *nodeSweep {
+	for n := range maps.Values(s.masters) {
+		if n.phase <= len(s.prefixes) {
+			return n
+		}
+	}
+	return nil
+}
+
+// follow takes the masters of now, and keeps the progress on those that are the same
+// servers as before.
+func (s *sweep) follow(masters map[string]*nodeSweep) {
+	for addr, n := range masters {
+		if old := s.masters[addr]; old != nil && old.server == n.server {
+			old.client = n.client
+			masters[addr] = old
+		}
+	}
+	s.masters = masters
+}
+
+// listMasters returns the masters by address, and which servers they are.
+func (b *redisBackend) listMasters(ctx context.Context) (map[string]*nodeSweep, error) {
+	masters := make(map[string]*nodeSweep)
+	err := b.eachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
+		info, err := node.Info(ctx, "server").Result()
+		if err = b.told(err); err != nil && !answered(err) {
+			return err
+		}
+		addr := ""
+		if b.cluster != nil {
+			addr = node.Options().Addr
+		}
+		masters[addr] = &nodeSweep{client: node, server: infoField(info, "run_id"), size: firstSize}
+		return nil
+	})
+	return masters, err
+}
+
+// step sends one command, or a pipeline: the next SCAN, or what is to be done with
+// some of the keys that the last one found.
+func (n *nodeSweep) step(ctx context.Context, b *redisBackend, prefixes []string) error {
+	if len(n.found) == 0 {
+		return n.scan(ctx, b, prefixes)
+	}
+	batch := n.found[:min(len(n.found), n.size, pipelined)]
+	client, phase := n.client, n.phase
+	send := func(add func(p redis.Pipeliner)) error {
+		_, err := within(ctx, b, func(ctx context.Context) ([]redis.Cmder, error) {
+			return client.Pipelined(ctx, func(p redis.Pipeliner) error { add(p); return nil })
+		})
 		return err
 	}
-	_, err := within(ctx, b, func(ctx context.Context) (any, error) {
-		return nil, b.eachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
-			return clearNode(ctx, node, prefixes, b.states)
+	var err error
+	if phase == 0 {
+		err = send(func(p redis.Pipeliner) { endLeases(ctx, p, batch, prefixes, b.states) })
+	} else {
+		// One command per key: a node of a Cluster has many slots.
+		err = send(func(p redis.Pipeliner) {
+			eachValue(batch, prefixes, b.states, func(key string) {
+				p.Eval(ctx, clearSource, []string{key, leaseKey(key)})
+			})
 		})
-	})
+		if isForbidden(err) {
+			err = send(func(p redis.Pipeliner) {
+				eachValue(batch, prefixes, b.states, func(key string) { p.Unlink(ctx, key) })
+			})
+		}
+	}
+	if err == nil {
+		n.found = n.found[len(batch):]
+		n.advance()
+	}
 	return err
 }
 
-// clearNode ends the leases before it removes values: a load that was running
-// can then not put its value behind the scan.
-func clearNode(ctx context.Context, node redis.UniversalClient, prefixes, states []string) error {
+func (n *nodeSweep) scan(ctx context.Context, b *redisBackend, prefixes []string) error {
+	type page struct {
+		keys []string
+		next uint64
+	}
+	pattern := "*lease*"
+	if n.phase > 0 {
+		pattern = globEscape(prefixes[n.phase-1]) + "*"
+	}
+	client, cursor, count := n.client, n.cursor, int64(n.size)
+	got, err := within(ctx, b, func(ctx context.Context) (page, error) {
+		keys, next, err := client.Scan(ctx, cursor, pattern, count).Result()
+		return page{keys, next}, err
+	})
+	if err == nil {
+		n.found, n.cursor = got.keys, got.next
+		n.advance()
+	}
+	return err
+}
+
+// advance begins the next phase when the last page has been dealt with.
+func (n *nodeSweep) advance() {
+	if n.cursor == 0 && len(n.found) == 0 {
+		n.phase++
+	}
+}
+
+// endLeases ends the leases of the keys that start with one of prefixes.
+func endLeases(ctx context.Context, p redis.Pipeliner, batch, prefixes, states []string) {
 	owned := func(lease string) (key string, ok bool) {
 		key, ok = leasedKey(lease)
 		return key, ok && covers(prefixes, states, key)
 	}
-	err := scan(ctx, node, "*lease*", func(batch []string) error {
-		_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, lease := range batch {
-				if key, ok := owned(lease); ok {
-					p.Eval(ctx, endLeaseSource, []string{lease}, key)
-				}
-			}
-			return nil
-		})
-		return err
-	})
-	for _, prefix := range prefixes {
-		if err != nil {
-			return err
+	for _, lease := range batch {
+		if key, ok := owned(lease); ok {
+			p.Eval(ctx, endLeaseSource, []string{lease}, key)
 		}
-		err = scan(ctx, node, globEscape(prefix)+"*", func(batch []string) error {
-			// One command per key: a node of a Cluster has many slots.
-			each := func(remove func(p redis.Pipeliner, key string)) error {
-				_, err := node.Pipelined(ctx, func(p redis.Pipeliner) error {
-					for _, key := range batch {
-						if _, isLease := leasedKey(key); !isLease && covers(prefixes, states, key) {
-							remove(p, key)
-						}
-					}
-					return nil
-				})
-				return err
-			}
-			err := each(func(p redis.Pipeliner, key string) { p.Eval(ctx, clearSource, []string{key, leaseKey(key)}) })
-			if isForbidden(err) {
-				return each(func(p redis.Pipeliner, key string) { p.Unlink(ctx, key) })
-			}
-			return err
-		})
 	}
-	return err
 }
 
-func scan(ctx context.Context, node redis.UniversalClient, pattern string, do func(batch []string) error) error {
-	for cursor := uint64(0); ; {
-		batch, next, err := node.Scan(ctx, cursor, pattern, scanCount).Result()
-		if err != nil {
-			return err
-		}
-		for some := range slices.Chunk(batch, pipelined) {
-			if err := do(some); err != nil {
-				return err
-			}
-		}
-		if cursor = next; cursor == 0 {
-			return nil
+// eachValue calls remove with the keys of batch that a Clear of prefixes removes.
+func eachValue(batch, prefixes, states []string, remove func(key string)) {
+	for _, key := range batch {
+		if _, isLease := leasedKey(key); !isLease && covers(prefixes, states, key) {
+			remove(key)
 		}
 	}
 }

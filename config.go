@@ -19,6 +19,8 @@ const (
 	TypeNone   = "none"
 )
 
+const defaultTimeout = 250 * time.Millisecond
+
 // Config configures a Cache. Its zero value is a Redis on localhost.
 type Config struct {
 	// Disabled switches the cache off: every read loads, nothing is stored.
@@ -83,8 +85,9 @@ type Config struct {
 	MaxValueBytes int64
 
 	// QueueSize is how many undelivered invalidations are kept, some 200 bytes
-	// each. When it is full, nothing cached is trusted until all keyspaces
-	// concerned have been cleared. Defaults to 65536.
+	// each. When it is full, nothing cached is trusted until the keyspaces of the
+	// invalidations that found no room have been cleared. Keys that are of none, which
+	// only the methods of Cache take, are kept up to twice as many. Defaults to 65536.
 	QueueSize int
 
 	// RefuseWrites makes Update return ErrWriteRefused, without writing, when the
@@ -155,7 +158,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.TTLs = maps.Clone(c.TTLs)
 	setDefault(&c.Type, TypeRedis)
-	setDefault(&c.Timeout, 250*time.Millisecond)
+	setDefault(&c.Timeout, defaultTimeout)
 	setDefault(&c.LoadTimeout, 5*time.Minute)
 	setDefault(&c.MemoryMaxBytes, 64<<20)
 	setDefault(&c.MaxValueBytes, 16<<20)

@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -11,13 +12,23 @@ const (
 	deliverInterval = 250 * time.Millisecond
 	// deliverBatch is how many invalidations it delivers at a time.
 	deliverBatch = 128
+	// wholeClear is what an owed Clear may take at first on a backend that can not go
+	// on where it was; each time that it was too little it doubles.
+	wholeClear = time.Minute
+	// closeTimeout is how long Close goes on delivering to a backend that answers.
+	closeTimeout = 5 * time.Second
 )
 
 // invalidate detaches the running loads of keys, named in full, deletes the keys
 // in the backend, and queues those it could not. The caller's leaving does not
 // stop it: its write is done. It returns an error only when the front is closed
-// and there is nobody left to deliver what failed.
+// and there is nobody left to deliver what failed. keys are those of Keys.
 func (f *front) invalidate(ctx context.Context, b *budget, keys ...string) error {
+	return f.invalidateIn(ctx, b, f.keyspaceOf, keys)
+}
+
+// invalidateIn is invalidate of keys that overflow into their scopes.
+func (f *front) invalidateIn(ctx context.Context, b *budget, of scope, keys []string) error {
 	if !f.settles() {
 		return ErrClosed
 	}
@@ -26,7 +37,7 @@ func (f *front) invalidate(ctx context.Context, b *budget, keys ...string) error
 	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Delete(ctx, keys...)
 	})
-	return f.settled(keys, failed, err)
+	return f.settled(keys, failed, err, of)
 }
 
 func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (failed []string, err error) {
@@ -40,6 +51,10 @@ func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Dur
 
 // unblock is the end of a write. Its error is as invalidate's.
 func (f *front) unblock(ctx context.Context, b *budget, token string, keys []string) error {
+	return f.unblockIn(ctx, b, f.keyspaceOf, token, keys)
+}
+
+func (f *front) unblockIn(ctx context.Context, b *budget, of scope, token string, keys []string) error {
 	if !f.settles() {
 		return ErrClosed
 	}
@@ -48,25 +63,29 @@ func (f *front) unblock(ctx context.Context, b *budget, token string, keys []str
 	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Unblock(ctx, token, keys...)
 	})
-	return f.settled(keys, failed, err)
+	return f.settled(keys, failed, err, of)
 }
 
-// settled counts invalidations, and queues those that failed.
-func (f *front) settled(keys, failed []string, err error) error {
+// settled counts invalidations, and queues those that failed. It returns an error for
+// those that nobody is going to deliver.
+func (f *front) settled(keys, failed []string, err error, of scope) error {
 	f.near.drop(keys...) // what was asked for before now may be older
 	f.count.invalidated.Add(int64(len(keys) - len(failed)))
 	if len(failed) == 0 {
 		return nil
 	}
-	f.count.queued.Add(int64(len(failed)))
 	if n, _ := f.queue.status(); n == 0 {
 		f.log.Warn("cache: invalidations are kept until the backend takes them", "err", err)
 	}
-	f.queue.add(failed)
+	refused := f.queue.add(failed, of)
+	f.count.queued.Add(int64(len(failed) - refused))
 	if f.closing.Err() != nil {
 		return fmt.Errorf("%w: %d keys could not be invalidated any more", ErrClosed, len(failed))
 	}
 	f.deliver()
+	if refused > 0 {
+		return fmt.Errorf("%w: %d of %d keys are not invalidated: the queue is full, and they are of no keyspace that could be cleared in their place", ErrUnavailable, refused, len(keys))
+	}
 	return nil
 }
 
@@ -91,25 +110,56 @@ func (f *front) deliver() {
 
 // deliverOnce delivers what it can, and reports whether nothing is left.
 func (f *front) deliverOnce(ctx context.Context) (empty bool) {
-	due := f.queue.due(func(key string) bool { return f.nodeOf(key).open.Load() })
-	for len(due) > 0 && ctx.Err() == nil {
-		batch := due[:min(deliverBatch, len(due))]
-		due = due[len(batch):]
-		f.deliverBatch(ctx, batch)
-	}
-	if prefixes, seq := f.queue.toClear(); len(prefixes) > 0 && !f.anyOpen() {
-		within, cancel := context.WithTimeout(ctx, clearTimeout)
-		if f.backend.Clear(within, prefixes...) == nil {
-			f.near.forgetAll()
-			f.queue.cleared(seq)
+	for again := true; again; {
+		due := f.queue.due(func(key string) bool { return f.nodeOf(key).open.Load() })
+		for len(due) > 0 && ctx.Err() == nil {
+			batch := due[:min(deliverBatch, len(due))]
+			due = due[len(batch):]
+			f.deliverBatch(ctx, batch)
 		}
-		cancel()
+		// A long Clear does not hold up what is queued meanwhile.
+		again = !f.anyOpen() && f.clearOwed(ctx, time.Now().Add(deliverInterval))
 	}
 	n, overflowed := f.queue.status()
 	if n == 0 && !overflowed && ctx.Err() == nil {
 		f.log.Warn("cache: all invalidations that were kept are delivered")
 	}
 	return n == 0 && !overflowed
+}
+
+// clearOwed goes on with the Clear that an overflow owes, from where the last call
+// stopped, until it is over, fails, or has gone on until the time given. again says
+// that there is more to do, and that nothing has failed. One goroutine at a time may
+// call it.
+func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
+	prefixes, seq := f.queue.toClear()
+	if len(prefixes) == 0 {
+		f.owed = nil // another Clear was quicker
+		return false
+	}
+	if f.owed == nil {
+		f.owed = newSweep(prefixes, f.cfg.Timeout)
+		f.owed.seq, f.owed.whole = seq, wholeClear
+	}
+	for time.Now().Before(until) {
+		step, cancel := context.WithTimeout(ctx, f.owed.whole)
+		done, err := f.sweepStep(step, f.owed)
+		late := step.Err() != nil
+		cancel()
+		if err != nil {
+			if late { // a backend that begins anew each time gets more of it
+				f.owed.whole *= 2
+			}
+			return false
+		}
+		if done {
+			f.near.forgetAll()
+			f.queue.cleared(f.owed.prefixes, f.owed.seq)
+			f.owed = nil
+			return true
+		}
+	}
+	return true
 }
 
 // anyOpen reports whether a node does not answer.
@@ -150,25 +200,34 @@ func (f *front) deliverBatch(ctx context.Context, batch []dueKey) {
 	f.queue.delivered(done)
 }
 
-// lastDelivery is Close's: one try within one budget, with the breaker ignored.
+// lastDelivery is Close's: one try, with the breaker ignored. It goes on, up to
+// closeTimeout, while the backend answers each of its commands within a budget.
 func (f *front) lastDelivery() (left int, overflowed bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), f.cfg.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), max(closeTimeout, f.cfg.Timeout))
 	defer cancel()
-	due := f.queue.due(func(string) bool { return false })
-	for len(due) > 0 {
-		batch := due[:min(deliverBatch, len(due))]
+	if f.lastBatches(ctx) {
+		until, _ := ctx.Deadline()
+		for f.clearOwed(ctx, until) && ctx.Err() == nil {
+		}
+	}
+	return f.queue.status()
+}
+
+// lastBatches reports whether the backend answered all of them.
+func (f *front) lastBatches(ctx context.Context) (answers bool) {
+	for batch := range slices.Chunk(f.queue.due(func(string) bool { return false }), deliverBatch) {
 		keys := make([]string, len(batch))
 		for i, d := range batch {
 			keys[i] = d.key
 		}
-		if f.backend.Delete(ctx, keys...) != nil {
-			break
+		within, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
+		err := f.backend.Delete(within, keys...)
+		cancel()
+		if err == nil {
+			f.queue.delivered(batch)
+		} else if !answered(err) {
+			return false
 		}
-		f.queue.delivered(batch)
-		due = due[len(batch):]
 	}
-	if prefixes, seq := f.queue.toClear(); len(prefixes) > 0 && f.backend.Clear(ctx, prefixes...) == nil {
-		f.queue.cleared(seq)
-	}
-	return f.queue.status()
+	return true
 }

@@ -48,6 +48,7 @@ type front struct {
 	closing   context.Context // ends when the front closes
 	close     context.CancelFunc
 	deliverer atomic.Bool    // a goroutine delivers the queue
+	owed      *sweep         // the Clear that an overflow owes, and how far the deliverer has come with it
 	starting  sync.Mutex     // held while something is added to running or settling
 	running   sync.WaitGroup // goroutines that Close waits for
 	settling  sync.WaitGroup // invalidations on their way, which Close waits for

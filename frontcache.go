@@ -2,9 +2,11 @@ package aside
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -53,7 +55,8 @@ func (f *front) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 }
 
 // Delete queues what it can not deliver, and then returns no error: it is
-// Invalidate.
+// Invalidate. A key that is of no keyspace of the cache's, where there is no
+// KeyPrefix, is refused with ErrUnavailable when the queue has twice its size.
 func (f *front) Delete(ctx context.Context, keys ...string) error {
 	if f.closed.Load() {
 		return ErrClosed
@@ -61,7 +64,7 @@ func (f *front) Delete(ctx context.Context, keys ...string) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	return f.invalidate(ctx, f.newBudget(), f.names(keys)...)
+	return f.invalidateIn(ctx, f.newBudget(), f.scopeOf, f.names(keys))
 }
 
 func (f *front) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
@@ -123,13 +126,12 @@ func (f *front) Unblock(ctx context.Context, token string, keys ...string) error
 	if len(keys) == 0 {
 		return nil
 	}
-	return f.unblock(ctx, f.newBudget(), token, f.names(keys))
+	return f.unblockIn(ctx, f.newBudget(), f.scopeOf, token, f.names(keys))
 }
 
-// clearTimeout bounds a Clear, which scans and so is not held to the budget.
-const clearTimeout = time.Minute
-
-// Clear without prefixes removes everything that the Cache owns.
+// Clear without prefixes removes everything that the Cache owns. It scans, so it is
+// not held to the budget: it goes on while ctx lasts and each of its steps is
+// answered in time.
 func (f *front) Clear(ctx context.Context, prefixes ...string) error {
 	if slices.Contains(prefixes, "") {
 		return fmt.Errorf("%w: Clear of an empty prefix; no prefix at all clears what the cache owns", ErrInvalidKey)
@@ -155,6 +157,24 @@ func (f *front) owned() []string {
 	return out
 }
 
+// keyspaceOf is the scope of a key that was made from a [Key], in full: its keyspace.
+// A name has no colon, so what stands before the first one is the name.
+func (f *front) keyspaceOf(key string) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(key, f.cfg.KeyPrefix), ":")
+	return f.name(name + ":")
+}
+
+// scopeOf is the scope of any other key, which may be anything: a keyspace that the
+// cache knows of, or all that is under KeyPrefix, or none.
+func (f *front) scopeOf(key string) string {
+	for _, s := range f.spaces() {
+		if space := f.name(s + ":"); strings.HasPrefix(key, space) {
+			return space
+		}
+	}
+	return f.cfg.KeyPrefix
+}
+
 // spaces are the names of the keyspaces that the cache knows of.
 func (f *front) spaces() []string {
 	var out []string
@@ -172,15 +192,31 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 	if _, err := f.get(ctx, f.name(probeKey), f.newBudget()); err != nil && !answered(err) {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, clearTimeout)
-	defer cancel()
-	if err := f.backend.Clear(ctx, append(overflow, prefixes...)...); err != nil {
-		return err
+	s := newSweep(append(overflow, prefixes...), f.cfg.Timeout)
+	for done := false; !done; {
+		var err error
+		if done, err = f.sweepStep(ctx, s); err != nil {
+			if ctx.Err() == nil && !errors.Is(err, ErrClosed) {
+				err = fmt.Errorf("%w: Clear: %w", ErrUnavailable, err)
+			}
+			return err
+		}
 	}
 	f.flights.detachAll() // who comes now does not wait for what began before
 	f.near.forgetAll()
-	f.queue.cleared(seq)
+	f.queue.cleared(overflow, seq)
 	return nil
+}
+
+// sweepStep does the next step of a Clear. A backend that has no steps does all of it.
+func (f *front) sweepStep(ctx context.Context, s *sweep) (done bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if b, ok := f.backend.(sweeper); ok {
+		return b.sweepStep(ctx, s)
+	}
+	return true, f.backend.Clear(ctx, s.prefixes...)
 }
 
 // Status asks the backend even while the breaker is open.

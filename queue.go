@@ -2,8 +2,8 @@ package aside
 
 import (
 	"cmp"
+	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -18,10 +18,13 @@ type queue struct {
 	mu       sync.Mutex
 	seq      uint64
 	entries  map[string]*queued
-	pending  int             // entries whose invalidation is due
-	overflow map[string]bool // prefixes of the keys that found no room; nil when none
-	dropped  uint64          // the sequence number of the last such key
+	pending  int               // entries whose invalidation is due
+	overflow map[string]uint64 // scopes of the keys that found no room, each with the number of the last; nil when none
 }
+
+// scope returns the prefix of the keys that a Clear makes good an invalidation of key
+// with: of a part of what the cache owns, or "" when key is of no such part.
+type scope func(key string) (prefix string)
 
 // queued is a distrusted key. Its invalidation is due when seq is not 0.
 type queued struct {
@@ -71,37 +74,42 @@ func (q *queue) release(keys []string) {
 	}
 }
 
-// add queues the invalidation of keys.
-func (q *queue) add(keys []string) {
+// add queues the invalidation of keys. Past the limit a key overflows into its scope.
+// A key without one, that no Clear of what the cache owns would remove, is kept all
+// the same, up to twice the limit, and then refused.
+func (q *queue) add(keys []string, of scope) (refused int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, key := range keys {
 		q.seq++
-		if q.entries[key] == nil && len(q.entries) >= q.limit {
-			q.overflowed(key)
-			continue
+		e := q.entries[key]
+		isNew := e == nil || e.seq == 0 // one that is held alone has no room yet
+		if isNew && q.pending >= q.limit {
+			if prefix := of(key); prefix != "" {
+				q.overflowed(prefix)
+				continue
+			}
+			if q.pending >= 2*q.limit {
+				refused++
+				continue
+			}
 		}
-		e := q.entry(key)
-		if e.seq == 0 {
+		if isNew {
 			q.pending++
 		}
-		e.seq = q.seq
+		q.entry(key).seq = q.seq
 	}
+	return refused
 }
 
-// overflowed gives up on key alone: everything is distrusted until a Clear has
-// removed whatever starts like it.
-func (q *queue) overflowed(key string) {
+// overflowed gives up on a key alone: everything is distrusted until a Clear has
+// removed all that has its prefix.
+func (q *queue) overflowed(prefix string) {
 	if q.overflow == nil {
-		q.overflow = make(map[string]bool)
+		q.overflow = make(map[string]uint64)
 		q.size.Add(1)
 	}
-	prefix := key
-	if i := strings.IndexByte(key, ':'); i >= 0 {
-		prefix = key[:i+1]
-	}
-	q.overflow[prefix] = true
-	q.dropped = q.seq
+	q.overflow[prefix] = q.seq
 }
 
 func (q *queue) entry(key string) *queued {
@@ -151,11 +159,19 @@ func (q *queue) delivered(keys []dueKey) {
 }
 
 // cleared says that a Clear of prefixes that began at sequence number seq went
-// through.
-func (q *queue) cleared(seq uint64) {
+// through. It makes good the keys that were dropped before, not those since.
+func (q *queue) cleared(prefixes []string, seq uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.overflow != nil && q.dropped <= seq {
+	if q.overflow == nil {
+		return
+	}
+	for _, p := range prefixes {
+		if q.overflow[p] <= seq {
+			delete(q.overflow, p)
+		}
+	}
+	if len(q.overflow) == 0 {
 		q.overflow = nil
 		q.size.Add(-1)
 	}
@@ -166,10 +182,7 @@ func (q *queue) cleared(seq uint64) {
 func (q *queue) toClear() (prefixes []string, seq uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for p := range q.overflow {
-		prefixes = append(prefixes, p)
-	}
-	return prefixes, q.seq
+	return slices.Sorted(maps.Keys(q.overflow)), q.seq
 }
 
 func (q *queue) status() (n int, overflowed bool) {

@@ -110,9 +110,9 @@ func TestTroubles_EachReply(t *testing.T) {
 	}
 	for _, text := range refusals {
 		for when, refuses := range map[string]func(string) bool{
-			"for each command":    func(string) bool { return true },
-			"while it connects":   func(command string) bool { return command == "select" || command == "hello" },
-			"to an old AUTH":      func(command string) bool { return command == "auth" || command == "hello" },
+			"for each command":  func(string) bool { return true },
+			"while it connects": func(command string) bool { return command == "select" || command == "hello" },
+			"to an old AUTH":    func(command string) bool { return command == "auth" || command == "hello" },
 		} {
 			t.Run(text+" "+when, func(t *testing.T) {
 				t.Parallel()

@@ -166,7 +166,7 @@ var breakages = []breakage{
 	{"near: values without a bound on their age", []edit{{"near.go", "\tmaxAge := nearMaxAge\n", "\tmaxAge := 24 * time.Hour\n"}}},
 
 	// Trouble.
-	{"a breaker that ignores time-outs", []edit{{"attempt.go", "		a.node.failure(err, weight)\n	}\n	if a.stores {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			a.node.failure(err, weight)\n		}\n	}\n	if a.stores {"}}},
+	{"a breaker that ignores time-outs", []edit{{"attempt.go", "		a.node.failure(err, weight)\n	}\n	if a.stores && !unfit {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			a.node.failure(err, weight)\n		}\n	}\n	if a.stores && !unfit {"}}},
 	{"a caller in a hurry that hurries others", []edit{{"aside.go", "		if !r.hasty {\n			fl.hurry()\n		}\n", "		fl.hurry()\n"}}},
 	{"a loader that hangs and keeps its lease", []edit{{"flight.go", "		if longest > 0 && time.Since(begun) > longest+leaseTTL {", "		if _, _ = begun, longest; false {"}}},
 	{"a refused invalidation that holds up others", []edit{{"deliver.go", "	if len(batch) > 1 && answered(err) {", "	if _ = err; false {"}}},
@@ -182,17 +182,25 @@ var breakages = []breakage{
 	{"a caller's deadline spent on Redis alone", []edit{{"attempt.go", "a.limit = min(a.limit, deadline.Sub(a.start)/2)", "a.limit = min(a.limit, deadline.Sub(a.start))"}}},
 
 	// The queue.
-	{"an invalidation that is lost when it fails", []edit{{"deliver.go", "	f.queue.add(failed)\n", ""}}},
-	{"a queue that nobody delivers", []edit{{"deliver.go", "	f.deliver()\n	return nil\n", "	return nil\n"}, {"front.go", "onChange: f.deliver,", "onChange: func() {},"}}},
+	{"an invalidation that is lost when it fails", []edit{{"deliver.go", "	refused := f.queue.add(failed, of)\n", "	_, refused := of, 0\n"}}},
+	{"a queue that nobody delivers", []edit{{"deliver.go", "	f.deliver()\n	if refused > 0 {\n", "	if refused > 0 {\n"}, {"front.go", "onChange: f.deliver,", "onChange: func() {},"}}},
 	{"an acknowledgement that removes a newer entry", []edit{{"queue.go", "if e == nil || e.seq != d.seq {", "if e == nil {"}}},
-	{"a full queue that drops", []edit{{"queue.go", "			q.overflowed(key)\n			continue\n", "			continue\n"}}},
+	{"a full queue that drops", []edit{{"queue.go", "				q.overflowed(prefix)\n				continue\n", "				continue\n"}}},
 	{"an overflow that is trusted", []edit{{"queue.go", "return q.overflow != nil || q.entries[key] != nil", "return q.entries[key] != nil"}}},
-	{"an overflow during a Clear that is forgotten with it", []edit{{"queue.go", "	if q.overflow != nil && q.dropped <= seq {", "	if q.overflow != nil {"}}},
+	{"an overflow during a Clear that is forgotten with it", []edit{{"queue.go", "		if q.overflow[p] <= seq {", "		if q.overflow[p] > 0 {"}}},
+	{"an overflow of a key that clears what starts like it", []edit{{"frontcache.go", "	name, _, _ := strings.Cut(strings.TrimPrefix(key, f.cfg.KeyPrefix), \":\")\n	return f.name(name + \":\")\n", "	name, _, _ := strings.Cut(key, \":\")\n	return name + \":\"\n"}}},
+	{"an overflow of a text that clears what starts like it", []edit{{"frontcache.go", "	return f.cfg.KeyPrefix\n}", "	name, _, _ := strings.Cut(key, \":\")\n	return name + \":\"\n}"}}},
+	{"a full queue that drops what no Clear makes good", []edit{{"queue.go", "				refused++\n", ""}}},
+	{"a queue without a bound for what was held", []edit{{"queue.go", "		if isNew && q.pending >= q.limit {", "		if e == nil && q.pending >= q.limit {"}}},
+	{"an owed Clear that failed and is taken for done", []edit{{"deliver.go", "			return false\n		}\n		if done {\n", "			done = true\n		}\n		if done {\n"}}},
+	{"an owed Clear that begins anew after a failure", []edit{{"deliver.go", "				f.owed.whole *= 2\n			}\n", "				f.owed.whole *= 2\n			}\n			f.owed = nil\n"}}},
 	{"a Close that drops the queue", []edit{{"frontcache.go", "	left, overflowed := f.lastDelivery()\n", "	left, overflowed := 0, false\n"}}},
 
 	// Clear.
-	{"a Clear that leaves leases", []edit{{"clear.go", "				p.Eval(ctx, endLeaseSource, []string{lease}, key)\n", "				_ = key\n"}}},
-	{"a Clear that takes values before leases", []edit{{"clear.go", "	err := scan(ctx, node, \"*lease*\", func(batch []string) error {", "	var err error\n	defer scan(ctx, node, \"*lease*\", func(batch []string) error {"}}},
+	{"a Clear that leaves leases", []edit{{"clear.go", "			p.Eval(ctx, endLeaseSource, []string{lease}, key)\n", "			_ = key\n"}}},
+	{"a Clear that takes values before leases", []edit{
+		{"clear.go", "	if n.phase > 0 {\n		pattern = globEscape(prefixes[n.phase-1]) + \"*\"\n", "	if n.phase < len(prefixes) {\n		pattern = globEscape(prefixes[n.phase]) + \"*\"\n"},
+		{"clear.go", "	if phase == 0 {\n", "	if phase == len(prefixes) {\n"}}},
 	{"a Clear that lets running loads of this process be joined", []edit{{"frontcache.go", "	f.flights.detachAll() // who comes now does not wait for what began before\n", ""}}},
 	{"a Clear that ends claims", []edit{{"scripts.go", "luaWake + `\nif claimed(KEYS[1]) then return 0 end\n", "luaWake + `\n"}}},
 	{"a Clear that takes the values of claims", []edit{{"scripts.go", "if claimed(KEYS[2]) then return 0 end\n", ""}}},
@@ -201,8 +209,11 @@ var breakages = []breakage{
 	{"memory: a Clear that takes the values of claims", []edit{{"backend_memory.go", "		if l == nil || !l.claim {\n			m.drop(key, l)\n		}\n", "		m.drop(key, l)\n"}}},
 	{"a Clear of everything that takes states", []edit{{"frontcache.go", "		if !isState(name) {\n			out = append(out, name+\":\")\n		}\n", "		out = append(out, name+\":\")\n"}}},
 	{"a Clear of a key prefix that takes states", []edit{{"clear.go", "len(p) >= least && ", ""}, {"clear.go", "	least := 0\n	for _, s := range states {\n		if strings.HasPrefix(key, s) {\n			least = len(s)\n		}\n	}\n", ""}}},
-	{"a Clear that fails where scripts are forbidden", []edit{{"clear.go", "			if isForbidden(err) {\n", "			if false {\n"}}},
-	{"a Clear that takes a prefix for a pattern", []edit{{"clear.go", "globEscape(prefix)+\"*\"", "prefix+\"*\""}}},
+	{"a Clear that fails where scripts are forbidden", []edit{{"clear.go", "		if isForbidden(err) {\n", "		if false {\n"}}},
+	{"a Clear that takes a prefix for a pattern", []edit{{"clear.go", "globEscape(prefixes[n.phase-1]) + \"*\"", "prefixes[n.phase-1] + \"*\""}}},
+	{"a Clear that goes on without the leases that are left", []edit{{"clear.go", "		n.size = max(1, n.size/firstSize)\n", "		n.size, n.phase, n.cursor, n.found = max(1, n.size/firstSize), max(1, n.phase), 0, nil\n"}}},
+	{"a Clear that goes on without the keys that it found", []edit{{"clear.go", "	if err == nil {\n		n.found = n.found[len(batch):]\n", "	if n.found = n.found[len(batch):]; true {\n"}}},
+	{"a Clear that goes on at another server's cursor", []edit{{"clear.go", "old != nil && old.server == n.server {", "old != nil {"}}},
 
 	// Generations.
 	{"a generation that leaves the history stale", []edit{{"generation.go", "	_ = f.invalidate(g.ctx, budget, f.name(ChatMessages(g.chatID).String())) // queued at worst\n", ""}}},
