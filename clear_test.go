@@ -257,7 +257,7 @@ func TestP6_AnOverflowDuringAnOwedClear(t *testing.T) {
 		time.Sleep(1500 * time.Millisecond)
 		server.Set("user_chats:1", `"old"`)
 		l.hang(true)
-		if err := aside.Invalidate(t.Context(), c, room, aside.UserChats("1"), aside.UserChats("2")); err != nil {
+		if err := aside.Invalidate(t.Context(), c, room, aside.ChatMessages("9"), aside.UserChats("1"), aside.UserChats("2")); err != nil {
 			t.Fatal(err)
 		}
 		l.hang(false)
@@ -266,6 +266,9 @@ func TestP6_AnOverflowDuringAnOwedClear(t *testing.T) {
 		again := slices.Index(p.seen, "user_chats:* 0")
 		if first < 0 || again < first || len(slices.Compact(p.seen[:first+1])) != 200 {
 			t.Errorf("scanned %q", p.seen)
+		}
+		if slices.Index(p.seen[first+1:], "chat_messages:* 99") < 0 {
+			t.Error("what overflowed later in the same keyspace is taken for cleared")
 		}
 		if server.Exists("user_chats:1") {
 			t.Error("the value of what overflowed later is left")
