@@ -188,7 +188,7 @@ func (b *redisBackend) look(ctx context.Context, write bool) error {
 	cmds, err := conn.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.Info(ctx, "server")
 		p.Info(ctx, "replication")
-		p.MGet(ctx, b.probe+"{a}", b.probe+"{b}") // of two slots
+		p.Exists(ctx, b.probe+"{a}", b.probe+"{b}") // of two slots
 		return nil
 	})
 	if err = b.told(err); err != nil && !isReply(err) || len(cmds) < 3 {

@@ -180,6 +180,14 @@ var breakages = []breakage{
 	{"a budget for each command on several nodes", []edit{{"front.go", "				b.left = min(b.left, own.left)\n", ""}}},
 	{"a refusal to store taken for an outage", []edit{{"attempt.go", "	if replied {\n		a.node.success()\n	} else {\n		a.node.failure(err, weight)\n	}\n", "	a.node.failure(err, weight)\n"}}},
 	{"a caller's deadline spent on Redis alone", []edit{{"attempt.go", "a.limit = min(a.limit, deadline.Sub(a.start)/2)", "a.limit = min(a.limit, deadline.Sub(a.start))"}}},
+	{"a demoted master that is read from", []edit{{"misfit.go", "	case infoField(texts[1], \"role\") == \"slave\":\n		return b.isMisfit(aReplica)\n", ""}}},
+	{"connections to a demoted master that are kept", []edit{{"misfit.go", "		b.dropIdle(ctx)\n", ""}}},
+	{"a server that is asked only once what it is", []edit{{"front.go", "	if now.UnixNano()-last < int64(lookInterval) ||", "	if last != 0 ||"}}},
+	{"a node of a Cluster taken for a Redis", []edit{{"misfit.go", "			return b.isMisfit(inCluster)\n", "			return err\n"}}},
+	{"an error of connecting taken for an answer", []edit{{"misfit.go", "		for _, way := range wayTexts {\n			if strings.HasPrefix(text, way) {\n				return nil, false\n			}\n		}\n	}\n	return nil, false", "		_ = text\n	}\n	return redis.Nil.(redis.Error), true"}}},
+	{"a nil of OnConnect taken for no key", []edit{{"backend_redis.go", "		b.doubts = c.Options().OnConnect != nil\n	case", "	case"}}},
+	{"replies of a Redis that serves nobody, as the server writes them", []edit{{"attempt.go", "\"max number of clients\",\n	\"DB index\"", "\"ERR max number of clients\",\n	\"ERR DB index\""}}},
+	{"a client that answers from its own cache", []edit{{"backend_redis.go", "o.ClientSideCache != nil || o.ClientSideCacheConfig != nil", "o.ClientSideCache != nil && o.ClientSideCacheConfig != nil"}}},
 
 	// The queue.
 	{"an invalidation that is lost when it fails", []edit{{"deliver.go", "	refused := f.queue.add(failed, of)\n", "	_, refused := of, 0\n"}}},
