@@ -184,7 +184,7 @@ var breakages = []breakage{
 	{"connections to a demoted master that are kept", []edit{{"misfit.go", "		b.dropIdle(ctx)\n", ""}}},
 	{"a server that is asked only once what it is", []edit{{"front.go", "	if now.UnixNano()-last < int64(lookInterval) ||", "	if last != 0 ||"}}},
 	{"a node of a Cluster taken for a Redis", []edit{{"misfit.go", "			return b.isMisfit(inCluster)\n", "			return err\n"}}},
-	{"an error of connecting taken for an answer", []edit{{"misfit.go", "		for _, way := range wayTexts {\n			if strings.HasPrefix(text, way) {\n				return nil, false\n			}\n		}\n	}\n	return nil, false", "		_ = text\n	}\n	return redis.Nil.(redis.Error), true"}}},
+	{"an error of connecting taken for an answer", []edit{{"misfit.go", "	return nil, false // or several", "	return redis.Nil, true // or several"}}},
 	{"a nil of OnConnect taken for no key", []edit{{"backend_redis.go", "		b.doubts = c.Options().OnConnect != nil\n	case", "	case"}}},
 	{"replies of a Redis that serves nobody, as the server writes them", []edit{{"attempt.go", "\"max number of clients\",\n	\"DB index\"", "\"ERR max number of clients\",\n	\"ERR DB index\""}}},
 	{"a client that answers from its own cache", []edit{{"backend_redis.go", "o.ClientSideCache != nil || o.ClientSideCacheConfig != nil", "o.ClientSideCache != nil && o.ClientSideCacheConfig != nil"}}},
