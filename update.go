@@ -41,13 +41,26 @@ func (u *update) run(ctx context.Context, write func(context.Context) error) (er
 			return ErrWriteRefused
 		}
 	}
-	blocked := slices.DeleteFunc(slices.Clone(u.keys), func(key string) bool { return slices.Contains(unblocked, key) })
+	blocked := without(u.keys, unblocked)
 	if len(blocked) == 0 || u.f.off {
 		return write(ctx)
 	}
 	held, stop := u.keepBlocked(ctx, blocked, sent)
 	defer stop()
 	return write(held)
+}
+
+// without returns the keys that are not among failed, in time that grows with the
+// number of both, which the caller of Update chooses.
+func without(keys, failed []string) []string {
+	if len(failed) == 0 {
+		return keys
+	}
+	out := make(map[string]bool, len(failed))
+	for _, key := range failed {
+		out[key] = true
+	}
+	return slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return out[key] })
 }
 
 // keepBlocked extends the blocks until stop is called, and returns a context that
