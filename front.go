@@ -113,16 +113,20 @@ var fronts struct {
 }
 
 // frontOf returns c's front. A Cache of the caller's own that New was not called
-// for gets one with the default Config, for the life of the process.
+// for gets one with the default Config, for the life of the process. It is an error
+// where that front would hide another one and its Config, or can not be found again.
 func frontOf(c Cache) (*front, error) {
 	if f, ok := c.(*front); ok {
 		return f, nil
 	}
-	if c == nil {
-		return nil, errors.New("aside: the Cache is nil; Open, NewRedis or New make one")
-	}
-	if !reflect.TypeOf(c).Comparable() {
-		return nil, fmt.Errorf("aside: a Cache of type %T can not be told from others: hand it to New, or use a pointer", c)
+	v := reflect.ValueOf(c)
+	switch {
+	case c == nil, v.Kind() == reflect.Pointer && v.IsNil():
+		return nil, fmt.Errorf("aside: the Cache is nil (%T); Open, NewRedis or New make one", c)
+	case hasFront(v, maxNested):
+		return nil, fmt.Errorf("aside: a Cache of type %T has in it one that Open, NewRedis or New returned, whose Config would not be used: call New with it and use what that returns, or use the one in it", c)
+	case !v.Comparable():
+		return nil, fmt.Errorf("aside: a Cache of type %T can not be told from others: call New with it and use what that returns, or use a pointer to it", c)
 	}
 	fronts.Lock()
 	defer fronts.Unlock()
@@ -139,6 +143,32 @@ func frontOf(c Cache) (*front, error) {
 	f := cache.(*front)
 	fronts.made[c] = f
 	return f, nil
+}
+
+// maxNested is how deep hasFront looks: a Cache in one that is in another. It ends the
+// search also where one is in itself.
+const maxNested = 4
+
+// hasFront reports whether a front is in a field of the struct that v is or points to.
+func hasFront(v reflect.Value, depth int) bool {
+	for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
+		if v.Type() == reflect.TypeFor[*front]() {
+			return !v.IsNil()
+		}
+		if depth--; depth < 0 {
+			return false
+		}
+		v = v.Elem()
+	}
+	if v.Kind() != reflect.Struct {
+		return false
+	}
+	for _, field := range v.Fields() {
+		if hasFront(field, depth) {
+			return true
+		}
+	}
+	return false
 }
 
 func (f *front) shard(key string) string {
