@@ -52,6 +52,7 @@ type attempt struct {
 	stores bool
 	start  time.Time
 	limit  time.Duration
+	brief  bool          // the limit is less than what an answer takes
 	took   time.Duration // when it has ended
 	ended  bool
 }
@@ -62,15 +63,18 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 		return attempt{}, ErrUnavailable
 	}
 	a := attempt{f: f, node: n, caller: ctx, stores: stores, start: time.Now(), limit: b.left}
-	if deadline, ok := ctx.Deadline(); ok {
-		a.limit = min(a.limit, deadline.Sub(a.start)/2) // the loader needs time, too
+	if left, ok := timeLeft(ctx); ok {
+		a.limit = min(a.limit, left/2) // the loader needs time, too
+		a.brief = a.limit < f.hastyLimit() && a.limit < max(f.cfg.Timeout/250, n.reads.trip())
 	}
-	n.sent(a.start)
+	if !a.brief {
+		n.sent(a.start)
+	}
 	f.lookAgain(a.start)
 	if a.limit == f.cfg.Timeout && f.shares {
 		a.ctx = &limited{ctx, f.sharedLimit(a.start)}
 	} else {
-		a.ctx, a.cancel = context.WithTimeout(ctx, a.limit)
+		a.ctx, a.cancel = context.WithTimeout(undated{ctx}, a.limit)
 	}
 	return a, nil
 }
@@ -84,7 +88,9 @@ func (a *attempt) end(err error, b *budget) error {
 	now := time.Now()
 	a.took = now.Sub(a.start)
 	replied := err == nil || answered(err)
-	a.node.over(now, replied)
+	if !a.brief {
+		a.node.over(now, replied)
+	}
 	if err == nil {
 		a.node.success()
 		if a.stores {
@@ -97,7 +103,11 @@ func (a *attempt) end(err error, b *budget) error {
 		return context.Cause(a.caller) // the caller's own end, no fault of the backend
 	}
 	weight := int32(ordinaryFails)
-	if a.limit < a.f.hastyLimit() && a.took >= a.limit {
+	switch {
+	case a.took < a.limit:
+	case a.brief:
+		weight = 0
+	case a.limit < a.f.hastyLimit():
 		weight = hastyFails
 	}
 	if errors.As(err, new(notAgain)) || redis.HasErrorPrefix(err, "TRYAGAIN") {
@@ -127,7 +137,9 @@ func (a *attempt) abort() {
 	if a.cancel != nil {
 		a.cancel()
 	}
-	a.node.over(time.Now(), true)
+	if !a.brief {
+		a.node.over(time.Now(), true)
+	}
 }
 
 func (f *front) usable(key string) error {
@@ -149,8 +161,8 @@ func (f *front) hasty(ctx context.Context) bool {
 	if f.local {
 		return false
 	}
-	deadline, ok := ctx.Deadline()
-	return ok && time.Until(deadline) < f.hastyLimit()
+	left, ok := timeLeft(ctx)
+	return ok && left < f.hastyLimit()
 }
 
 // troubles are how replies start that say that nothing will work, without the "ERR " in

@@ -100,7 +100,7 @@ func (b *redisBackend) Clear(ctx context.Context, prefixes ...string) error {
 // sweepStep lists the masters at the beginning, after a failure, and once more when
 // all of them are swept: the Clear is over when they are the same servers still.
 func (b *redisBackend) sweepStep(ctx context.Context, s *sweep) (done bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.stepTime)
+	ctx, cancel := timed(ctx, s.stepTime)
 	defer cancel()
 	n := s.next()
 	if n == nil || !s.listed {

@@ -224,7 +224,7 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 	if f.closed.Load() {
 		return Status{}, ErrClosed
 	}
-	limited, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
+	limited, cancel := timed(ctx, f.cfg.Timeout)
 	defer cancel()
 	s, err := f.backend.Status(limited)
 	if err != nil && ctx.Err() == nil {

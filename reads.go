@@ -127,9 +127,9 @@ func (r *reads) join(key string) (b *batch, i int) {
 
 func (r *reads) wait(ctx context.Context, batch *batch, i int, b *budget) (found, error) {
 	var late <-chan time.Time
-	if deadline, ok := ctx.Deadline(); ok {
-		if d := time.Until(deadline) / 2; d < b.left { // the loader needs time, too
-			timer := time.NewTimer(d)
+	if left, ok := timeLeft(ctx); ok {
+		if left /= 2; left < b.left { // the loader needs time, too
+			timer := time.NewTimer(left)
 			defer timer.Stop()
 			late = timer.C
 		}
@@ -186,6 +186,13 @@ func (r *reads) run() {
 		// they go together.
 		runtime.Gosched()
 	}
+}
+
+// trip returns how long the quickest recent reads took, or 0 when that is not known.
+func (r *reads) trip() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lanes.trip
 }
 
 func (r *reads) measure(values []found) {

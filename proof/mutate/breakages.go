@@ -179,7 +179,6 @@ var breakages = []breakage{
 	{"a budget for each command", []edit{{"attempt.go", "	b.left -= a.took\n", ""}}},
 	{"a budget for each command on several nodes", []edit{{"front.go", "				b.left = min(b.left, own.left)\n", ""}}},
 	{"a refusal to store taken for an outage", []edit{{"attempt.go", "	if replied {\n		a.node.success()\n	} else {\n		a.node.failure(err, weight)\n	}\n", "	a.node.failure(err, weight)\n"}}},
-	{"a caller's deadline spent on Redis alone", []edit{{"attempt.go", "a.limit = min(a.limit, deadline.Sub(a.start)/2)", "a.limit = min(a.limit, deadline.Sub(a.start))"}}},
 	{"a demoted master that is read from", []edit{{"misfit.go", "	case infoField(texts[1], \"role\") == \"slave\":\n		return b.isMisfit(aReplica)\n", ""}}},
 	{"connections to a demoted master that are kept", []edit{{"misfit.go", "		b.dropIdle(ctx)\n", ""}}},
 	{"a server that is asked only once what it is", []edit{{"front.go", "	if now.UnixNano()-last < int64(lookInterval) ||", "	if last != 0 ||"}}},
@@ -188,6 +187,10 @@ var breakages = []breakage{
 	{"a nil of OnConnect taken for no key", []edit{{"backend_redis.go", "		b.doubts = c.Options().OnConnect != nil\n	case", "	case"}}},
 	{"replies of a Redis that serves nobody, as the server writes them", []edit{{"attempt.go", "\"max number of clients\",\n	\"DB index\"", "\"ERR max number of clients\",\n	\"ERR DB index\""}}},
 	{"a client that answers from its own cache", []edit{{"backend_redis.go", "o.ClientSideCache != nil || o.ClientSideCacheConfig != nil", "o.ClientSideCache != nil && o.ClientSideCacheConfig != nil"}}},
+	{"a caller's deadline spent on Redis alone", []edit{{"attempt.go", "a.limit = min(a.limit, left/2)", "a.limit = min(a.limit, left)"}}},
+	{"a past deadline taken for the end of a context that lives", []edit{{"limit.go", "return left, left > 0 || ctx.Err() != nil", "return left, true"}}},
+	{"a past deadline handed to the client", []edit{{"attempt.go", "context.WithTimeout(undated{ctx}, a.limit)", "context.WithTimeout(ctx, a.limit)"}, {"limit.go", "context.WithTimeout(undated{ctx}, d)", "context.WithTimeout(ctx, d)"}}},
+	{"a time too short for an answer held against Redis", []edit{{"attempt.go", "		a.brief = a.limit <", "		a.brief = false && a.limit <"}}},
 
 	// The queue.
 	{"an invalidation that is lost when it fails", []edit{{"deliver.go", "	refused := f.queue.add(failed, of)\n", "	_, refused := of, 0\n"}}},
