@@ -117,6 +117,9 @@ func (a *attempt) end(err error, b *budget) error {
 	if unfit {
 		weight = breakerOpens // it has said what it is
 	}
+	if isShortage(err) && a.node.failures.Load() == 0 {
+		weight = 0 // nothing was sent; after a failure, those that hang may be what it is short of
+	}
 	if replied {
 		a.node.success()
 	} else {

@@ -76,22 +76,26 @@ type redisBackend struct {
 	states  []string             // see covers
 	reached atomic.Bool          // a command has been answered
 	closed  atomic.Bool
+	limited bool // client has a limiter that may refuse commands
 
 	misfit   atomic.Pointer[misfit] // nil unless the server is one
 	moves    atomic.Int64           // how many times it became one, or was replaced: what connections are kept lead elsewhere
 	checking sync.Mutex             // held while it is seen whether it still is
 
 	pipelines sync.Map // shard name: *pipeline
+	turns     *turns   // of the one node there is
+	turnsAt   sync.Map // shard name: *turns, of a Cluster
 }
 
 // newRedisBackend makes a backend of a client that checkClient accepts.
 func newRedisBackend(client redis.UniversalClient, cfg Config) *redisBackend {
-	b := &redisBackend{client: client, wait: cfg.WaitReplicas, probe: cfg.KeyPrefix + probeKey}
+	b := &redisBackend{client: client, wait: cfg.WaitReplicas, probe: cfg.KeyPrefix + probeKey, turns: newTurns(0, 0)}
 	switch c := client.(type) {
 	case *redis.Client:
 		b.node = c
-		b.obeys = c.Options().ContextTimeoutEnabled
-		b.doubts = c.Options().OnConnect != nil
+		o := c.Options()
+		b.obeys, b.doubts = o.ContextTimeoutEnabled, o.OnConnect != nil
+		b.limited, b.turns = o.Limiter != nil, newTurns(o.PoolSize, o.MaxActiveConns)
 	case *redis.ClusterClient:
 		// It is not among the obedient: it looks up its nodes and commands with
 		// deadlines of its own.
@@ -104,16 +108,22 @@ func newRedisBackend(client redis.UniversalClient, cfg Config) *redisBackend {
 // within runs a command, and returns when ctx ends even if the client does not.
 // The command's results are then its goroutine's alone.
 func within[T any](ctx context.Context, b *redisBackend, command func(context.Context) (T, error)) (T, error) {
-	var zero T
-	if b.closed.Load() {
-		return zero, ErrClosed
-	}
-	if m := b.misfit.Load(); m != nil {
-		if err := b.recheck(ctx, m); err != nil {
-			return zero, err
-		}
+	if err := b.admits(ctx); err != nil {
+		var zero T
+		return zero, err
 	}
 	return inTime(ctx, b, command)
+}
+
+// admits returns why no command can be sent, if none can.
+func (b *redisBackend) admits(ctx context.Context) error {
+	if b.closed.Load() {
+		return ErrClosed
+	}
+	if m := b.misfit.Load(); m != nil {
+		return b.recheck(ctx, m)
+	}
+	return nil
 }
 
 // inTime is within whatever the server is.
@@ -148,7 +158,7 @@ func isReply(err error) bool {
 }
 
 func (b *redisBackend) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
-	return within(ctx, b, func(ctx context.Context) (any, error) {
+	return inTurn(ctx, b, keys[0], func(ctx context.Context) (any, error) {
 		return script.Run(ctx, b.client, keys, args...).Result()
 	})
 }
@@ -166,13 +176,24 @@ func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error
 		return found[0].value, found[0].ok, found[0].err
 	}
 	if b.obeys && !b.closed.Load() && b.misfit.Load() == nil { // what within does, and no closure
-		value, err := b.client.Get(ctx, key).Bytes()
-		return got(value, b.told(err))
+		value, err := b.getNow(ctx, key)
+		if err == nil || !isShortage(err) {
+			return got(value, b.told(err))
+		}
 	}
-	value, err := within(ctx, b, func(ctx context.Context) ([]byte, error) {
+	value, err := inTurn(ctx, b, key, func(ctx context.Context) ([]byte, error) {
 		return b.client.Get(ctx, key).Bytes()
 	})
 	return got(value, err)
+}
+
+func (b *redisBackend) getNow(ctx context.Context, key string) ([]byte, error) {
+	t := b.turnsOf(key)
+	if err := t.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer t.end()
+	return b.client.Get(ctx, key).Bytes()
 }
 
 func got(value []byte, err error) ([]byte, bool, error) {
@@ -192,7 +213,7 @@ func (b *redisBackend) getMany(ctx context.Context, keys []string) ([]found, err
 	if b.cluster != nil {
 		return b.getEach(ctx, keys)
 	}
-	values, err := within(ctx, b, func(ctx context.Context) ([]any, error) {
+	values, err := inTurn(ctx, b, keys[0], func(ctx context.Context) ([]any, error) {
 		return b.client.MGet(ctx, keys...).Result()
 	})
 	if isReply(err) {
@@ -214,7 +235,7 @@ func element(v any) ([]byte, bool) {
 func (b *redisBackend) getEach(ctx context.Context, keys []string) ([]found, error) {
 	out := make([]found, len(keys))
 	var first error
-	cmds, err := within(ctx, b, func(ctx context.Context) ([]redis.Cmder, error) {
+	cmds, err := inTurn(ctx, b, keys[0], func(ctx context.Context) ([]redis.Cmder, error) {
 		cmds, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
 			for _, key := range keys {
 				if b.doubts {
@@ -287,7 +308,7 @@ func (b *redisBackend) orPlain(ctx context.Context, err error, pairs []string, b
 	if b.wait > 0 {
 		return b.andWait(ctx, pairs[0], send)
 	}
-	_, err = within(ctx, b, func(ctx context.Context) (any, error) {
+	_, err = inTurn(ctx, b, pairs[0], func(ctx context.Context) (any, error) {
 		return b.client.Pipelined(ctx, func(p redis.Pipeliner) error { send(p); return nil })
 	})
 	return err

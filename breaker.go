@@ -33,6 +33,7 @@ type breaker struct {
 	heard    atomic.Int64  // when the node last answered, or was asked while nothing was on its way
 	crowded  atomic.Int64  // since when more than silentWaiting wait for it, or 0
 	silence  time.Duration // how long it may be silent; 0 is for ever
+	turns    *turns        // of the commands that are sent to it, or nil when there are none
 	does     string        // what it has to do: "answer", or "store"
 	probe    func() error
 	onChange func()
@@ -61,7 +62,15 @@ func (b *breaker) asked(now time.Time, more int) {
 		return
 	}
 	b.crowded.CompareAndSwap(0, now.UnixNano())
-	silent, crowded := now.UnixNano()-b.heard.Load(), now.UnixNano()-b.crowded.Load()
+	heard := b.heard.Load()
+	if b.turns != nil {
+		since, ok := b.turns.waitsSince()
+		if !ok {
+			return // they wait for a connection
+		}
+		heard = max(heard, since)
+	}
+	silent, crowded := now.UnixNano()-heard, now.UnixNano()-b.crowded.Load()
 	if silent > int64(b.silence) && crowded > int64(b.silence/2) { // or they have only just come
 		b.failure(errSilent, breakerOpens)
 	}

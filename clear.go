@@ -107,7 +107,7 @@ func (b *redisBackend) sweepStep(ctx context.Context, s *sweep) (done bool, err 
 		if err := b.inspect(ctx); err != nil { // a node of a Cluster would clear its own keys, and say so
 			return false, err
 		}
-		masters, err := within(ctx, b, b.listMasters)
+		masters, err := beside(ctx, b, b.listMasters)
 		if s.listed = err == nil; err != nil {
 			return false, err
 		}
@@ -175,7 +175,7 @@ func (n *nodeSweep) step(ctx context.Context, b *redisBackend, prefixes []string
 	batch := n.found[:min(len(n.found), n.size, pipelined)]
 	client, phase := n.client, n.phase
 	send := func(add func(p redis.Pipeliner)) error {
-		_, err := within(ctx, b, func(ctx context.Context) ([]redis.Cmder, error) {
+		_, err := beside(ctx, b, func(ctx context.Context) ([]redis.Cmder, error) {
 			return client.Pipelined(ctx, func(p redis.Pipeliner) error { add(p); return nil })
 		})
 		return err
@@ -213,7 +213,7 @@ func (n *nodeSweep) scan(ctx context.Context, b *redisBackend, prefixes []string
 		pattern = globEscape(prefixes[n.phase-1]) + "*"
 	}
 	client, cursor, count := n.client, n.cursor, int64(n.size)
-	got, err := within(ctx, b, func(ctx context.Context) (page, error) {
+	got, err := beside(ctx, b, func(ctx context.Context) (page, error) {
 		keys, next, err := client.Scan(ctx, cursor, pattern, count).Result()
 		return page{keys, next}, err
 	})

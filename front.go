@@ -205,6 +205,10 @@ func (f *front) nodeOf(key string) *node {
 	}
 	n.reads = reads{f: f, node: n, lanes: lanes{per: readLane}, index: make(map[string]int)}
 	n.reads.many, _ = f.backend.(manyReader)
+	if b, ok := f.backend.(*redisBackend); ok {
+		n.turns = b.turnsOf(key)
+		n.reads.lanes.most = cap(n.turns.taken)
+	}
 	actual, _ := f.nodes.LoadOrStore(shard, n)
 	if f.shardOf == nil {
 		f.single.Store(actual.(*node))

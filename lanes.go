@@ -15,6 +15,7 @@ import "time"
 // time that nobody uses.
 type lanes struct {
 	per  time.Duration // of a round trip, for which there is one lane
+	most int           // there can be, as the client has no more connections; 0 when there is no such bound
 	busy int
 	trip time.Duration // of the quickest recent commands that went alone; 0 before the first
 }
@@ -31,10 +32,14 @@ func (l *lanes) take() bool {
 }
 
 func (l *lanes) all() int {
-	if l.trip == 0 {
-		return maxLanes // until it is known, or what comes at first would wait for long
+	n := maxLanes // until it is known, or what comes at first would wait for long
+	if l.trip > 0 {
+		n = min(max(int(l.trip/l.per), minLanes), maxLanes)
 	}
-	return min(max(int(l.trip/l.per), minLanes), maxLanes)
+	if l.most > 0 {
+		n = min(n, l.most)
+	}
+	return n
 }
 
 // took notes how long a command took that went alone.

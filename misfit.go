@@ -175,7 +175,7 @@ func (b *redisBackend) inspect(ctx context.Context) error {
 	if b.node == nil {
 		return nil
 	}
-	_, err := within(ctx, b, func(ctx context.Context) (any, error) { return nil, b.look(ctx, false) })
+	_, err := beside(ctx, b, func(ctx context.Context) (any, error) { return nil, b.look(ctx, false) })
 	return err
 }
 

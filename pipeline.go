@@ -65,7 +65,7 @@ func (b *redisBackend) runInLine(ctx context.Context, script *redis.Script, byte
 	shard := b.shard(key)
 	p, ok := b.pipelines.Load(shard)
 	if !ok {
-		p, _ = b.pipelines.LoadOrStore(shard, &pipeline{b: b, lanes: lanes{per: scriptLane}})
+		p, _ = b.pipelines.LoadOrStore(shard, &pipeline{b: b, lanes: lanes{per: scriptLane, most: cap(b.turnsOf(key).taken)}})
 	}
 	return p.(*pipeline).run(&scriptCall{ctx: ctx, script: script, keys: []string{key, leaseKey(key)}, args: args})
 }
@@ -224,7 +224,7 @@ func (p *pipeline) sendOnce(calls []*scriptCall, withText bool) ([]redis.Cmder, 
 		ctx, cancel = context.WithDeadline(ctx, last)
 		defer cancel()
 	}
-	return within(ctx, p.b, func(ctx context.Context) ([]redis.Cmder, error) {
+	return inTurn(ctx, p.b, calls[0].keys[0], func(ctx context.Context) ([]redis.Cmder, error) {
 		node, err := p.b.masterOf(ctx, calls[0].keys[0])
 		if err != nil {
 			return nil, err

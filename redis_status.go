@@ -14,7 +14,7 @@ func (b *redisBackend) Status(ctx context.Context) (Status, error) {
 	if err := b.inspect(ctx); err != nil {
 		return Status{Backend: TypeRedis}, err
 	}
-	return within(ctx, b, func(ctx context.Context) (Status, error) {
+	return beside(ctx, b, func(ctx context.Context) (Status, error) {
 		s := Status{Backend: TypeRedis}
 		var used int64
 		err := b.eachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
@@ -44,7 +44,7 @@ func (b *redisBackend) Status(ctx context.Context) (Status, error) {
 }
 
 func (b *redisBackend) TTL(ctx context.Context, key string) (time.Duration, bool, error) {
-	ttl, err := within(ctx, b, func(ctx context.Context) (time.Duration, error) {
+	ttl, err := inTurn(ctx, b, key, func(ctx context.Context) (time.Duration, error) {
 		return b.client.PTTL(ctx, key).Result()
 	})
 	return max(0, ttl), err == nil && ttl != -2, err // -2: no key; -1: no end

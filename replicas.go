@@ -23,7 +23,7 @@ func (b *redisBackend) apply(ctx context.Context, script *redis.Script, keys []s
 // andWait sends a command and then WAIT on the same connection, as WAIT is about
 // what was written on its own.
 func (b *redisBackend) andWait(ctx context.Context, key string, send func(redis.Pipeliner)) error {
-	_, err := within(ctx, b, func(ctx context.Context) (any, error) {
+	_, err := inTurn(ctx, b, key, func(ctx context.Context) (any, error) {
 		node, err := b.masterOf(ctx, key)
 		if err != nil {
 			return nil, err

@@ -184,12 +184,16 @@ var breakages = []breakage{
 	{"a server that is asked only once what it is", []edit{{"front.go", "	if now.UnixNano()-last < int64(lookInterval) ||", "	if last != 0 ||"}}},
 	{"a node of a Cluster taken for a Redis", []edit{{"misfit.go", "			return b.isMisfit(inCluster)\n", "			return err\n"}}},
 	{"an error of connecting taken for an answer", []edit{{"misfit.go", "	return nil, false // or several", "	return redis.Nil, true // or several"}}},
-	{"a nil of OnConnect taken for no key", []edit{{"backend_redis.go", "		b.doubts = c.Options().OnConnect != nil\n	case", "	case"}}},
+	{"a nil of OnConnect taken for no key", []edit{{"backend_redis.go", "b.obeys, b.doubts = o.ContextTimeoutEnabled, o.OnConnect != nil", "b.obeys = o.ContextTimeoutEnabled"}}},
 	{"replies of a Redis that serves nobody, as the server writes them", []edit{{"attempt.go", "\"max number of clients\",\n	\"DB index\"", "\"ERR max number of clients\",\n	\"ERR DB index\""}}},
 	{"a client that answers from its own cache", []edit{{"backend_redis.go", "o.ClientSideCache != nil || o.ClientSideCacheConfig != nil", "o.ClientSideCache != nil && o.ClientSideCacheConfig != nil"}}},
 	{"a caller's deadline spent on Redis alone", []edit{{"attempt.go", "a.limit = min(a.limit, left/2)", "a.limit = min(a.limit, left)"}}},
 	{"a past deadline taken for the end of a context that lives", []edit{{"limit.go", "return left, left > 0 || ctx.Err() != nil", "return left, true"}}},
 	{"a past deadline handed to the client", []edit{{"attempt.go", "context.WithTimeout(undated{ctx}, a.limit)", "context.WithTimeout(ctx, a.limit)"}, {"limit.go", "context.WithTimeout(undated{ctx}, d)", "context.WithTimeout(ctx, d)"}}},
+	{"a shortage of connections held against Redis", []edit{{"attempt.go", "	if isShortage(err) && a.node.failures.Load() == 0 {", "	if false {"}}},
+	{"a shortage that hides a Redis that hangs", []edit{{"attempt.go", "	if isShortage(err) && a.node.failures.Load() == 0 {", "	if isShortage(err) {"}}},
+	{"those who wait for a connection counted as waiting for Redis", []edit{{"breaker.go", "		if !ok {\n			return // they wait for a connection\n		}\n", "		_ = ok\n"}}},
+	{"a command that finds no connection and is not sent again", []edit{{"turns.go", "			short = err\n", "			return v, err\n"}}},
 	{"a time too short for an answer held against Redis", []edit{{"attempt.go", "		a.brief = a.limit <", "		a.brief = false && a.limit <"}}},
 
 	// The queue.

@@ -1,0 +1,178 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// turns are the connections that a Redis client may have to one node: as many commands
+// are on their way there at a time, less one that is left to others who use the client.
+// The rest wait here, in the order in which they came. A client of its own accord either
+// fails a command for which it has no connection, or lets it wait and does not tell such
+// a wait from Redis's silence.
+type turns struct {
+	taken chan struct{} // has one of each command that has its turn; nil when there is no bound
+	spare bool          // a connection is left to others
+	sent  atomic.Int32  // commands on their way
+	since atomic.Int64  // when the first of them was sent
+}
+
+// errNoConnection is the end of a command that has waited for a connection in vain.
+var errNoConnection = errors.New("no connection of the Redis client's pool was free in time")
+
+// newTurns returns the turns of a client whose pool has those bounds; one that is 0 or
+// less is none.
+func newTurns(poolSize, maxActive int) *turns {
+	size := poolSize
+	if size <= 0 || maxActive > 0 && maxActive < size {
+		size = maxActive
+	}
+	if size <= 0 {
+		return &turns{spare: true}
+	}
+	return &turns{taken: make(chan struct{}, max(1, size-1)), spare: size > 1}
+}
+
+// begin waits for a turn, until ctx ends.
+func (t *turns) begin(ctx context.Context) error {
+	if t.taken != nil {
+		select {
+		case t.taken <- struct{}{}:
+		default:
+			select {
+			case t.taken <- struct{}{}:
+			case <-ctx.Done():
+				return errNoConnection
+			}
+		}
+	}
+	if t.sent.Add(1) == 1 {
+		t.since.Store(time.Now().UnixNano())
+	}
+	return nil
+}
+
+// end ends the turn of a command that has come back.
+func (t *turns) end() {
+	t.sent.Add(-1)
+	if t.taken != nil {
+		<-t.taken
+	}
+}
+
+// waitsSince returns since when Redis has something to answer, or ok false when all who
+// wait do so for a connection.
+func (t *turns) waitsSince() (since int64, ok bool) {
+	return t.since.Load(), t.sent.Load() > 0
+}
+
+// poolPause is how long a command waits that found the client's pool used up by others,
+// which nobody tells the end of.
+const poolPause = time.Millisecond
+
+// inTurn is within for a command that is sent to key's node, when it is its turn. One
+// that was not sent, as others have all the connections of the client, is sent again
+// until ctx ends.
+func inTurn[T any](ctx context.Context, b *redisBackend, key string, command func(context.Context) (T, error)) (T, error) {
+	t := b.turnsOf(key)
+	var short error
+	for {
+		v, err := once(ctx, b, t, command)
+		if err == nil {
+			return v, nil
+		}
+		if errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, redis.ErrPoolTimeout) {
+			short = err
+		} else if short == nil || ctx.Err() == nil {
+			return v, b.refused(err)
+		}
+		select {
+		case <-time.After(poolPause):
+		case <-ctx.Done():
+			return v, short
+		}
+	}
+}
+
+// once is inTurn that tries once. A command that inTime does not wait for any more keeps
+// its turn until it has come back.
+func once[T any](ctx context.Context, b *redisBackend, t *turns, command func(context.Context) (T, error)) (v T, err error) {
+	if err := b.admits(ctx); err != nil {
+		return v, err
+	}
+	if err := t.begin(ctx); err != nil {
+		return v, err
+	}
+	return inTime(ctx, b, func(ctx context.Context) (T, error) {
+		defer t.end()
+		return command(ctx)
+	})
+}
+
+// beside is within for what takes many commands or names no key. It goes on the
+// connection that is left to others, if there is one: it would keep a turn for long.
+func beside[T any](ctx context.Context, b *redisBackend, command func(context.Context) (T, error)) (T, error) {
+	if b.turnsOf("").spare {
+		return within(ctx, b, command)
+	}
+	return inTurn(ctx, b, "", command)
+}
+
+// turnsOf returns the turns of key's node.
+func (b *redisBackend) turnsOf(key string) *turns {
+	if b.cluster == nil {
+		return b.turns
+	}
+	shard := b.shard(key)
+	if t, ok := b.turnsAt.Load(shard); ok {
+		return t.(*turns)
+	}
+	o := b.cluster.Options()
+	t, _ := b.turnsAt.LoadOrStore(shard, newTurns(o.PoolSize, o.MaxActiveConns))
+	return t.(*turns)
+}
+
+// refusedHere is an error of a client's own limiter.
+type refusedHere struct{ error }
+
+func (e refusedHere) Unwrap() error { return e.error }
+
+// refused marks err when it must be of the client's own limiter, which asks nobody: no
+// answer, none of the network's, and none of a context's.
+func (b *redisBackend) refused(err error) error {
+	var netErr net.Error
+	if !b.limited || err == nil || isReply(err) || errors.As(err, &netErr) || errors.Is(err, redis.ErrClosed) ||
+		errors.Is(err, errNoConnection) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return refusedHere{fmt.Errorf("the Redis client's limiter: %w", err)}
+}
+
+// shortages are what this machine has too little of.
+var shortages = []error{
+	errNoConnection, redis.ErrPoolExhausted, redis.ErrPoolTimeout,
+	syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS,
+}
+
+// isShortage reports whether err was made here, before anything was sent: it says
+// nothing of the backend.
+func isShortage(err error) bool {
+	if errors.As(err, new(refusedHere)) {
+		return true
+	}
+	for _, s := range shortages {
+		if errors.Is(err, s) {
+			return true
+		}
+	}
+	return false
+}
