@@ -267,7 +267,8 @@ func (f *front) observe(ctx context.Context, space *Keyspace, outcome Outcome, s
 // does not run, and the error says why, when ctx has ended before, a key is not
 // valid or there is none, or c is closed. What write returns is returned as it is;
 // the keys are invalidated all the same, since its outcome may be unknown, and also
-// when ctx has ended meanwhile, within Config.Timeout. Its context ends with
+// when ctx has ended meanwhile, within Config.Timeout, or when c is closed meanwhile:
+// Close waits for it, and says so when it can not. Its context ends with
 // [ErrBlockLost] as its cause when the block can not be renewed before it lapses.
 //
 // When the backend does not take the block, write runs nevertheless, unless

@@ -149,6 +149,10 @@ func (f *front) usable(key string) error {
 	if f.closed.Load() {
 		return ErrClosed
 	}
+	return f.valid(key)
+}
+
+func (f *front) valid(key string) error {
 	if key == f.cfg.KeyPrefix {
 		return fmt.Errorf("%w: the key is empty", ErrInvalidKey)
 	}

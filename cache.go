@@ -92,7 +92,10 @@ type Cache interface {
 	// twice is not an error. The Caches that Open, NewRedis and New return try
 	// once more to deliver their queued invalidations, for 5 seconds at most (or one
 	// Config.Timeout, where that is longer) and only while the backend answers, and
-	// return an error that says how many are left. Finish generations before.
+	// return an error that says how many are left. They wait for writes of Update
+	// that run, within Config.Timeout, and the error says how many of those were
+	// left. Finish generations before: one that is finished later invalidates
+	// nothing.
 	Close() error
 }
 

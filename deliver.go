@@ -49,15 +49,25 @@ func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Dur
 	return failed, err
 }
 
-// unblock is the end of a write. Its error is as invalidate's.
-func (f *front) unblock(ctx context.Context, b *budget, token string, keys []string) error {
-	return f.unblockIn(ctx, b, f.keyspaceOf, token, keys)
+// finalise is the end of a write, which has run whatever becomes of this: it has no
+// error. When Close waits for the write no more, it has said so, and this does nothing.
+func (f *front) finalise(ctx context.Context, b *budget, token string, keys []string) {
+	if f.settlesWrite() {
+		_ = f.unblockNow(ctx, b, f.keyspaceOf, token, keys) // Close is not over before it
+	}
 }
 
-func (f *front) unblockIn(ctx context.Context, b *budget, of scope, token string, keys []string) error {
+// unblock is the end of a block. Its error is as invalidate's. keys overflow into their
+// scopes.
+func (f *front) unblock(ctx context.Context, b *budget, of scope, token string, keys []string) error {
 	if !f.settles() {
 		return ErrClosed
 	}
+	return f.unblockNow(ctx, b, of, token, keys)
+}
+
+// unblockNow is unblock for a caller that has noted that it settles.
+func (f *front) unblockNow(ctx context.Context, b *budget, of scope, token string, keys []string) error {
 	defer f.settling.Done()
 	f.flights.detach(keys)
 	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {

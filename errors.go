@@ -12,7 +12,8 @@ var (
 	// returns ErrNotFound itself.
 	ErrNotFound = errors.New("aside: not found")
 
-	// ErrClosed is returned by every operation on a Cache after Close.
+	// ErrClosed is returned by every operation on a Cache after Close: it was not
+	// carried out. An Update whose write has run does not return it.
 	ErrClosed = errors.New("aside: the cache is closed")
 
 	// ErrUnavailable is returned by the methods of a Cache, never by GetOrLoad,

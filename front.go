@@ -49,9 +49,12 @@ type front struct {
 	close     context.CancelFunc
 	deliverer atomic.Bool    // a goroutine delivers the queue
 	owed      *sweep         // the Clear that an overflow owes, and how far the deliverer has come with it
-	starting  sync.Mutex     // held while something is added to running or settling
+	starting  sync.Mutex     // held while something is added to running or settling, or begins or ends to write
 	running   sync.WaitGroup // goroutines that Close waits for
 	settling  sync.WaitGroup // invalidations on their way, which Close waits for
+	writing   int            // writes of Update that run
+	written   chan struct{}  // closed when none does, once Close waits for that
+	shut      bool           // and no write settles any more
 }
 
 // node is one of the backend's servers. It has a breaker for whether it answers,
@@ -271,6 +274,63 @@ func (f *front) settles() bool {
 	return true
 }
 
+// writes notes that an Update is running, until wrote, unless the front is closed.
+func (f *front) writes() bool {
+	f.starting.Lock()
+	defer f.starting.Unlock()
+	if f.closed.Load() {
+		return false
+	}
+	f.writing++
+	return true
+}
+
+func (f *front) wrote() {
+	f.starting.Lock()
+	defer f.starting.Unlock()
+	if f.writing--; f.writing == 0 && f.written != nil {
+		close(f.written)
+		f.written = nil
+	}
+}
+
+// settlesWrite is settles for a write that began before Close: there is time as long as
+// Close waits for it.
+func (f *front) settlesWrite() bool {
+	f.starting.Lock()
+	defer f.starting.Unlock()
+	if f.shut {
+		return false
+	}
+	f.settling.Add(1)
+	return true
+}
+
+// lastWrites waits for the writes that run when the front closes, within a budget, and
+// returns how many of them nothing is invalidated for any more.
+func (f *front) lastWrites() (left int) {
+	f.starting.Lock()
+	var written chan struct{}
+	if f.writing > 0 {
+		written = make(chan struct{})
+		f.written = written
+	}
+	f.starting.Unlock()
+	if written != nil && !f.local {
+		select {
+		case <-written:
+		case <-time.After(f.cfg.Timeout):
+		}
+	}
+	f.starting.Lock()
+	defer f.starting.Unlock()
+	f.shut, f.written = true, nil
+	if f.local {
+		return 0 // it keeps nothing that others could read
+	}
+	return f.writing
+}
+
 // later runs work in a goroutine that nobody waits for but Close. After Close it
 // does nothing, and reports false.
 func (f *front) later(work func()) bool {
@@ -453,16 +513,23 @@ func (f *front) release(ctx context.Context, key string, b *budget, token string
 }
 
 // eachShard runs a command on the keys of each shard, and returns the keys it
-// failed for, with the errors.
+// failed for, with the errors. Callers see to it that the front is not closed: what has
+// begun before Close is still sent.
 func (f *front) eachShard(ctx context.Context, keys []string, b *budget, command func(context.Context, []string) error) (failed []string, err error) {
 	groups := make(map[string][]string)
 	for _, key := range keys {
 		shard := f.shard(key)
 		groups[shard] = append(groups[shard], key)
 	}
+	send := func(b *budget, keys []string) error {
+		if err := f.valid(keys[0]); err != nil {
+			return err
+		}
+		_, err := doAnyway(ctx, f, keys[0], b, false, func(ctx context.Context) (any, error) { return nil, command(ctx, keys) })
+		return err
+	}
 	if len(groups) == 1 {
-		_, err := do(ctx, f, keys[0], b, false, func(ctx context.Context) (any, error) { return nil, command(ctx, keys) })
-		if err != nil {
+		if err := send(b, keys); err != nil {
 			return keys, err
 		}
 		return nil, nil
@@ -474,7 +541,7 @@ func (f *front) eachShard(ctx context.Context, keys []string, b *budget, command
 	for _, group := range groups {
 		wg.Go(func() {
 			own := budget{left}
-			_, e := do(ctx, f, group[0], &own, false, func(ctx context.Context) (any, error) { return nil, command(ctx, group) })
+			e := send(&own, group)
 			mu.Lock()
 			defer mu.Unlock()
 			if e != nil {

@@ -115,6 +115,9 @@ func (f *front) Block(ctx context.Context, token string, ttl time.Duration, keys
 	if token == "" {
 		return fmt.Errorf("aside: Block of %.200q: the token is empty", keys[0])
 	}
+	if f.closed.Load() {
+		return ErrClosed
+	}
 	_, err := f.block(ctx, f.newBudget(), token, ttl, f.names(keys))
 	return err
 }
@@ -126,7 +129,7 @@ func (f *front) Unblock(ctx context.Context, token string, keys ...string) error
 	if len(keys) == 0 {
 		return nil
 	}
-	return f.unblockIn(ctx, f.newBudget(), f.scopeOf, token, f.names(keys))
+	return f.unblock(ctx, f.newBudget(), f.scopeOf, token, f.names(keys))
 }
 
 // Clear without prefixes removes everything that the Cache owns. It scans, so it is
@@ -250,6 +253,10 @@ func (f *front) Close() error {
 	if again {
 		return nil
 	}
+	var late error
+	if n := f.lastWrites(); n > 0 {
+		late = fmt.Errorf("aside: closed while %d writes of Update were running: what they commit after their block has lapsed is not invalidated in other processes (%w)", n, ErrUnavailable)
+	}
 	// What is on its way by now is delivered or queued before the last delivery;
 	// what comes later gets ErrClosed.
 	f.settling.Wait()
@@ -262,12 +269,11 @@ func (f *front) Close() error {
 		_ = f.release(context.Background(), key, b, token)
 	}
 	left, overflowed := f.lastDelivery()
-	err := f.backend.Close()
+	err := errors.Join(late, f.backend.Close())
 	if overflowed {
-		return fmt.Errorf("aside: closed with %d invalidations undelivered, and more than the queue held: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable)
-	}
-	if left > 0 {
-		return fmt.Errorf("aside: closed with %d invalidations undelivered: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable)
+		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered, and more than the queue held: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable))
+	} else if left > 0 {
+		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable))
 	}
 	return err
 }

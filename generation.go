@@ -139,7 +139,10 @@ func (g *Generation) Finish() {
 	g.cancel(nil)
 
 	f, budget := g.all.f, g.all.f.newBudget()
-	_ = f.invalidate(g.ctx, budget, f.name(ChatMessages(g.chatID).String())) // queued at worst
+	messages := f.name(ChatMessages(g.chatID).String())
+	if err := f.invalidate(g.ctx, budget, messages); err != nil { // else it is queued at worst
+		f.warnOnce(&chatMessages, messages, "cache: messages are not invalidated, as their generation was finished after Close (logged once)", err)
+	}
 	g.all.retire(g)
 	g.end(budget)
 }

@@ -22,17 +22,17 @@ type update struct {
 	budget *budget
 }
 
-func (u *update) run(ctx context.Context, write func(context.Context) error) (err error) {
+func (u *update) run(ctx context.Context, write func(context.Context) error) error {
+	if !u.f.writes() {
+		return ErrClosed
+	}
+	defer u.f.wrote()
 	sent := time.Now()
 	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)
 	u.f.queue.hold(unblocked)
 	// Before the hold ends, what could not be invalidated is in the queue.
 	defer u.f.queue.release(unblocked)
-	defer func() {
-		if e := u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {
-			err = e
-		}
-	}()
+	defer u.f.finalise(ctx, u.budget, u.token, u.keys)
 	if len(unblocked) > 0 {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -50,11 +50,13 @@ var breakages = []breakage{
 
 	// The write path.
 	{"an update that does not seize", []edit{{"update.go", "	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)\n", "	var unblocked []string\n"}}},
-	{"an update that does not finalise", []edit{{"update.go", "		if e := u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {\n			err = e\n		}\n", ""}}},
+	{"an update that does not finalise", []edit{{"update.go", "	defer u.f.finalise(ctx, u.budget, u.token, u.keys)\n", ""}}},
 	{"a seize that fails and leaves the key trusted", []edit{{"update.go", "	u.f.queue.hold(unblocked)\n", ""}, {"update.go", "	defer u.f.queue.release(unblocked)\n", ""}}},
 	{"a queue that delivers before the write returned", []edit{
 		{"update.go", "	u.f.queue.hold(unblocked)\n", "	_ = u.f.settled(u.keys, unblocked, nil)\n"}, {"update.go", "	defer u.f.queue.release(unblocked)\n", ""},
-		{"update.go", "u.f.unblock(ctx, u.budget, u.token, u.keys); err == nil {", "error(nil); len(unblocked) == 0 {\n			e = u.f.unblock(ctx, u.budget, u.token, u.keys)"}}},
+		{"update.go", "	defer u.f.finalise(ctx, u.budget, u.token, u.keys)\n", "	if len(unblocked) == 0 {\n		defer u.f.finalise(ctx, u.budget, u.token, u.keys)\n	}\n"}}},
+	{"a Close that does not wait for a write", []edit{{"front.go", "	if written != nil && !f.local {", "	if false {"}}},
+	{"a Close that says nothing of the writes that run on", []edit{{"frontcache.go", "	if n := f.lastWrites(); n > 0 {", "	if n := f.lastWrites(); n < 0 {"}}},
 	{"a block that is not renewed", []edit{{"update.go", "	done := repeat(blockTTL/3,", "	done := repeat(time.Hour,"}}},
 	{"a write that goes on after its block", []edit{{"update.go", "	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })\n", "	lapse := time.AfterFunc(time.Hour, func() {})\n"}}},
 	{"a refused write that is written", []edit{{"update.go", "		if u.f.cfg.RefuseWrites {\n			return ErrWriteRefused\n		}\n", ""}}},
@@ -231,7 +233,7 @@ var breakages = []breakage{
 	{"a Clear that goes on at another server's cursor", []edit{{"clear.go", "old != nil && old.server == n.server {", "old != nil {"}}},
 
 	// Generations.
-	{"a generation that leaves the history stale", []edit{{"generation.go", "	_ = f.invalidate(g.ctx, budget, f.name(ChatMessages(g.chatID).String())) // queued at worst\n", ""}}},
+	{"a generation that leaves the history stale", []edit{{"generation.go", "f.invalidate(g.ctx, budget, messages); err != nil {", "error(nil); err != nil {"}}},
 	{"a generation whose cancel is not looked for", []edit{{"generation_poll.go", "		g.cancel(ErrCancelled)\n", ""}}},
 	{"a generation whose key is not kept", []edit{{"generation_poll.go", "	g.beat(ctx, budget, key.err == nil && !key.ok)\n", "	_ = key\n"}}},
 	{"a generation that starts beside another", []edit{{"generation.go", "	case l.State == Present:\n		g.taken = true\n", ""}, {"generation.go", "g.taken, g.older = key.ok, nil", "g.older = nil"}, {"generation.go", "if key.ok || errors.Join(", "if errors.Join("}}},
