@@ -132,7 +132,7 @@ var breakages = []breakage{
 
 	// Reads that go together.
 	{"a read that stays in its batch when its caller leaves", []edit{{"reads.go", "	case <-ctx.Done():\n		return found{}, context.Cause(ctx)\n", ""}}},
-	{"a read that waits for its batch as long as it takes", []edit{{"reads.go", "if d := time.Until(deadline) / 2; d < b.left {", "if d := time.Until(deadline) / 2; d < 0 {"}}},
+	{"a read that waits for its batch as long as it takes", []edit{{"reads.go", "if left /= 2; left < b.left {", "if left /= 2; left < 0 {"}}},
 	{"a batch whose budget begins when it is sent", []edit{{"reads.go", "&budget{r.f.cfg.Timeout - time.Since(b.born)}", "&budget{r.f.cfg.Timeout}"}}},
 	{"a batch without bounds", []edit{{"reads.go", "!ok && len(b.keys) >= min(maxBatch, max(1, batchBytes/max(1, r.mean)))", "false"}}},
 	{"a key that is asked for once a reader", []edit{{"reads.go", "	i, ok := r.index[key]\n", "	i, ok := 0, false\n"}}},
@@ -149,7 +149,7 @@ var breakages = []breakage{
 	{"a command that panicked and is waited for", []edit{{"attempt.go", "	a.node.over(time.Now(), true)\n", ""}}},
 	{"a lane that is lost when a hook panics", []edit{{"pipeline.go", "		defer func() { p.leave(err, time.Since(start)) }()\n		res, err = p.b.run(c.ctx, c.script, c.keys, c.args...)\n", "		res, err = p.b.run(c.ctx, c.script, c.keys, c.args...)\n		p.leave(err, time.Since(start))\n"}}},
 	{"leases asked for that nobody waits for", []edit{{"pipeline.go", "	p.line = slices.DeleteFunc(p.line, func(c *scriptCall) bool { return c.ctx.Err() != nil }) // they have left\n", ""}}},
-	{"few lanes while it is not known how far Redis is", []edit{{"lanes.go", "		return maxLanes //", "		return minLanes //"}}},
+	{"few lanes while it is not known how far Redis is", []edit{{"lanes.go", "	n := maxLanes //", "	n := minLanes //"}}},
 	{"leases that nobody has any more are kept", []edit{{"pipeline.go", "	if c.script != leaseScript || c.err != nil {\n", "	if true {\n"}}},
 	{"a cache that closes keeps its leases", []edit{{"flight.go", "	fl.token = token\n", "	_ = token\n"}}},
 	{"a lease asked for is not given back by a cache that closes", []edit{{"front.go", "	_, err := doAnyway(ctx, f, key, b, false", "	_, err := do(ctx, f, key, b, false"}}},
