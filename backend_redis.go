@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -74,7 +75,12 @@ type redisBackend struct {
 	probe   string               // a key that every user of the cache has the right to, and that is not there
 	wait    int                  // how many replicas must have an invalidation
 	states  []string             // see covers
-	reached atomic.Bool          // a command has been answered
+
+	// replaced, when not nil, is called when a key of another type, which another
+	// program must have stored, was removed.
+	replaced func(key, kind string)
+
+	reached atomic.Bool // a command has been answered
 	closed  atomic.Bool
 	limited bool // client has a limiter that may refuse commands
 
@@ -282,7 +288,8 @@ func (b *redisBackend) getEach(ctx context.Context, keys []string) ([]found, err
 }
 
 func (b *redisBackend) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	_, err := b.runOn(ctx, setScript, key, ttl.Milliseconds(), value)
+	res, err := b.runOn(ctx, setScript, key, ttl.Milliseconds(), value)
+	b.tellReplaced(res)
 	return err
 }
 
@@ -326,7 +333,7 @@ func isUnknownCommand(err error) bool {
 func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
 	nonce := rand.Text()
 	args := []any{req.TTL.Milliseconds(), nonce, req.Waited,
-		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner, req.channel}
+		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner, req.channel, req.overdue}
 	var res any
 	var err error
 	if req.Claim == nil {
@@ -337,15 +344,16 @@ func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) 
 	if err != nil {
 		return Lease{}, err
 	}
-	return leaseFrom(res, nonce)
+	return b.leaseFrom(res, nonce)
 }
 
 // leaseFrom reads what the script has answered to a request with the nonce.
-func leaseFrom(res any, nonce string) (Lease, error) {
+func (b *redisBackend) leaseFrom(res any, nonce string) (Lease, error) {
 	answer, ok := res.([]any)
-	if !ok || len(answer) != 2 {
+	if !ok || len(answer) < 3 {
 		return Lease{}, fmt.Errorf("aside: Redis answered a lease request with %T", res)
 	}
+	b.tellReplaced(answer[3:])
 	state, _ := answer[0].(string)
 	text, _ := answer[1].(string)
 	switch state {
@@ -357,7 +365,8 @@ func leaseFrom(res any, nonce string) (Lease, error) {
 			// had granted it: nobody else can have this lease, or end it.
 			return Lease{State: Granted, Token: text}, nil
 		}
-		return Lease{State: Loading, Token: text}, nil
+		deadline, _ := answer[2].(string)
+		return Lease{State: Loading, Token: text, deadline: deadline}, nil
 	case "writing":
 		return Lease{State: Writing}, nil
 	case "unleased":
@@ -368,6 +377,17 @@ func leaseFrom(res any, nonce string) (Lease, error) {
 		return Lease{State: Present, Value: []byte(text)}, nil
 	}
 	return Lease{}, fmt.Errorf("aside: Redis answered a lease request with %.40q", state)
+}
+
+// tellReplaced takes the keys that a script has removed for their types, and the
+// types, in turn.
+func (b *redisBackend) tellReplaced(res any) {
+	list, _ := res.([]any)
+	for pair := range slices.Chunk(list, 2) {
+		if key, ok := pair[0].(string); ok && len(pair) == 2 && b.replaced != nil {
+			b.replaced(key, fmt.Sprint(pair[1]))
+		}
+	}
 }
 
 func flag(b bool) string {

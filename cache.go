@@ -127,6 +127,7 @@ type LeaseRequest struct {
 	Owner string
 
 	channel string // where the end of another's lease is to be told: see teller
+	overdue string // the deadline of the lease named by Waited, when it has passed by the caller's own clock
 }
 
 // LeaseState is what [Cache.Lease] found.
@@ -146,6 +147,8 @@ type Lease struct {
 	State LeaseState
 	Token string // the lease's: the caller's own when Granted, the other's when Loading
 	Value []byte // the value, when Present
+
+	deadline string // the other's, when Loading, or "": it differs after each renewal
 }
 
 // Fill is what [Cache.Fill] stores: Value, or with NotFound set a marker that

@@ -160,7 +160,7 @@ func (fl *flight) acquire() (lease Lease, mine bool) {
 		if req.Waited == "" {
 			fl.f.count.waited.Add(1)
 		}
-		req.Waited = lease.Token
+		req.Waited, req.overdue = lease.Token, wait.overdue(lease)
 		if !wait.pause(fl.ask, time.Since(start)) {
 			return Lease{}, true
 		}

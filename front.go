@@ -96,6 +96,7 @@ func newFront(backend Cache, cfg Config) *front {
 			f.look = func(ctx context.Context) { _ = b.inspect(ctx) } // a misfit is told by the next command
 		}
 		f.shares = b.obeys
+		b.replaced = f.replaced
 		if cfg.NearMaxBytes > 0 {
 			f.startNear(b)
 		}
@@ -394,6 +395,18 @@ func (w *warnings) add(space, message string) (first, last bool) {
 	}
 	names[strings.Clone(space)] = true
 	return true, len(names) == maxWarned
+}
+
+// replaced warns that a key of another type, which another program must have stored,
+// was removed: a value, or a lease, is kept there.
+func (f *front) replaced(key, kind string) {
+	owner := key
+	if of, ok := leasedKey(key); ok {
+		owner = of
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(owner, f.cfg.KeyPrefix), ":")
+	f.warnOnce(&Keyspace{Name: name}, key, "cache: keys of other types, which other programs stored, are removed (logged once per keyspace)",
+		fmt.Errorf("aside: the key held a %s", kind))
 }
 
 // here returns a key's value that is in this process.

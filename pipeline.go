@@ -107,7 +107,7 @@ func (p *pipeline) answer(c *scriptCall) {
 	if c.script != leaseScript || c.err != nil {
 		return
 	}
-	if l, err := leaseFrom(c.res, ""); err == nil && l.State == Granted {
+	if l, err := p.b.leaseFrom(c.res, ""); err == nil && l.State == Granted {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), leaseTTL)
 			defer cancel()

@@ -12,12 +12,18 @@ import (
 // it.
 func (b *redisBackend) apply(ctx context.Context, script *redis.Script, keys []string, args ...any) error {
 	if b.wait == 0 {
-		_, err := b.run(ctx, script, keys, args...)
+		res, err := b.run(ctx, script, keys, args...)
+		b.tellReplaced(res)
 		return err
 	}
 	// Its text, not its digest: to learn that Redis does not know the script would
 	// cost a WAIT for nothing.
-	return b.andWait(ctx, keys[0], func(p redis.Pipeliner) { script.Eval(ctx, p, keys, args...) })
+	var sent *redis.Cmd
+	err := b.andWait(ctx, keys[0], func(p redis.Pipeliner) { sent = script.Eval(ctx, p, keys, args...) })
+	if err == nil { // or the client may not be through with it
+		b.tellReplaced(sent.Val())
+	}
+	return err
 }
 
 // andWait sends a command and then WAIT on the same connection, as WAIT is about

@@ -5,16 +5,21 @@ import "github.com/redis/go-redis/v9"
 // The scripts of the Redis backend. KEYS are pairs of a value key and its lease
 // key. A lease key is a hash:
 //
-//	load   the token of the reader's lease    until  its deadline
+//	load   the token of the reader's lease    until  its deadline, which differs after
+//	       each renewal
 //	claim  the value, when the lease is a claim
 //	waits  the channel on which those who wait for the lease want to hear of its end
 //	failed the token of a lease that was released without a value, and its deadline
 //	none   the deadline of the not-found marker
 //	w:…    a writer's block, named by its token, and its deadline
 //
-// Deadlines are milliseconds of Redis's own clock: each field ends by itself, and
-// the whole hash half a second after the last of them: when a lease has lapsed that
-// others wait for, the next one to be granted tells them that it is another's now.
+// Deadlines are milliseconds of Redis's own clock, each with the milliseconds that it
+// was set for: each field ends by itself, and the whole hash half a second after the
+// last of them: when a lease has lapsed that others wait for, the next one to be
+// granted tells them that it is another's now. A deadline that is further away than it
+// was set for dates from before the clock was set back, or from a master whose clock
+// was ahead: the first script that sees it sets it again, to the same time from now.
+//
 // A Redis that is out of memory refuses a script's first write when it is one that
 // needs memory, and none after a first write that does not. So scripts that
 // invalidate delete before they set anything, and always go through; scripts that
@@ -38,16 +43,41 @@ local function wake(channel, key)
 end
 `
 
+// luaUntil makes the deadline that is so far away.
+const luaUntil = luaNow + `
+local function untilAfter(ttl) return string.format('%.0f %.0f', now + ttl, ttl) end
+`
+
+// luaReplaced lists keys of other types, which the script removes, and their types.
+const luaReplaced = `
+local replaced = {}
+local function replaces(key, own)
+	local kind = redis.pcall('TYPE', key).ok
+	if kind and kind ~= own and kind ~= 'none' then
+		replaced[#replaced + 1] = key
+		replaced[#replaced + 1] = kind
+	end
+end
+`
+
 // luaLive reads KEYS[2] into live, less the fields whose time is over, which are in
-// dead for leaseScript to remove: they must not be its first write. A key of another type there is removed: it holds no lease.
-const luaLive = luaWake + luaNow + `
-local live, dead, blocked, latest = {}, {}, false, 0
+// dead for leaseScript to remove: they must not be its first write. A key of another
+// type there holds no lease.
+const luaLive = luaWake + luaUntil + `
+local live, dead, blocked, latest, setBack = {}, {}, false, 0, false
 local all = redis.pcall('HGETALL', KEYS[2])
-if all.err then redis.call('DEL', KEYS[2]) all = {} end
+local foreign = all.err
+if foreign then all = {} end
 for i = 1, #all, 2 do live[all[i]] = all[i + 1] end
 local waits = live['waits']
-local function keep(field, deadline)
-	deadline = tonumber(deadline) or 0
+local function keep(field)
+	local text, deadline, ttl = string.match(live[field] or '', '^(.-)(%d+) (%d+)$')
+	deadline, ttl = tonumber(deadline) or 0, tonumber(ttl) or 0
+	if deadline > now + ttl then
+		deadline, setBack = now + ttl, true
+		live[field] = text .. untilAfter(ttl)
+		redis.pcall('HSET', KEYS[2], field, live[field])
+	end
 	if deadline > now then
 		if deadline > latest then latest = deadline end
 		return true
@@ -56,33 +86,35 @@ local function keep(field, deadline)
 	live[field] = nil
 	return false
 end
-if live['load'] and not keep('until', live['until']) then
+if live['load'] and not keep('until') then
 	dead[#dead + 1] = 'load'
 	dead[#dead + 1] = 'claim'
 	live['load'], live['claim'] = nil, nil
 end
 for i = 1, #all, 2 do
-	if string.sub(all[i], 1, 2) == 'w:' and keep(all[i], all[i + 1]) then blocked = true end
+	if string.sub(all[i], 1, 2) == 'w:' and keep(all[i]) then blocked = true end
 end
-if live['none'] then keep('none', live['none']) end
-if live['failed'] and not keep('failed', string.match(live['failed'], ' (%d+)$')) then live['failed'] = nil end
-local function lasts(deadline)
-	if deadline > latest then latest = deadline end
+if live['none'] then keep('none') end
+if live['failed'] then keep('failed') end
+local function lasts(ttl)
+	if now + ttl > latest then latest = now + ttl end
 	redis.call('PEXPIRE', KEYS[2], latest - now + 500)
 end
 `
 
 // luaDrop invalidates KEYS[i], KEYS[i+1].
-const luaDrop = luaWake + `
+const luaDrop = luaWake + luaReplaced + `
 local function failed(reply) return type(reply) == 'table' and reply.err end
 local function endLease(i)
 	local waits = redis.pcall('HGET', KEYS[i + 1], 'waits')
 	if failed(redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'waits', 'failed', 'none')) then
+		replaces(KEYS[i + 1], 'hash')
 		redis.call('DEL', KEYS[i + 1])
 	end
 	wake(waits, KEYS[i])
 end
 local function drop(i)
+	replaces(KEYS[i], 'string')
 	redis.call('UNLINK', KEYS[i])
 	endLease(i)
 end
@@ -90,39 +122,51 @@ end
 
 var (
 	// leaseScript: ARGV ttl, nonce, waited, has bad, bad, has claim, claim, owner,
-	// the channel to hear of the end of another's lease on, if any.
+	// the channel to hear of the end of another's lease on, if any, the deadline of
+	// the lease waited for when its time is over by the waiter's clock. The answer is a
+	// state, a token or value, the deadline of another's lease, and what was replaced.
 	// The token carries the time, so a command that a client library sends twice
 	// does not make the same one twice.
-	leaseScript = script("lease", luaLive+`
+	leaseScript = script("lease", luaLive+luaReplaced+`
 local value = redis.pcall('GET', KEYS[1])
 if type(value) == 'table' and value.err then
+	replaces(KEYS[1], 'string')
 	redis.call('UNLINK', KEYS[1])
 	value = false
 end
-local replaced = value and ARGV[4] == '1' and value == ARGV[5]
-if replaced then
+local removed = value and ARGV[4] == '1' and value == ARGV[5]
+if removed then
 	redis.call('UNLINK', KEYS[1])
 	value = false
 end
 local claim = ARGV[6] == '1'
-if value and claim and live['claim'] and live['load'] == ARGV[8] then return {'granted', ARGV[8]} end
-if value then return {'present', value} end
-if claim and ARGV[4] == '1' and not replaced then return {'absent', ''} end
+if setBack and value and live['claim'] and live['load'] then
+	redis.call('PEXPIRE', KEYS[1], string.match(live['until'], '%d+$'))
+end
+local function answer(state, text, deadline) return {state, text, deadline or '', unpack(replaced)} end
+if value and claim and live['claim'] and live['load'] == ARGV[8] then return answer('granted', ARGV[8]) end
+if value then return answer('present', value) end
+if claim and ARGV[4] == '1' and not removed then return answer('absent', '') end
 if not claim then
-	if live['none'] then return {'absent', ''} end
-	if blocked then return {'writing', ''} end
-	if live['load'] then
-		if ARGV[3] ~= '' and live['failed'] and string.match(live['failed'], '^(.*) %d+$') == ARGV[3] then
-			return {'unleased', ''}
+	if live['none'] then return answer('absent', '') end
+	if blocked then return answer('writing', '') end
+	local over = ARGV[10] ~= '' and live['load'] == ARGV[3] and live['until'] == ARGV[10] and not live['claim']
+	if live['load'] and not over then
+		if ARGV[3] ~= '' and live['failed'] and string.match(live['failed'], '^(.*) %d+ %d+$') == ARGV[3] then
+			return answer('unleased', '')
 		end
 		if ARGV[9] ~= '' and waits ~= ARGV[9] then redis.pcall('HSET', KEYS[2], 'waits', ARGV[9]) end
-		return {'loading', live['load']}
+		return answer('loading', live['load'], live['until'])
 	end
+end
+if foreign then
+	replaces(KEYS[2], 'hash')
+	redis.call('DEL', KEYS[2])
 end
 local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]
 if claim then token = ARGV[8] end
-local deadline = now + tonumber(ARGV[1])
-redis.call('HSET', KEYS[2], 'load', token, 'until', deadline)
+local ttl = tonumber(ARGV[1])
+redis.call('HSET', KEYS[2], 'load', token, 'until', untilAfter(ttl))
 for _, field in ipairs(dead) do
 	if field ~= 'load' and field ~= 'until' then redis.call('HDEL', KEYS[2], field) end
 end
@@ -131,27 +175,27 @@ if claim then
 else
 	redis.call('HDEL', KEYS[2], 'claim')
 end
-lasts(deadline)
+lasts(ttl)
 if claim then redis.call('SET', KEYS[1], ARGV[7], 'PX', ARGV[1]) end
 if waits then
 	redis.call('HDEL', KEYS[2], 'waits')
 	wake(waits, KEYS[1])
 end
-return {'granted', token}
+return answer('granted', token)
 `)
 
 	// extendScript: ARGV token, ttl.
 	extendScript = script("extend", luaLive+`
-local deadline = now + tonumber(ARGV[2])
+local ttl = tonumber(ARGV[2])
 if live['w:' .. ARGV[1]] then
-	redis.call('HSET', KEYS[2], 'w:' .. ARGV[1], deadline)
+	redis.call('HSET', KEYS[2], 'w:' .. ARGV[1], untilAfter(ttl))
 elseif live['load'] == ARGV[1] then
 	if live['claim'] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) == 0 then return 0 end
-	redis.call('HSET', KEYS[2], 'until', deadline)
+	redis.call('HSET', KEYS[2], 'until', untilAfter(ttl))
 else
 	return 0
 end
-lasts(deadline)
+lasts(ttl)
 return 1
 `)
 
@@ -159,10 +203,10 @@ return 1
 	fillScript = script("fill", luaLive+`
 if live['load'] ~= ARGV[1] then return 0 end
 if ARGV[3] == '1' then
-	local deadline = now + tonumber(ARGV[2])
-	redis.call('HSET', KEYS[2], 'none', deadline)
+	local ttl = tonumber(ARGV[2])
+	redis.call('HSET', KEYS[2], 'none', untilAfter(ttl))
 	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits', 'failed')
-	lasts(deadline)
+	lasts(ttl)
 else
 	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
 	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits', 'failed', 'none')
@@ -178,9 +222,9 @@ redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits')
 if live['claim'] then
 	if redis.pcall('GET', KEYS[1]) == live['claim'] then redis.call('UNLINK', KEYS[1]) end
 else
-	local deadline = now + tonumber(ARGV[2])
-	redis.call('HSET', KEYS[2], 'failed', ARGV[1] .. ' ' .. string.format('%.0f', deadline))
-	lasts(deadline)
+	local ttl = tonumber(ARGV[2])
+	redis.call('HSET', KEYS[2], 'failed', ARGV[1] .. ' ' .. untilAfter(ttl))
+	lasts(ttl)
 end
 wake(waits, KEYS[1])
 return 1
@@ -188,31 +232,32 @@ return 1
 
 	// setScript: ARGV ttl, value.
 	setScript = script("set", luaDrop+`
+replaces(KEYS[1], 'string')
 local set = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
 if failed(set) then
 	drop(1)
 	return set
 end
 endLease(1)
-return 1
+return replaced
 `)
 
 	deleteScript = script("delete", luaDrop+`
 for i = 1, #KEYS, 2 do drop(i) end
-return 1
+return replaced
 `)
 
 	// blockScript: ARGV token, ttl.
-	blockScript = script("block", luaDrop+luaNow+`
+	blockScript = script("block", luaDrop+luaUntil+`
 for i = 1, #KEYS, 2 do drop(i) end
-local deadline = now + tonumber(ARGV[2])
+local deadline = untilAfter(tonumber(ARGV[2]))
 for i = 1, #KEYS, 2 do
 	redis.call('HSET', KEYS[i + 1], 'w:' .. ARGV[1], deadline)
 	if redis.call('PTTL', KEYS[i + 1]) < tonumber(ARGV[2]) then
 		redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
 	end
 end
-return 1
+return replaced
 `)
 
 	// unblockScript: ARGV token.
@@ -221,7 +266,7 @@ for i = 1, #KEYS, 2 do
 	drop(i)
 	redis.call('HDEL', KEYS[i + 1], 'w:' .. ARGV[1])
 end
-return 1
+return replaced
 `)
 )
 
@@ -232,7 +277,7 @@ var leaseFields = []string{"load", "until", "claim", "waits", "failed", "none"}
 const luaClaimed = `
 local function claimed(key)
 	local lease = redis.pcall('HMGET', key, 'claim', 'until')
-	return not lease.err and lease[1] and (tonumber(lease[2]) or 0) > now
+	return not lease.err and lease[1] and (tonumber(string.match(lease[2] or '', '^%d+')) or 0) > now
 end
 `
 

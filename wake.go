@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -72,6 +74,9 @@ type waiter struct {
 	woken chan struct{} // nil before it is in w.waiting
 	told  bool          // the last question was asked so that the lease's end is heard
 	late  bool          // and then nothing was heard until it was time to ask again
+
+	deadline string    // of the lease that was found last
+	since    time.Time // when it was found first
 }
 
 func (w *wakes) waiter(key string) *waiter { return &waiter{w: w, key: key} }
@@ -133,6 +138,21 @@ func (x *waiter) patience(waited time.Duration) time.Duration {
 		return pollMax - waited // it is about to, and then wakes all
 	}
 	return polling
+}
+
+// overdue returns the deadline of a lease that was found when it has been the same for
+// as long as the lease lasts, by this process's clock, and otherwise "". Its holder has
+// not renewed it, and a backend whose clock was set back, or stands still, would keep
+// it for longer.
+func (x *waiter) overdue(found Lease) string {
+	if found.deadline != x.deadline {
+		x.deadline, x.since = found.deadline, time.Now()
+	}
+	_, lasts, _ := strings.Cut(x.deadline, " ")
+	if ms, err := strconv.ParseInt(lasts, 10, 64); err != nil || time.Since(x.since) < time.Duration(ms)*time.Millisecond {
+		return ""
+	}
+	return x.deadline
 }
 
 // enlist needs w.mu.
