@@ -10,7 +10,10 @@ import (
 )
 
 // budget is what one call may still spend on commands that fail.
-type budget struct{ left time.Duration }
+type budget struct {
+	left time.Duration
+	bulk bool // the command is to carry much: to wait for it says nothing of the node
+}
 
 func (f *front) newBudget() *budget { return &budget{left: f.cfg.Timeout} }
 
@@ -55,6 +58,7 @@ type attempt struct {
 	brief  bool          // the limit is less than what an answer takes
 	took   time.Duration // when it has ended
 	ended  bool
+	bulk   bool
 }
 
 // attempt begins a command, unless the node is left alone or the budget is spent.
@@ -62,12 +66,12 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 	if n.open.Load() || stores && n.store.open.Load() || b.left <= 0 {
 		return attempt{}, ErrUnavailable
 	}
-	a := attempt{f: f, node: n, caller: ctx, stores: stores, start: time.Now(), limit: b.left}
+	a := attempt{f: f, node: n, caller: ctx, stores: stores, start: time.Now(), limit: b.left, bulk: b.bulk}
 	if left, ok := timeLeft(ctx); ok {
 		a.limit = min(a.limit, left/2) // the loader needs time, too
 		a.brief = a.limit < f.hastyLimit() && a.limit < max(f.cfg.Timeout/250, n.reads.trip())
 	}
-	if !a.brief {
+	if !a.brief && !a.bulk {
 		n.sent(a.start)
 	}
 	f.lookAgain(a.start)
@@ -88,9 +92,8 @@ func (a *attempt) end(err error, b *budget) error {
 	now := time.Now()
 	a.took = now.Sub(a.start)
 	replied := err == nil || answered(err)
-	if !a.brief {
-		a.node.over(now, replied)
-	}
+	heard := a.node.answersSince(a.start)
+	a.over(now, replied)
 	if err == nil {
 		a.node.success()
 		if a.stores {
@@ -120,6 +123,9 @@ func (a *attempt) end(err error, b *budget) error {
 	if isShortage(err) && a.node.failures.Load() == 0 {
 		weight = 0 // nothing was sent; after a failure, those that hang may be what it is short of
 	}
+	if a.bulk && heard && isTimeout(err) {
+		weight = 0 // it was too long for the line
+	}
 	if replied {
 		a.node.success()
 	} else {
@@ -131,6 +137,22 @@ func (a *attempt) end(err error, b *budget) error {
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
+func (a *attempt) over(now time.Time, replied bool) {
+	switch {
+	case a.brief:
+	case !a.bulk:
+		a.node.over(now, replied)
+	case replied:
+		a.node.heard.Store(now.UnixNano())
+	}
+}
+
+// isTimeout reports whether a command ended as its time was over.
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
+}
+
 // abort is the end of a command that panicked, as a hook of the client may: nothing
 // is on its way any more.
 func (a *attempt) abort() {
@@ -140,9 +162,7 @@ func (a *attempt) abort() {
 	if a.cancel != nil {
 		a.cancel()
 	}
-	if !a.brief {
-		a.node.over(time.Now(), true)
-	}
+	a.over(time.Now(), true)
 }
 
 func (f *front) usable(key string) error {

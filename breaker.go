@@ -32,6 +32,7 @@ type breaker struct {
 	waiting  atomic.Int32  // commands on their way
 	heard    atomic.Int64  // when the node last answered, or was asked while nothing was on its way
 	crowded  atomic.Int64  // since when more than silentWaiting wait for it, or 0
+	looking  atomic.Bool   // a probe finds out whether it answers anything
 	silence  time.Duration // how long it may be silent; 0 is for ever
 	turns    *turns        // of the commands that are sent to it, or nil when there are none
 	does     string        // what it has to do: "answer", or "store"
@@ -71,10 +72,25 @@ func (b *breaker) asked(now time.Time, more int) {
 		heard = max(heard, since)
 	}
 	silent, crowded := now.UnixNano()-heard, now.UnixNano()-b.crowded.Load()
+	if silent > int64(b.silence/2) && b.looking.CompareAndSwap(false, true) {
+		b.spawn(b.look)
+	}
 	if silent > int64(b.silence) && crowded > int64(b.silence/2) { // or they have only just come
 		b.failure(errSilent, breakerOpens)
 	}
 }
+
+// look asks a silent node something small: what is on its way may be long replies over
+// a slow line, which are no silence.
+func (b *breaker) look() {
+	defer b.looking.Store(false)
+	if b.probe() == nil {
+		b.heard.Store(time.Now().UnixNano())
+	}
+}
+
+// answersSince reports whether the node has answered something since then.
+func (b *breaker) answersSince(then time.Time) bool { return b.heard.Load() > then.UnixNano() }
 
 // over notes the end of a command that sent was called for.
 func (b *breaker) over(now time.Time, answered bool) {

@@ -51,7 +51,9 @@ type Config struct {
 
 	// Timeout is what one call may spend on backend commands that fail or time
 	// out, altogether. Calls that come at once share round trips, and may wait for one
-	// first: it should be three round trips to Redis at least. Defaults to 250 ms.
+	// first: it should be three round trips to Redis at least. Reads of values of more
+	// than 64 KiB may wait longer, ten times at most, while others like them arrive.
+	// Defaults to 250 ms.
 	Timeout time.Duration
 
 	// LoadTimeout ends a loader's context. It is at least 1 ms. Defaults to 5 minutes;

@@ -281,6 +281,9 @@ func (fl *flight) fill(token string) {
 			} else if err := fl.f.checkSize(fl.key, fl.data); err != nil {
 				fl.f.notStored(fl.space, fl.key, err)
 				end(Fill{}, false)
+			} else if fl.f.unstored.has(fl.key) {
+				fl.f.notStored(fl.space, fl.key, errTooLong)
+				end(Fill{}, false)
 			} else {
 				end(Fill{Value: fl.data, TTL: ttl.value(fl.space)}, true)
 			}
@@ -310,6 +313,9 @@ func (fl *flight) store(token string, fill Fill, ok bool) {
 	}
 	sent := f.flights.seq.Add(1)
 	stored, err := f.fill(ctx, fl.key, token, fill)
+	if err != nil {
+		f.fillFailed(fl.space, fl.key, len(fill.Value), err)
+	}
 	switch {
 	case err != nil:
 		fl.failed = true

@@ -35,6 +35,9 @@ type front struct {
 	near    *near // nil when there is none
 	warned  warnings
 
+	unstored tooLong      // values that take too long to store
+	filling  atomic.Int32 // fills of large values on their way
+
 	nodes   sync.Map                // shard name: *node
 	single  atomic.Pointer[node]    // the one there is, if there can be no other
 	shardOf func(key string) string // nil when there is but one
@@ -65,6 +68,7 @@ type node struct {
 	breaker
 	store breaker
 	reads reads
+	bulk  reads // of keys whose values are large, each on its own
 }
 
 func newFront(backend Cache, cfg Config) *front {
@@ -207,12 +211,15 @@ func (f *front) nodeOf(key string) *node {
 			return err
 		}),
 	}
-	n.reads = reads{f: f, node: n, lanes: lanes{per: readLane}, index: make(map[string]int)}
+	n.reads = reads{f: f, node: n, lanes: lanes{per: readLane}, index: make(map[string]int), large: make(map[string]bool)}
+	n.reads.room = maxLanes
+	n.bulk = reads{f: f, node: n, lanes: lanes{per: readLane}, index: make(map[string]int), of: &n.reads, room: minLanes}
 	n.reads.many, _ = f.backend.(manyReader)
 	if b, ok := f.backend.(*redisBackend); ok {
 		n.turns = b.turnsOf(key)
-		n.reads.lanes.most = cap(n.turns.taken)
+		n.reads.lanes.most, n.bulk.lanes.most = cap(n.turns.taken), cap(n.turns.taken)
 	}
+	n.bulk.many = n.reads.many
 	actual, _ := f.nodes.LoadOrStore(shard, n)
 	if f.shardOf == nil {
 		f.single.Store(actual.(*node))
@@ -404,8 +411,7 @@ func (f *front) replaced(key, kind string) {
 	if of, ok := leasedKey(key); ok {
 		owner = of
 	}
-	name, _, _ := strings.Cut(strings.TrimPrefix(owner, f.cfg.KeyPrefix), ":")
-	f.warnOnce(&Keyspace{Name: name}, key, "cache: keys of other types, which other programs stored, are removed (logged once per keyspace)",
+	f.warnOnce(f.spaceOf(owner), key, "cache: keys of other types, which other programs stored, are removed (logged once per keyspace)",
 		fmt.Errorf("aside: the key held a %s", kind))
 }
 
@@ -459,7 +465,7 @@ func (f *front) away(ctx context.Context, space *Keyspace, key string) (found, e
 	if near {
 		before = f.near.ask(key)
 	}
-	b := budget{f.cfg.Timeout}
+	b := budget{left: f.cfg.Timeout}
 	got, err := f.get(ctx, key, &b)
 	if err == nil && got.ok && near {
 		got.kept = f.near.keep(key, before, got.value)
@@ -512,7 +518,12 @@ func (f *front) extend(ctx context.Context, key, token string, ttl time.Duration
 }
 
 func (f *front) fill(ctx context.Context, key, token string, fill Fill) (bool, error) {
-	return do(ctx, f, key, f.newBudget(), true, func(ctx context.Context) (bool, error) {
+	b := budget{left: f.cfg.Timeout, bulk: len(fill.Value) > aloneBytes}
+	if b.bulk {
+		f.filling.Add(1)
+		defer f.filling.Add(-1)
+	}
+	return do(ctx, f, key, &b, true, func(ctx context.Context) (bool, error) {
 		return f.backend.Fill(ctx, key, token, fill)
 	})
 }
@@ -553,7 +564,7 @@ func (f *front) eachShard(ctx context.Context, keys []string, b *budget, command
 	left := b.left
 	for _, group := range groups {
 		wg.Go(func() {
-			own := budget{left}
+			own := budget{left: left}
 			e := send(&own, group)
 			mu.Lock()
 			defer mu.Unlock()

@@ -58,7 +58,7 @@ type Stats struct {
 	Degraded           int64 // reads that went without the backend because of trouble with it or an undelivered invalidation
 	StaleFills         int64 // loaded values that were not stored because a write came between
 	DecodeErrors       int64 // stored values that did not decode
-	EncodeErrors       int64 // loaded values that could not be encoded or were too large, and were not stored
+	EncodeErrors       int64 // loaded values that could not be encoded, were too large, or took too long to send, and were not stored
 	Invalidated        int64 // keys whose invalidation was applied
 	InvalidationQueued int64 // keys whose invalidation had to be queued
 }

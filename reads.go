@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -30,40 +31,61 @@ const (
 	// there, 2.4 and 3.5 with 4 and 8, and 12 without.
 	readLane = 25 * time.Microsecond
 
-	// maxBatch and batchBytes bound what one command reads: the latter by the mean
-	// size of recent values, so that small ones do not wait for many large ones.
+	// maxBatch and batchBytes bound what one command reads: the latter by the largest
+	// of recent values, so that small ones do not wait for many large ones.
 	maxBatch   = 128
 	batchBytes = 256 << 10
+
+	// largeBytes is the size from which values are read by themselves, so that small ones
+	// do not wait for them. maxLarge is how many of their keys are remembered.
+	largeBytes = 64 << 10
+	maxLarge   = 4096
+
+	// patience is how many budgets a read waits, at most, while values so large that they
+	// take long come one after the other.
+	patience = 10
 )
 
 // reads sends the reads of one node: alone, or each key once together: see lanes.
+// Keys whose values are known to be large, or were in a batch that took too long, are
+// read one by one in lanes of their own: see node.
 //
-// What a read is given was asked for after it came: P1 holds as for a GET of its
-// own. It leaves when its context ends; its batch goes on for the others. A batch
+// A read is given a value that was asked for after the read came: P1 holds as for a GET
+// of its own. It leaves when its context ends; its batch goes on for the others. A batch
 // has one budget from the time its first read came, and those before it in line
-// had theirs sooner, so nobody waits for longer.
+// had theirs sooner, so nobody waits for longer. Only where values are large does its
+// budget begin again with each one that arrives before it: the node makes progress.
 type reads struct {
 	f    *front
 	node *node
 	many manyReader // nil when each read is on its own
+	of   *reads     // the node's other reads, when these are of large values
 
-	mu      sync.Mutex
-	lanes   lanes
-	line    []*batch       // that wait for a lane
-	index   map[string]int // the keys of the last one in line
-	waiting int            // reads of all in line
-	mean    int            // size of recent values
+	mu       sync.Mutex
+	lanes    lanes
+	line     []*batch        // that wait for a lane
+	index    map[string]int  // the keys of the last one in line
+	waiting  int             // reads of all in line
+	peak     int             // the largest of recent values
+	progress time.Time       // when a value arrived last, if they are large
+	room     int             // lanes that the line has room for while values are large
+	large    map[string]bool // keys that are to be read by themselves; nil when these are
+	skip     tooLong         // keys that take too long to read even so
 }
 
 // batch is some reads that go together.
 type batch struct {
-	keys  []string
-	reads int
-	born  time.Time
+	keys   []string
+	reads  int
+	again  bool // it is a piece of one that failed
+	shared bool // several reads of a key may be in it, whatever reads says
+	born   time.Time
 
 	done  chan struct{} // closed when the fields below are set
 	found []found
 	err   error
+	parts []*batch // in place of both: it goes in pieces of size keys
+	size  int
 }
 
 func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
@@ -71,9 +93,19 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 		return r.single(ctx, key, b)
 	}
 	r.mu.Lock()
-	if r.lanes.take() {
+	if len(r.large) > 0 && r.large[key] {
 		r.mu.Unlock()
-		return r.single(ctx, key, b)
+		if r.node.bulk.skip.has(key) {
+			return found{}, fmt.Errorf("%w: %w", ErrUnavailable, errTooLong)
+		}
+		return r.node.bulk.get(ctx, key, b)
+	}
+	if r.lanes.busy < r.wide() && r.lanes.take() {
+		b.bulk = r.slow()
+		r.mu.Unlock()
+		got, err := r.single(ctx, key, b)
+		b.bulk = false
+		return got, err
 	}
 	if r.node.open.Load() {
 		r.mu.Unlock()
@@ -88,7 +120,7 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 func (r *reads) single(ctx context.Context, key string, b *budget) (got found, err error) {
 	var a attempt
 	if r.many != nil {
-		defer func() { r.leave(got, err, a.took) }() // also when a hook of the client panics
+		defer func() { r.leave(key, got, err, a.took) }() // also when a hook of the client panics
 	}
 	a, err = r.f.attempt(ctx, r.node, b, false)
 	if err == nil {
@@ -103,14 +135,14 @@ func (r *reads) single(ctx context.Context, key string, b *budget) (got found, e
 
 // join adds a read to the last batch in line. It needs r.mu.
 func (r *reads) join(key string) (b *batch, i int) {
-	if r.waiting++; r.waiting%4 == 2 { // not each: to ask for the time is a fiftieth of a read
+	if r.waiting++; r.waiting%4 == 2 && !r.slow() { // not each: to ask for the time is a fiftieth of a read
 		r.node.breaker.asked(time.Now(), r.waiting)
 	}
 	if n := len(r.line); n > 0 {
 		b = r.line[n-1]
 	}
 	i, ok := r.index[key]
-	if b == nil || !ok && len(b.keys) >= min(maxBatch, max(1, batchBytes/max(1, r.mean))) {
+	if b == nil || !ok && len(b.keys) >= r.most() {
 		b = &batch{born: time.Now(), done: make(chan struct{})}
 		r.line = append(r.line, b)
 		clear(r.index)
@@ -125,6 +157,18 @@ func (r *reads) join(key string) (b *batch, i int) {
 	return b, i
 }
 
+// most is how many keys go together. It needs r.mu.
+func (r *reads) most() int {
+	if r.of != nil {
+		return 1
+	}
+	return min(maxBatch, max(1, batchBytes/max(1, r.peak)))
+}
+
+// slow reports whether values are so large that others wait for their transfer. It needs
+// r.mu.
+func (r *reads) slow() bool { return r.of != nil || r.peak >= largeBytes }
+
 func (r *reads) wait(ctx context.Context, batch *batch, i int, b *budget) (found, error) {
 	var late <-chan time.Time
 	if left, ok := timeLeft(ctx); ok {
@@ -134,13 +178,19 @@ func (r *reads) wait(ctx context.Context, batch *batch, i int, b *budget) (found
 			late = timer.C
 		}
 	}
-	select {
-	case <-batch.done:
-	case <-ctx.Done():
-		return found{}, context.Cause(ctx)
-	case <-late:
-		b.left -= time.Since(batch.born)
-		return found{}, fmt.Errorf("%w: %w", ErrUnavailable, context.DeadlineExceeded)
+	for {
+		select {
+		case <-batch.done:
+		case <-ctx.Done():
+			return found{}, context.Cause(ctx)
+		case <-late:
+			b.left -= time.Since(batch.born)
+			return found{}, fmt.Errorf("%w: %w", ErrUnavailable, context.DeadlineExceeded)
+		}
+		if batch.parts == nil {
+			break
+		}
+		batch, i = batch.parts[i/batch.size], i%batch.size
 	}
 	if batch.err != nil {
 		b.left -= time.Since(batch.born)
@@ -150,16 +200,15 @@ func (r *reads) wait(ctx context.Context, batch *batch, i int, b *budget) (found
 	if got.err != nil {
 		return found{}, fmt.Errorf("%w: %w", ErrUnavailable, got.err)
 	}
-	got.own = len(batch.keys) == batch.reads // or another may have asked for the same
+	got.own = len(batch.keys) == batch.reads && !batch.shared // or another may have asked for the same
 	return got, nil
 }
 
 // leave frees the lane of a read of its own, for what is in line.
-func (r *reads) leave(got found, err error, took time.Duration) {
+func (r *reads) leave(key string, got found, err error, took time.Duration) {
 	r.mu.Lock()
-	if got.ok {
-		r.mean += (len(got.value) - r.mean) / 4
-	}
+	r.learn(key, got, err)
+	r.fits(key, err, took)
 	if err == nil {
 		r.lanes.took(took)
 	}
@@ -174,14 +223,81 @@ func (r *reads) leave(got found, err error, took time.Duration) {
 	}
 }
 
+// learn takes the end of a read of key. It needs r.mu. A value that took too long is
+// taken for a large one: its size is not known.
+func (r *reads) learn(key string, got found, err error) {
+	isLarge := len(got.value) >= largeBytes || err != nil && isTimeout(err)
+	if r.of == nil {
+		r.peak -= r.peak / 64
+		r.peak = max(r.peak, len(got.value))
+		if isLarge {
+			r.apart(key)
+		}
+	} else if !isLarge && err == nil {
+		r.of.mu.Lock() // always after r.mu
+		delete(r.of.large, key)
+		r.of.mu.Unlock()
+	}
+	if err == nil && r.slow() {
+		r.progress = time.Now()
+	}
+}
+
+// fits takes how long a read of a large value took, and adapts to it how many go at a
+// time: fewer after one that timed out, one more after one that was quick. It needs r.mu.
+func (r *reads) fits(key string, err error, took time.Duration) {
+	switch {
+	case !r.slow():
+	case err == nil && took < r.f.cfg.Timeout/4:
+		r.room = min(r.room+1, maxLanes)
+		if len(r.line) > 0 && r.lanes.busy < r.wide() {
+			if r.lanes.busy++; !r.f.later(r.run) {
+				r.lanes.busy--
+			}
+		}
+	case err != nil && isTimeout(err):
+		if r.of != nil && r.lanes.busy == 1 {
+			r.f.readTooLong(r.node, key)
+		}
+		r.room = max(r.room/2, 1)
+	}
+}
+
+// wide is how many lanes there are. It needs r.mu.
+func (r *reads) wide() int {
+	if r.slow() {
+		return min(r.lanes.all(), r.room)
+	}
+	return r.lanes.all()
+}
+
+// apart has keys read by themselves from now on. It needs r.mu.
+func (r *reads) apart(keys ...string) {
+	if r.of != nil {
+		return
+	}
+	if len(r.large)+len(keys) > maxLarge {
+		clear(r.large)
+	}
+	for _, key := range keys {
+		r.large[key] = true
+	}
+}
+
 // run sends what is in line until there is nothing more.
 func (r *reads) run() {
-	for b := r.next(); b != nil; b = r.next() {
-		b.found, b.err = do(r.f.closing, r.f, b.keys[0], &budget{r.f.cfg.Timeout - time.Since(b.born)}, false, func(ctx context.Context) ([]found, error) {
-			return r.many.getMany(ctx, b.keys)
+	for b, left := r.next(); b != nil; b, left = r.next() {
+		start := time.Now()
+		b.found, b.err = do(r.f.closing, r.f, b.keys[0], left, false, func(ctx context.Context) ([]found, error) {
+			found, err := r.many.getMany(ctx, b.keys)
+			if err != nil && b.again {
+				err = notAgain{err}
+			}
+			return found, err
 		})
-		r.measure(b.found)
-		close(b.done)
+		if r.ended(b, time.Since(start)) {
+			close(b.done)
+		}
 		// Those who have their values now ask for the next ones: let them, so that
 		// they go together.
 		runtime.Gosched()
@@ -195,29 +311,75 @@ func (r *reads) trip() time.Duration {
 	return r.lanes.trip
 }
 
-func (r *reads) measure(values []found) {
-	size, n := 0, 0
-	for _, v := range values {
-		if v.ok {
-			size += len(v.value)
-			n++
-		}
-	}
-	if n > 0 {
-		r.mu.Lock()
-		r.mean += (size/n - r.mean) / 4
-		r.mu.Unlock()
-	}
-}
-
-// next takes the first batch in line, or frees the lane when there is none.
-func (r *reads) next() *batch {
+// ended takes the end of a batch, and reports whether that is what its callers get. A
+// batch that failed, and has time left, goes again in two pieces: it may have been too
+// much for the line.
+func (r *reads) ended(b *batch, took time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.line) == 0 || r.lanes.busy > r.lanes.all() {
-		r.lanes.busy--
-		return nil
+	r.fits(b.keys[0], b.err, took)
+	if b.err == nil {
+		for i, got := range b.found {
+			if got.err == nil {
+				r.learn(b.keys[i], got, nil)
+			}
+		}
+		return true
 	}
+	if isTimeout(b.err) {
+		r.peak = max(r.peak, 2*batchBytes/len(b.keys)) // half as many fit
+		r.apart(b.keys...)
+	}
+	if len(b.keys) == 1 || answered(b.err) || r.node.open.Load() || r.left(b) <= 0 || r.f.closed.Load() {
+		return true
+	}
+	r.cut(b, (len(b.keys)+1)/2, 0)
+	return false
+}
+
+// cut has a batch go in pieces of n keys, which come into line at i. It needs r.mu.
+func (r *reads) cut(b *batch, n, i int) {
+	b.size = n
+	for keys := range slices.Chunk(b.keys, n) {
+		b.parts = append(b.parts, &batch{keys: keys, reads: len(keys), again: b.again || b.err != nil, shared: b.shared || b.reads != len(b.keys), born: b.born, done: make(chan struct{})})
+	}
+	if i == len(r.line) {
+		clear(r.index) // of the one that is the last no more
+	}
+	r.line = slices.Insert(r.line, i, b.parts...)
+	r.waiting += len(b.keys)
+	b.err = nil
+	close(b.done)
+}
+
+// left is what a batch may still spend. It needs r.mu.
+func (r *reads) left(b *batch) time.Duration {
+	since := b.born
+	if r.slow() && r.progress.After(since) {
+		since = r.progress
+	}
+	return min(r.f.cfg.Timeout-time.Since(since), patience*r.f.cfg.Timeout-time.Since(b.born))
+}
+
+// next takes the first batch in line, with its budget, or frees the lane when there is
+// none.
+func (r *reads) next() (*batch, *budget) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.line) == 0 || r.lanes.busy > r.wide() {
+		r.lanes.busy--
+		return nil, nil
+	}
+	b := r.take()
+	if n := r.most(); len(b.keys) > n { // it was not known how large its values are
+		r.cut(b, n, 0)
+		b = r.take()
+	}
+	return b, &budget{left: r.left(b), bulk: r.slow()}
+}
+
+// take takes the first batch in line. It needs r.mu.
+func (r *reads) take() *batch {
 	b := r.line[0]
 	r.line = r.line[1:]
 	r.waiting -= b.reads
@@ -230,7 +392,7 @@ func (r *reads) next() *batch {
 
 // refuse fails what is in line when the front closes.
 func (r *reads) refuse() {
-	for b := r.next(); b != nil; b = r.next() {
+	for b, _ := r.next(); b != nil; b, _ = r.next() {
 		b.err = ErrClosed
 		close(b.done)
 	}
