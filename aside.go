@@ -83,18 +83,19 @@ type read struct {
 	degraded bool   // goes without the backend from here on
 	hasty    bool   // its deadline is so short that a healthy backend may miss it
 	bad      []byte // a stored value that did not decode
+	alone    bool   // no load of another's is of use to it
 }
 
 // maxRounds is how often a caller joins flights before it loads by itself. Two
 // are enough but where results can not be shared: callers who ask for one key as
-// values of different types, or a value that can not be encoded.
+// values of different types, or whose loaders end with their callers' contexts.
 const maxRounds = 4
 
 // join gets the value of a key that missed from a flight.
 func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load func(context.Context) (T, error)) (value T, err error) {
 	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
-	for round := 0; round < maxRounds; round++ {
-		if round > 0 {
+	for round := 0; ; round++ {
+		if round > 0 && !r.alone {
 			if value, ok := lookup[T](ctx, f, space, r); ok {
 				return value, nil
 			}
@@ -102,10 +103,13 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 		if err := ctx.Err(); err != nil {
 			return value, err
 		}
-		fl, leads := f.flights.join(ctx, f, space, r, boxed)
+		fl, leads := f.flights.join(ctx, f, space, typed[T]{}, r, boxed, r.alone || round >= maxRounds)
 		done, err := fl.wait(ctx, r)
 		if err != nil {
 			return value, err
+		}
+		if fl.expired { // also to one who came late: a loader that waits for its own key must not begin anew for ever
+			return value, fl.err
 		}
 		if !fl.accepts(r.arrived, done) {
 			if !r.degraded && fl.failed {
@@ -113,19 +117,10 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 			}
 			continue
 		}
-		if value, ok, err := take[T](f, fl, r, leads); ok {
+		if value, ok, err := take[T](f, fl, space, r, leads); ok {
 			return value, err
 		}
 	}
-	alone := &flight{f: f, key: r.key, load: boxed, ctx: ctx}
-	ended := make(chan struct{})
-	go alone.callLoader(func() { close(ended) })
-	<-ended
-	if p, ok := alone.err.(*PanicError); ok {
-		panic(p)
-	}
-	value, _ = alone.value.(T)
-	return value, alone.err
 }
 
 // lookup is the hit path: one question to the backend, or none.
@@ -204,38 +199,49 @@ func (fl *flight) wait(ctx context.Context, r *read) (done bool, err error) {
 	}
 }
 
-// take reads the flight's result for a caller who may have it. ok is false when
-// this caller can not: the value did not decode, or was never encoded.
-func take[T any](f *front, fl *flight, r *read, leads bool) (value T, ok bool, err error) {
-	if !leads {
+// take reads the flight's result for a caller who may have it, as its own keyspace
+// says. ok is false when this caller can not: the value did not decode, or was never
+// encoded; or the load ended as another caller left.
+func take[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) (value T, ok bool, err error) {
+	if fl.orphaned && !leads {
+		return value, false, nil
+	}
+	if value, ok, err = handOut[T](f, fl, space, r, leads); ok && !leads {
 		f.count.coalesced.Add(1)
 	}
-	if p, ok := fl.err.(*PanicError); ok {
-		panic(p)
+	if ok && fl.panics != nil {
+		panic(fl.panics)
 	}
+	return value, ok, err
+}
+
+func handOut[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) (value T, ok bool, err error) {
 	if fl.err != nil {
 		return value, true, fl.err
 	}
-	if fl.polled == 0 && (leads || fl.space.Share) {
-		if fl.value == nil { // a nil interface value
-			return value, true, nil
-		}
-		if value, ok = fl.value.(T); ok {
-			return value, true, nil
-		}
+	typ := typed[T]{}
+	if fl.polled == 0 && (leads || fl.shares(space, typ)) {
+		value, _ = fl.value.(T) // of that type, or a nil interface value
+		return value, true, nil
 	}
-	if fl.data == nil {
+	if fl.data == nil || fl.garbled.Load() {
+		r.alone = !space.Share // with it, those who have none go together
 		return value, false, nil
 	}
 	got := found{value: fl.data}
-	if remembers[T](fl.space) {
+	if remembers[T](space) {
 		got.kept = f.kept(r.key, fl.data)
 	}
-	if value, err = readFound[T](f, fl.space, r.key, &got); err != nil {
-		r.undecodable(f, fl.space, fl.data, err)
-		return value, false, nil
+	if value, err = readFound[T](f, space, r.key, &got); err == nil {
+		return value, true, nil
 	}
-	return value, true, nil
+	r.undecodable(f, space, fl.data, err)
+	if fl.polled == 0 && fl.typ == typ && sameCodec(codecOf(fl.space), codecOf(space)) {
+		fl.garbled.Store(true)
+		f.flights.setApart(r.key)
+		r.alone = !space.Share
+	}
+	return value, false, nil
 }
 
 // missed counts, logs and reports a read that was no hit.

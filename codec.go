@@ -75,6 +75,15 @@ func codecOf(s *Keyspace) Codec {
 	return JSON
 }
 
+// sameCodec reports whether a and b are one Codec. Those of a type whose values can not
+// be compared are taken for one.
+func sameCodec(a, b Codec) bool {
+	if reflect.TypeOf(a) != reflect.TypeOf(b) {
+		return false
+	}
+	return !reflect.ValueOf(a).Comparable() || a == b
+}
+
 // decode reads a stored value. encoding/json takes null for any type and leaves
 // its zero value; a zero that nobody stored must not be served, so null is an
 // error for types that never encode to it.

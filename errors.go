@@ -1,8 +1,11 @@
 package aside
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"time"
 )
 
 var (
@@ -46,6 +49,19 @@ var (
 	errGoexit    = errors.New("aside: the loader ended its goroutine with runtime.Goexit")
 )
 
+// loadTimeout is the error of a load that took longer than Config.LoadTimeout. It is a
+// context.DeadlineExceeded.
+type loadTimeout struct {
+	key   string
+	after time.Duration
+}
+
+func (e *loadTimeout) Error() string {
+	return fmt.Sprintf("aside: the load of %.200q took longer than %v (Config.LoadTimeout)", e.key, e.after)
+}
+
+func (e *loadTimeout) Unwrap() error { return context.DeadlineExceeded }
+
 // PanicError is what GetOrLoad panics with, in each caller that waited for it,
 // when a loader panicked.
 type PanicError struct {
@@ -55,6 +71,13 @@ type PanicError struct {
 
 func (p *PanicError) Error() string {
 	return fmt.Sprintf("aside: the loader panicked: %v\n\n%s", p.Value, p.Stack)
+}
+
+// isAbortHandler reports whether a panic value is http.ErrAbortHandler, which net/http
+// knows by its identity, and no wrapper of. This package does not link net/http for
+// one variable: it is known by its type and text.
+func isAbortHandler(p any) bool {
+	return reflect.TypeOf(p) == reflect.TypeOf(ErrNotFound) && p.(error).Error() == "net/http: abort Handler"
 }
 
 // Unwrap returns Value when it is an error.

@@ -15,13 +15,16 @@ const leaseTTL = 2 * time.Second
 
 // flight is one trip to the backend and the loader on behalf of all callers who
 // ask for a key meanwhile. It runs in a goroutine and a context of its own, so
-// that no caller's leaving ends it but the last one's.
+// that no caller's leaving ends it but the last one's. It ends after
+// Config.LoadTimeout at the latest, whether or not its loader does.
 type flight struct {
-	f     *front
-	key   string
-	space *Keyspace
-	load  func(context.Context) (any, error)
-	bad   []byte // a stored value that did not decode
+	f      *front
+	key    string
+	space  *Keyspace // of the caller who leads it, as are the next three
+	typ    valueType
+	load   func(context.Context) (any, error)
+	leader context.Context
+	bad    []byte // a stored value that did not decode
 
 	ctx      context.Context // of the load: ends when the last waiter leaves
 	cancel   context.CancelCauseFunc
@@ -32,21 +35,48 @@ type flight struct {
 
 	// Guarded by flights.mu.
 	waiters  int
-	token    string // of the lease that it has
-	joined   bool   // a second caller came
-	detached bool   // a write came: nobody may join, and nothing is stored
+	token    string        // of the lease that it has
+	ttl      time.Duration // the shortest that a caller wants the value to be kept for
+	absent   time.Duration // the same of ErrNotFound; 0 is not at all
+	encodes  bool          // a caller came who can have the result encoded only
+	detached bool          // a write came: nobody may join, and nothing is stored
 
 	lost    atomic.Bool   // the lease ended before the load did
 	loaded  chan struct{} // closed when the fields below are set
 	started uint64        // when the load started, or 0
-	value   any           // what the loader returned
-	data    []byte        // the encoded value; nil when nobody needs it or it could not be encoded
-	err     error
-	polled  uint64 // when the question was sent that found the value in the backend, or 0
+	outcome
+	polled uint64 // when the question was sent that found the value in the backend, or 0
+
+	garbled atomic.Bool // data does not decode to what it was encoded from
 
 	done   chan struct{} // closed when the fields below are set as well
 	filled uint64        // when the fill was sent that was confirmed, or 0
 	failed bool          // a command of the flight failed, and cost its waiters time
+}
+
+// valueType is the type of the values that a caller asks for: typed[T]. Those of one
+// type are equal.
+type valueType interface {
+	// decodes returns the error with which data does not decode, if it does not.
+	decodes(space *Keyspace, data []byte) error
+}
+
+type typed[T any] struct{}
+
+func (typed[T]) decodes(space *Keyspace, data []byte) error {
+	_, err := decode[T](space, data)
+	return err
+}
+
+// outcome is how a load ended.
+type outcome struct {
+	value    any    // what the loader returned
+	data     []byte // the encoded value; nil when nobody needs it or it could not be encoded
+	err      error
+	panics   any  // what each caller is to panic with, if the loader panicked
+	notFound bool // err is ErrNotFound
+	expired  bool // the load, or one that it waited for, took longer than it may
+	orphaned bool // err is of the context of the caller who brought the loader, and has left
 }
 
 func (fl *flight) isLoaded() bool {
@@ -73,53 +103,118 @@ func (fl *flight) accepts(arrived uint64, done bool) bool {
 	return fl.started > arrived || fl.polled > arrived || done && fl.filled > arrived
 }
 
+// shares reports whether a caller may be handed the very value that the flight's
+// loader returned: of the same type, and modified neither by this caller nor by the
+// one who leads.
+func (fl *flight) shares(space *Keyspace, typ valueType) bool {
+	return fl.space.Share && space.Share && fl.typ == typ
+}
+
 // run is the flight, in one goroutine: each further one that takes part costs more
 // than all else that a flight does.
 func (fl *flight) run() {
-	if lease, mine := fl.acquire(); mine {
-		fl.goOn(lease)
+	if lease, overtaken := fl.acquire(); !overtaken {
+		fl.proceed(lease)
 	}
 }
 
-// goOn is run once the flight has its lease, or is to go without.
-func (fl *flight) goOn(lease Lease) {
+// proceed loads, once the flight has its lease or is to go without. Whichever comes
+// first ends the load: its loader, or the end of its context (see giveUp), after
+// which nothing of the loader is heard any more, and its goroutine touches nothing
+// that others see. A loader or a Codec that ends the goroutine with runtime.Goexit
+// leaves the rest to the deferred function.
+func (fl *flight) proceed(lease Lease) {
 	switch lease.State {
 	case Present:
 		fl.data = lease.Value
 		fl.end()
 		return
 	case Absent:
-		fl.err = ErrNotFound
+		fl.err, fl.notFound = ErrNotFound, true
 		fl.end()
 		return
 	}
 	fl.polled = 0
-	if lease.State != Granted {
-		fl.callLoader(fl.handOut)
+	token := ""
+	if lease.State == Granted {
+		token = lease.Token
+	}
+	if fl.ctx.Err() != nil { // no loader is called for nobody
+		fl.err = errAbandoned
+		fl.end()
+		fl.giveBack(token)
 		return
 	}
-	stop := fl.keepLease(lease.Token)
-	fl.callLoader(func() {
-		stop()
-		fl.fill(lease.Token)
+	ctx, cancel := fl.ctx, context.CancelFunc(func() {})
+	if t := fl.f.cfg.LoadTimeout; t > 0 {
+		ctx, cancel = context.WithTimeout(ctx, t)
+	}
+	fl.f.count.loads.Add(1)
+	fl.started = fl.f.flights.seq.Add(1)
+	stopRenewing := fl.keepLease(token)
+	first := context.AfterFunc(ctx, func() {
+		stopRenewing()
+		fl.giveUp(ctx.Err(), token)
 	})
+	var out outcome
+	defer func() {
+		defer cancel()
+		if !first() {
+			fl.late(&out)
+			return
+		}
+		stopRenewing()
+		fl.finish(&out, token)
+	}()
+	out.call(ctx, fl.load)
+	if out.err == nil && (token != "" || fl.leaveMap()) {
+		fl.encode(&out)
+	}
+	out.orphaned = out.orphaned && fl.leader.Err() != nil
 }
 
-// handOut ends the flight with a result that is not to be stored.
-func (fl *flight) handOut() {
-	if joined := fl.leaveMap(); joined && fl.err == nil && !fl.space.Share {
-		fl.encode(fl.end)
+// giveUp ends a load whose context has ended before its loader did: every caller has
+// left, or it has taken longer than it may. The next caller must not wait for it.
+func (fl *flight) giveUp(cause error, token string) {
+	fl.f.count.loadErrors.Add(1)
+	if fl.expired = cause == context.DeadlineExceeded; fl.expired {
+		fl.err = &loadTimeout{fl.key, fl.f.cfg.LoadTimeout}
 	} else {
-		fl.end()
+		fl.err = errAbandoned
+	}
+	fl.end()
+	fl.giveBack(token)
+}
+
+// late is the end of a loader whose flight has ended before. A panic is told of, as
+// nobody is there to be harmed by it.
+func (fl *flight) late(o *outcome) {
+	if o.panics != nil {
+		fl.f.warnOnce(fl.space, fl.key, "cache: a loader panicked after its callers had left (logged once per keyspace)", o.err)
 	}
 }
 
-// leaveMap keeps further callers from joining, and reports whether some have.
-func (fl *flight) leaveMap() (joined bool) {
+// finish hands out what the loader has made, stores it if it is to be stored, and
+// ends the flight.
+func (fl *flight) finish(o *outcome, token string) {
+	if o.err != nil && !o.notFound {
+		fl.f.count.loadErrors.Add(1)
+	}
+	fl.outcome = *o
+	if token != "" {
+		close(fl.loaded)
+		fl.store(token)
+	}
+	fl.end()
+}
+
+// leaveMap keeps further callers from joining, and reports whether one of those who
+// have needs the encoded value.
+func (fl *flight) leaveMap() (encodes bool) {
 	fl.f.flights.mu.Lock()
 	defer fl.f.flights.mu.Unlock()
 	fl.f.flights.remove(fl)
-	return fl.joined
+	return fl.encodes
 }
 
 // end hands out the result, unless that is done, and ends the flight.
@@ -133,36 +228,36 @@ func (fl *flight) end() {
 }
 
 // acquire asks for the lease, and waits while another process loads. Without a
-// state in its answer, the flight loads and stores nothing. mine is false when the
+// state in its answer, the flight loads and stores nothing. overtaken says that the
 // flight has gone on without it.
-func (fl *flight) acquire() (lease Lease, mine bool) {
+func (fl *flight) acquire() (lease Lease, overtaken bool) {
 	req := LeaseRequest{TTL: leaseTTL, Bad: fl.bad}
 	wait := fl.f.wakes.waiter(fl.key)
 	defer wait.over()
 	for start := time.Now(); ; {
 		req.channel = wait.channel()
 		if fl.degraded || fl.isDetached() || fl.f.queue.distrusts(fl.key) {
-			return Lease{}, true
+			return Lease{}, false
 		}
 		fl.polled = fl.f.flights.seq.Add(1)
-		lease, mine, err := fl.askLease(req)
-		if !mine {
-			return Lease{}, false
+		lease, overtaken, err := fl.askLease(req)
+		if overtaken {
+			return Lease{}, true
 		}
 		if err != nil {
 			fl.failed = true
-			return Lease{}, true
+			return Lease{}, false
 		}
 		if lease.State != Loading {
 			wait.found(lease.State)
-			return lease, true
+			return lease, false
 		}
 		if req.Waited == "" {
 			fl.f.count.waited.Add(1)
 		}
 		req.Waited, req.overdue = lease.Token, wait.overdue(lease)
 		if !wait.pause(fl.ask, time.Since(start)) {
-			return Lease{}, true
+			return Lease{}, false
 		}
 	}
 }
@@ -170,36 +265,39 @@ func (fl *flight) acquire() (lease Lease, mine bool) {
 // askLease asks for the lease once. A waiter's hurry, or the leaving of all, does
 // not interrupt the command, which may grant a lease that nobody knew of then: the
 // flight goes on without it, and what it is granted is given back.
-func (fl *flight) askLease(req LeaseRequest) (lease Lease, mine bool, err error) {
+func (fl *flight) askLease(req LeaseRequest) (lease Lease, overtaken bool, err error) {
 	fl.asking.Add(1)
 	defer fl.asking.Done()
 	stop := context.AfterFunc(fl.ask, func() {
 		fl.f.later(fl.asking.Wait) // Close waits for what is given back
 		fl.failed = true
-		fl.goOn(Lease{})
+		fl.proceed(Lease{})
 	})
 	ctx := context.WithoutCancel(fl.ctx)
 	lease, err = fl.f.lease(ctx, fl.key, fl.f.newBudget(), req)
-	if mine = stop(); !mine && lease.State == Granted {
-		_ = fl.f.release(ctx, fl.key, fl.f.newBudget(), lease.Token)
+	if overtaken = !stop(); overtaken && lease.State == Granted {
+		fl.giveBack(lease.Token)
 	}
-	return lease, mine, err
+	return lease, overtaken, err
 }
 
-// keepLease extends the lease until stop is called. A lease that has ended is
-// not brought back: what is loaded under it is not stored. When every caller has
-// left, the lease is given back at once, whether or not the loader obeys its
-// context: the next caller must not wait for a load that was called off.
+// giveBack releases a lease under which nothing is to be stored.
+func (fl *flight) giveBack(token string) {
+	if token != "" {
+		_ = fl.f.release(context.WithoutCancel(fl.ctx), fl.key, fl.f.newBudget(), token)
+	}
+}
+
+// keepLease extends the lease, if there is one, until stop is called. A lease that
+// has ended is not brought back: what is loaded under it is not stored.
 func (fl *flight) keepLease(token string) (stop func()) {
+	if token == "" {
+		return func() {}
+	}
 	fl.f.flights.mu.Lock()
 	fl.token = token
 	fl.f.flights.mu.Unlock()
-	begun, longest := time.Now(), fl.f.cfg.LoadTimeout // a load that does not obey it loses its lease
-	extended := repeat(leaseTTL/3, func(ctx context.Context) (again bool) {
-		if longest > 0 && time.Since(begun) > longest+leaseTTL {
-			fl.lost.Store(true)
-			return false
-		}
+	return repeat(leaseTTL/3, func(ctx context.Context) (again bool) {
 		held, err := fl.f.extend(ctx, fl.key, token, leaseTTL)
 		if err == nil && !held {
 			fl.lost.Store(true)
@@ -207,101 +305,62 @@ func (fl *flight) keepLease(token string) (stop func()) {
 		}
 		return true
 	})
-	abandoned := context.AfterFunc(fl.ctx, func() {
-		extended()
-		fl.lost.Store(true)
-		_ = fl.f.release(context.WithoutCancel(fl.ctx), fl.key, fl.f.newBudget(), token)
-	})
-	return func() {
-		extended()
-		if !abandoned() {
-			fl.lost.Store(true) // it is being given back
-		}
-	}
 }
 
-// callLoader runs the loader, keeps what it returns, or what it panics with, and
-// then goes on.
-func (fl *flight) callLoader(then func()) {
-	ctx, cancel := fl.ctx, context.CancelFunc(func() {})
-	if t := fl.f.cfg.LoadTimeout; t > 0 {
-		ctx, cancel = context.WithTimeout(ctx, t)
-	}
-	fl.f.count.loads.Add(1)
-	fl.started = fl.f.flights.seq.Add(1)
-	fl.protect(func() { fl.value, fl.err = fl.load(ctx) }, func() {
-		cancel()
-		if fl.err != nil && !errors.Is(fl.err, ErrNotFound) {
-			fl.f.count.loadErrors.Add(1)
-		}
-		then()
-	})
-}
-
-// protect runs a user's code, and then goes on, whatever becomes of it: a panic is
-// kept as a *PanicError; with runtime.Goexit the code ends this goroutine, which
-// goes on in what it has deferred.
-func (fl *flight) protect(code, then func()) {
-	defer then()
+// call runs the loader, and keeps what it returns, or what it panics with.
+func (o *outcome) call(ctx context.Context, load func(context.Context) (any, error)) {
 	defer func() {
 		if p := recover(); p != nil {
-			fl.err = &PanicError{Value: p, Stack: debug.Stack()}
+			o.err = &PanicError{Value: p, Stack: debug.Stack()}
+			if o.panics = o.err; isAbortHandler(p) {
+				o.panics = p
+			}
 		}
 	}()
-	fl.err = errGoexit
-	code()
+	o.err = errGoexit
+	if o.value, o.err = load(ctx); o.err != nil {
+		o.judge()
+	}
 }
 
-// encode sets data, or leaves it nil and says why, and then goes on.
-func (fl *flight) encode(then func()) {
-	fl.protect(func() { fl.data, fl.err = codecOf(fl.space).Encode(fl.value) }, func() {
-		if fl.err != nil {
-			fl.f.notStored(fl.space, fl.key, fl.err)
-			fl.data, fl.err = nil, nil
-		} else if fl.data == nil {
-			fl.data = []byte{}
+// judge says what the loader's error is, once: the methods of an error are its
+// author's, and may panic. The error is none of those that are looked for then.
+func (o *outcome) judge() {
+	defer func() { _ = recover() }()
+	o.notFound = errors.Is(o.err, ErrNotFound)
+	o.expired = errors.As(o.err, new(*loadTimeout))
+	o.orphaned = !o.notFound && (errors.Is(o.err, context.Canceled) || errors.Is(o.err, context.DeadlineExceeded))
+}
+
+// encode sets the outcome's data, or leaves it nil and says why.
+func (fl *flight) encode(o *outcome) {
+	err := errGoexit
+	defer func() {
+		if p := recover(); p != nil {
+			err = &PanicError{Value: p, Stack: debug.Stack()}
 		}
-		then()
-	})
-}
-
-// fill stores the load's result, if it is to be stored, and ends the flight.
-func (fl *flight) fill(token string) {
-	ttl := fl.f.ttl
-	end := func(fill Fill, ok bool) {
-		close(fl.loaded)
-		fl.store(token, fill, ok)
-		fl.end()
-	}
-	switch {
-	case fl.err == nil:
-		fl.encode(func() {
-			if fl.data == nil {
-				end(Fill{}, false)
-			} else if err := fl.f.checkSize(fl.key, fl.data); err != nil {
-				fl.f.notStored(fl.space, fl.key, err)
-				end(Fill{}, false)
-			} else if fl.f.unstored.has(fl.key) {
-				fl.f.notStored(fl.space, fl.key, errTooLong)
-				end(Fill{}, false)
-			} else {
-				end(Fill{Value: fl.data, TTL: ttl.value(fl.space)}, true)
-			}
-		})
-	case errors.Is(fl.err, ErrNotFound) && fl.space.NotFoundTTL > 0:
-		end(Fill{NotFound: true, TTL: ttl.jittered(fl.space.NotFoundTTL)}, true)
-	default:
-		end(Fill{}, false)
-	}
+		if err == nil && fl.bad != nil { // the last one did not decode
+			err = fl.typ.decodes(fl.space, o.data)
+		}
+		if err != nil {
+			o.data = nil
+			fl.f.notStored(fl.space, fl.key, err)
+			fl.f.flights.setApart(fl.key)
+		} else if o.data == nil {
+			o.data = []byte{}
+		}
+	}()
+	o.data, err = codecOf(fl.space).Encode(o.value)
 }
 
 // store fills under the lease, or gives it back.
-func (fl *flight) store(token string, fill Fill, ok bool) {
+func (fl *flight) store(token string) {
 	f, ctx := fl.f, context.WithoutCancel(fl.ctx)
 	if fl.lost.Load() {
 		f.count.staleFills.Add(1)
 		return
 	}
+	fill, sent, ok := fl.toStore()
 	if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {
 		f.count.staleFills.Add(1)
 		ok = false
@@ -311,7 +370,6 @@ func (fl *flight) store(token string, fill Fill, ok bool) {
 		fl.failed = f.release(ctx, fl.key, f.newBudget(), token) != nil
 		return
 	}
-	sent := f.flights.seq.Add(1)
 	stored, err := f.fill(ctx, fl.key, token, fill)
 	if err != nil {
 		f.fillFailed(fl.space, fl.key, len(fill.Value), err)
@@ -325,4 +383,29 @@ func (fl *flight) store(token string, fill Fill, ok bool) {
 	default:
 		f.count.staleFills.Add(1)
 	}
+}
+
+// toStore returns what is to be stored, if anything, for as long as every caller who
+// has come so far would keep it, and when the fill is sent.
+func (fl *flight) toStore() (fill Fill, sent uint64, ok bool) {
+	if fl.data != nil {
+		if err := fl.f.checkSize(fl.key, fl.data); err != nil {
+			fl.f.notStored(fl.space, fl.key, err)
+			return Fill{}, 0, false
+		}
+		if fl.f.unstored.has(fl.key) {
+			fl.f.notStored(fl.space, fl.key, errTooLong)
+			return Fill{}, 0, false
+		}
+	}
+	fl.f.flights.mu.Lock()
+	defer fl.f.flights.mu.Unlock()
+	sent = fl.f.flights.seq.Add(1)
+	switch ttl := fl.f.ttl; {
+	case fl.data != nil:
+		return Fill{Value: fl.data, TTL: ttl.jittered(fl.ttl)}, sent, true
+	case fl.notFound && fl.absent > 0:
+		return Fill{NotFound: true, TTL: ttl.jittered(fl.absent)}, sent, true
+	}
+	return Fill{}, sent, false
 }

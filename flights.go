@@ -2,8 +2,10 @@ package aside
 
 import (
 	"context"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // flights coalesces the loads of each key inside the process. Events that decide
@@ -12,27 +14,36 @@ type flights struct {
 	seq   atomic.Uint64
 	mu    sync.Mutex
 	byKey map[string]*flight
+	apart apart
 }
 
 // join returns the key's flight for a caller, and whether the caller leads it:
-// it started with the caller's loader.
-func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, r *read, load func(context.Context) (any, error)) (fl *flight, leads bool) {
+// it started with the caller's loader. A flight that the caller has alone, without
+// the backend, is for one who can not have another's result.
+func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valueType, r *read, load func(context.Context) (any, error), alone bool) (fl *flight, leads bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fl := fs.byKey[r.key]; fl != nil && !(r.degraded && fl.isLoaded()) {
+	ttl := f.ttl.base(space)
+	apart := fs.apart.has(r.key)
+	alone = alone || apart && !space.Share
+	if fl := fs.byKey[r.key]; fl != nil && !alone && !(r.degraded && fl.isLoaded()) {
 		fl.waiters++
-		fl.joined = true
+		fl.ttl, fl.absent = min(fl.ttl, ttl), min(fl.absent, space.NotFoundTTL)
+		fl.encodes = fl.encodes || !fl.shares(space, typ)
 		return fl, false
 	}
 	own := *space // so that a hit does not put the caller's on the heap
 	fl = &flight{
-		f: f, key: r.key, space: &own, load: load, bad: r.bad, waiters: 1,
-		degraded: r.degraded,
+		f: f, key: r.key, space: &own, typ: typ, load: load, leader: ctx, bad: r.bad,
+		waiters: 1, ttl: ttl, absent: space.NotFoundTTL,
+		degraded: r.degraded || apart || alone,
 		loaded:   make(chan struct{}), done: make(chan struct{}),
 	}
 	fl.ctx, fl.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	fl.ask, fl.hurry = context.WithCancel(fl.ctx)
-	fs.byKey[r.key] = fl
+	if !alone {
+		fs.byKey[r.key] = fl
+	}
 	go fl.run()
 	return fl, true
 }
@@ -54,6 +65,7 @@ func (fs *flights) detach(keys []string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	for _, key := range keys {
+		fs.apart.remove(key)
 		if fl := fs.byKey[key]; fl != nil {
 			fl.detached = true
 			delete(fs.byKey, key)
@@ -71,6 +83,14 @@ func (fs *flights) detachAll() {
 		fl.f.wakes.wake(key)
 	}
 	clear(fs.byKey)
+	fs.apart = apart{}
+}
+
+// setApart notes that what is loaded for key can not be handed on encoded.
+func (fs *flights) setApart(key string) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.apart.add(key)
 }
 
 // leases returns the tokens of the leases that flights have, by key.
@@ -90,5 +110,38 @@ func (fs *flights) leases() map[string]string {
 func (fs *flights) remove(fl *flight) {
 	if fs.byKey[fl.key] == fl {
 		delete(fs.byKey, fl.key)
+	}
+}
+
+// apartTime is how long it is remembered of a key that its values can not be handed on.
+const apartTime = 10 * time.Second
+
+// apart has keys whose loaded value could not be encoded, or did not decode again.
+// Callers who wait for such a load get nothing from it but the delay, so they load at
+// once, each for itself or, with Share, together. The table is of one size: a key may
+// take another's place, which then is found out once more.
+type apart [256]struct {
+	hash  uint64
+	until time.Time
+}
+
+var apartSeed = maphash.MakeSeed()
+
+func (a *apart) add(key string) {
+	h := maphash.String(apartSeed, key)
+	e := &a[h%uint64(len(a))]
+	e.hash, e.until = h, time.Now().Add(apartTime)
+}
+
+func (a *apart) has(key string) bool {
+	h := maphash.String(apartSeed, key)
+	e := &a[h%uint64(len(a))]
+	return e.hash == h && time.Now().Before(e.until)
+}
+
+func (a *apart) remove(key string) {
+	h := maphash.String(apartSeed, key)
+	if e := &a[h%uint64(len(a))]; e.hash == h {
+		e.until = time.Time{}
 	}
 }

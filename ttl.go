@@ -31,12 +31,8 @@ func (p ttlPolicy) base(s *Keyspace) time.Duration {
 	return defaultTTL
 }
 
-// value is base less a random share of up to jitter, so that values stored
-// together do not all expire together.
-func (p ttlPolicy) value(s *Keyspace) time.Duration {
-	return p.jittered(p.base(s))
-}
-
+// jittered is d less a random share of up to jitter, so that values stored together
+// do not all expire together.
 func (p ttlPolicy) jittered(d time.Duration) time.Duration {
 	if p.jitter == 0 {
 		return d
