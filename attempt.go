@@ -113,8 +113,8 @@ func (a *attempt) end(err error, b *budget) error {
 	case a.limit < a.f.hastyLimit():
 		weight = hastyFails
 	}
-	if errors.As(err, new(notAgain)) || redis.HasErrorPrefix(err, "TRYAGAIN") {
-		weight = 0 // another tells of it; or a slot is moving, which says nothing of the node
+	if errors.As(err, new(notAgain)) || redis.HasErrorPrefix(err, "TRYAGAIN") || a.f.panicked(err) {
+		weight = 0 // another tells of it; or a slot is moving, or code of others panicked, which says nothing of the node
 	}
 	unfit := errors.As(err, new(*misfit))
 	if unfit {

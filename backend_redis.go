@@ -144,7 +144,7 @@ func inTime[T any](ctx context.Context, b *redisBackend, command func(context.Co
 	}
 	done := make(chan result, 1)
 	go func() {
-		v, err := command(ctx)
+		v, err := safely(ctx, command)
 		done <- result{v, err}
 	}()
 	select {
@@ -215,7 +215,8 @@ func got(value []byte, err error) ([]byte, bool, error) {
 
 // getMany is one MGET, or where the keys are of several slots, or the user may not
 // read all of them, a pipeline of GETs.
-func (b *redisBackend) getMany(ctx context.Context, keys []string) ([]found, error) {
+func (b *redisBackend) getMany(ctx context.Context, keys []string) (_ []found, err error) {
+	defer caught(&err)
 	if b.cluster != nil {
 		return b.getEach(ctx, keys)
 	}
@@ -441,7 +442,10 @@ func (b *redisBackend) eachSlot(ctx context.Context, keys []string, do func(cont
 		if len(groups) == 1 {
 			return do(ctx, pairs)
 		}
-		go func() { errs <- do(ctx, pairs) }()
+		go func() {
+			_, err := safely(ctx, func(ctx context.Context) (any, error) { return nil, do(ctx, pairs) })
+			errs <- err
+		}()
 	}
 	var all []error
 	for range groups {
@@ -452,10 +456,11 @@ func (b *redisBackend) eachSlot(ctx context.Context, keys []string, do func(cont
 
 // shard names the node that key lives on, so that one node's trouble is not
 // another's. Before the Cluster has answered once, all keys are of one shard.
-func (b *redisBackend) shard(key string) string {
+func (b *redisBackend) shard(key string) (name string) {
 	if b.cluster == nil || !b.reached.Load() {
 		return ""
 	}
+	defer func() { _ = recover() }() // of what the client calls to look up its nodes
 	node, err := b.cluster.MasterForKey(context.Background(), key)
 	if err != nil {
 		return ""
@@ -480,7 +485,8 @@ func (b *redisBackend) eachMaster(ctx context.Context, do func(context.Context, 
 	return b.cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 		mu.Lock()
 		defer mu.Unlock()
-		return do(ctx, node)
+		_, err := safely(ctx, func(ctx context.Context) (any, error) { return nil, do(ctx, node) })
+		return err
 	})
 }
 

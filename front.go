@@ -18,11 +18,12 @@ import (
 // budget, leaves a backend that does not answer alone, keeps the invalidations
 // that could not be delivered, and counts.
 type front struct {
-	backend Cache
+	backend Cache // a foreign one but for those of this process
+	own     Cache // backend, as it was handed in
 	cfg     Config
 	ttl     ttlPolicy
 	log     *slog.Logger
-	logs    slog.Handler // log's
+	logs    slog.Handler // the Logger's, for each hit to ask
 	off     bool         // the backend stores nothing
 	local   bool         // the backend is in this process: it can neither fail nor be slow
 
@@ -37,6 +38,8 @@ type front struct {
 
 	unstored tooLong      // values that take too long to store
 	filling  atomic.Int32 // fills of large values on their way
+
+	panicOnce sync.Once // tells of a backend that panicked
 
 	nodes   sync.Map                // shard name: *node
 	single  atomic.Pointer[node]    // the one there is, if there can be no other
@@ -73,10 +76,11 @@ type node struct {
 
 func newFront(backend Cache, cfg Config) *front {
 	f := &front{
-		backend: backend,
+		backend: foreign{backend},
+		own:     backend,
 		cfg:     cfg,
 		ttl:     ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
-		log:     cfg.Logger,
+		log:     slog.New(quiet{cfg.Logger.Handler()}),
 		logs:    cfg.Logger.Handler(),
 		flights: flights{byKey: make(map[string]*flight)},
 		queue:   newQueue(cfg.QueueSize),
@@ -86,9 +90,9 @@ func newFront(backend Cache, cfg Config) *front {
 	f.wakes.teller, _ = backend.(teller)
 	switch b := backend.(type) {
 	case noneBackend:
-		f.off, f.local = true, true
+		f.off, f.local, f.backend = true, true, b
 	case *memoryBackend:
-		f.local, f.memory = true, b
+		f.local, f.memory, f.backend = true, b, b
 		b.states = f.names(states)
 	case *redisBackend:
 		b.states = f.names(states)
@@ -214,8 +218,8 @@ func (f *front) nodeOf(key string) *node {
 	n.reads = reads{f: f, node: n, lanes: lanes{per: readLane}, index: make(map[string]int), large: make(map[string]bool)}
 	n.reads.room = maxLanes
 	n.bulk = reads{f: f, node: n, lanes: lanes{per: readLane}, index: make(map[string]int), of: &n.reads, room: minLanes}
-	n.reads.many, _ = f.backend.(manyReader)
-	if b, ok := f.backend.(*redisBackend); ok {
+	n.reads.many, _ = f.own.(manyReader)
+	if b, ok := f.own.(*redisBackend); ok {
 		n.turns = b.turnsOf(key)
 		n.reads.lanes.most, n.bulk.lanes.most = cap(n.turns.taken), cap(n.turns.taken)
 	}
@@ -243,7 +247,7 @@ func (f *front) newBreaker(shard, does string, probe func(context.Context) error
 			defer cancel()
 			err := probe(ctx)
 			if err != nil && f.lookUp != nil {
-				f.lookUp() // go-redis does once a minute, where nobody answers who could say that the keys have moved
+				_, _ = safely(ctx, func(context.Context) (any, error) { f.lookUp(); return nil, nil }) // go-redis does once a minute, where nobody answers who could say that the keys have moved
 			}
 			return err
 		},

@@ -213,10 +213,11 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 
 // sweepStep does the next step of a Clear. A backend that has no steps does all of it.
 func (f *front) sweepStep(ctx context.Context, s *sweep) (done bool, err error) {
+	defer caught(&err)
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
-	if b, ok := f.backend.(sweeper); ok {
+	if b, ok := f.own.(sweeper); ok {
 		return b.sweepStep(ctx, s)
 	}
 	return true, f.backend.Clear(ctx, s.prefixes...)

@@ -79,7 +79,7 @@ func (jsonCodec) Encode(value any) ([]byte, error) {
 	}
 	lossy := bytes.Count(data, replaced) // as encoding/json writes what is not UTF-8; U+FFFD itself is written as it is
 	switch {
-	case doubt == foreign:
+	case doubt == uncalled:
 		return nil, fmt.Errorf("aside: want MarshalJSON and UnmarshalJSON in the parts of a %T that have MarshalJSONTo or UnmarshalJSONFrom, which encoding/json does not call", value)
 	case lossy == 0 && (doubt == none || doubt == atNull && !bytes.Contains(data, null)):
 		return data, nil

@@ -32,10 +32,10 @@ type jsonType struct {
 type doubt int
 
 const (
-	none    doubt = iota
-	atNull        // when there is a null in it
-	always        // whatever is in it
-	foreign       // it has methods for json/v2 alone
+	none     doubt = iota
+	atNull         // when there is a null in it
+	always         // whatever is in it
+	uncalled       // it has methods for json/v2 alone
 )
 
 var jsonTypes sync.Map // reflect.Type: *jsonType
@@ -154,7 +154,7 @@ func (l *jsonLook) ownMethods(t reflect.Type, addressed bool) bool {
 	l.raw = l.raw || m.encodes == "JSON"
 	l.slow(m.foreign)
 	if m.foreign && (m.encodes == "" || m.decodes == "") {
-		l.suspect(foreign)
+		l.suspect(uncalled)
 	}
 	if m.encodes == "" && m.decodes == "" {
 		return false

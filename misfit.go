@@ -165,17 +165,20 @@ func (b *redisBackend) dropIdle(ctx context.Context) {
 	for range b.node.PoolStats().IdleConns {
 		conn := b.node.EphemeralConn()
 		defer conn.Close()
-		taken.Go(func() { _ = conn.Ping(ctx).Err() })
+		taken.Go(func() {
+			_, _ = safely(ctx, func(ctx context.Context) (any, error) { return nil, conn.Ping(ctx).Err() })
+		})
 	}
 	taken.Wait()
 }
 
 // inspect looks what the server is, for those who need to know it before they go on.
-func (b *redisBackend) inspect(ctx context.Context) error {
+func (b *redisBackend) inspect(ctx context.Context) (err error) {
+	defer caught(&err)
 	if b.node == nil {
 		return nil
 	}
-	_, err := beside(ctx, b, func(ctx context.Context) (any, error) { return nil, b.look(ctx, false) })
+	_, err = beside(ctx, b, func(ctx context.Context) (any, error) { return nil, b.look(ctx, false) })
 	return err
 }
 

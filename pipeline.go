@@ -111,7 +111,7 @@ func (p *pipeline) answer(c *scriptCall) {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), leaseTTL)
 			defer cancel()
-			_ = p.b.Release(ctx, c.keys[0], l.Token)
+			_ = foreign{p.b}.Release(ctx, c.keys[0], l.Token)
 		}()
 	}
 }
@@ -182,7 +182,7 @@ func (p *pipeline) settle(calls []*scriptCall, cmds []redis.Cmder, err error, ag
 	for i, c := range calls {
 		if c.err = err; i < len(cmds) {
 			c.res, c.err = cmds[i].(*redis.Cmd).Result()
-			c.err = p.b.told(c.err)
+			c.err = p.b.told(examined(c.err))
 		}
 		if c.res == nil && c.err == nil {
 			c.err = err // of a hook: no script answers nil
@@ -192,7 +192,7 @@ func (p *pipeline) settle(calls []*scriptCall, cmds []redis.Cmder, err error, ag
 			unknown = append(unknown, c)
 		case p.b.cluster != nil && isElsewhere(c.err):
 			go func() {
-				c.res, c.err = p.b.run(c.ctx, c.script, c.keys, c.args...)
+				c.res, c.err = safely(c.ctx, func(ctx context.Context) (any, error) { return p.b.run(ctx, c.script, c.keys, c.args...) })
 				p.answer(c)
 			}()
 		default:
@@ -217,7 +217,8 @@ func isElsewhere(err error) bool {
 // is over. Hooks of the client see the values of the first one's context. On Cluster
 // they go to the node itself: its client would send all of them again where one is
 // elsewhere, those on their way included.
-func (p *pipeline) sendOnce(calls []*scriptCall, withText bool) ([]redis.Cmder, error) {
+func (p *pipeline) sendOnce(calls []*scriptCall, withText bool) (_ []redis.Cmder, err error) {
+	defer caught(&err)
 	ctx := context.WithoutCancel(calls[0].ctx)
 	if last, ok := lastDeadline(calls); ok {
 		var cancel context.CancelFunc

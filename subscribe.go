@@ -16,7 +16,8 @@ var errDeaf = errors.New("the subscription brings nothing, not even answers")
 
 // tell subscribes. Where a user's rights are set by ACL, it takes +subscribe,
 // +publish and &channel.
-func (b *redisBackend) tell(ctx context.Context, w *wakes) error {
+func (b *redisBackend) tell(ctx context.Context, w *wakes) (err error) {
+	defer caught(&err)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	sub := b.client.Subscribe(ctx) // to nothing yet: it does not connect
@@ -54,7 +55,7 @@ func (b *redisBackend) tell(ctx context.Context, w *wakes) error {
 				return errDeaf // of a server that others tell nothing any more
 			}
 			if live {
-				_ = sub.Ping(ended) // a failure is silence
+				_ = ping(ended, sub) // a failure is silence
 			}
 		case <-ctx.Done():
 			return ctx.Err()
@@ -74,12 +75,12 @@ var ended = func() context.Context {
 // receive subscribes, and sends what the subscription brings, at last an error. It
 // ends with ctx, once it is connected.
 func receive(ctx context.Context, sub *redis.PubSub, channel string, events chan<- any) {
-	err := sub.Subscribe(ctx, channel)
-	context.AfterFunc(ctx, func() { _ = sub.Close() })
+	_, err := safely(ctx, func(ctx context.Context) (any, error) { return nil, sub.Subscribe(ctx, channel) })
+	context.AfterFunc(ctx, func() { closeQuietly(sub) })
 	for ctx.Err() == nil {
 		var event any
 		if err == nil {
-			event, err = sub.ReceiveTimeout(ended, 0)
+			event, err = safely(ended, func(ctx context.Context) (any, error) { return sub.ReceiveTimeout(ctx, 0) })
 		}
 		if err != nil {
 			event = err
@@ -92,4 +93,15 @@ func receive(ctx context.Context, sub *redis.PubSub, channel string, events chan
 			return
 		}
 	}
+}
+
+// ping and closeQuietly may run hooks and the dialer of the client.
+func ping(ctx context.Context, sub *redis.PubSub) (err error) {
+	defer caught(&err)
+	return sub.Ping(ctx)
+}
+
+func closeQuietly(sub *redis.PubSub) {
+	defer func() { _ = recover() }()
+	_ = sub.Close()
 }

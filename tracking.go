@@ -66,13 +66,14 @@ func (t *tracking) run(ctx context.Context) {
 
 // masters returns the options of a client for each master, by its address and how many
 // times it has moved.
-func (t *tracking) masters(ctx context.Context) (map[string]redis.Options, error) {
-	masters := make(map[string]redis.Options)
+func (t *tracking) masters(ctx context.Context) (masters map[string]redis.Options, err error) {
+	defer caught(&err)
+	masters = make(map[string]redis.Options)
 	ctx, cancel := context.WithTimeout(ctx, trackingSilence)
 	defer cancel()
 	_ = t.backend.inspect(ctx)      // nobody else does while all reads are answered from the near cache
 	moves := t.backend.moves.Load() // the same address led elsewhere before
-	err := t.backend.eachMaster(ctx, func(_ context.Context, node *redis.Client) error {
+	err = t.backend.eachMaster(ctx, func(_ context.Context, node *redis.Client) error {
 		masters[fmt.Sprint(node.Options().Addr, " ", moves)] = *node.Options()
 		return nil
 	})
@@ -119,20 +120,21 @@ func (t *tracking) stay(ctx context.Context, node *trackedNode, options redis.Op
 }
 
 // listen has Redis say on a connection what changes, until it breaks.
-func (t *tracking) listen(ctx context.Context, node *trackedNode, options redis.Options) error {
+func (t *tracking) listen(ctx context.Context, node *trackedNode, options redis.Options) (err error) {
+	defer caught(&err)
 	client := redis.NewClient(t.options(options))
 	defer client.Close()
 	messages := client.Subscribe(ctx) // to no channel: its connection is one that is read all the time
-	defer messages.Close()
-	defer context.AfterFunc(ctx, func() { messages.Close() })()
-	if err := messages.Ping(ctx); err != nil {
+	defer closeQuietly(messages)
+	defer context.AfterFunc(ctx, func() { closeQuietly(messages) })()
+	if err := ping(ctx, messages); err != nil {
 		return err
 	}
 	stop := repeat(trackingPing, func(ctx context.Context) bool {
-		if messages.Ping(ctx) == nil {
+		if ping(ctx, messages) == nil {
 			return true
 		}
-		messages.Close() // or go-redis would connect again and not say so
+		closeQuietly(messages) // or go-redis would connect again and not say so
 		return false
 	})
 	defer stop()

@@ -86,12 +86,13 @@ type ttler interface {
 }
 
 func (f *front) TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error) {
-	b, ok := f.backend.(ttler)
+	b, ok := f.own.(ttler)
 	if !ok {
-		return 0, false, fmt.Errorf("aside: the time to live in a %T: %w", f.backend, errors.ErrUnsupported)
+		return 0, false, fmt.Errorf("aside: the time to live in a %T: %w", f.own, errors.ErrUnsupported)
 	}
 	key = f.name(key)
 	ttl, err = do(ctx, f, key, f.newBudget(), false, func(ctx context.Context) (ttl time.Duration, err error) {
+		defer caught(&err)
 		ttl, ok, err = b.TTL(ctx, key)
 		return ttl, err
 	})

@@ -87,7 +87,7 @@ var breakages = []breakage{
 	{"a nil of one type handed out as the zero of another", []edit{{"flight.go", "return fl.space.Share && space.Share && fl.typ == typ", "return fl.space.Share && space.Share && (fl.typ == typ || fl.value == nil)"}}},
 	{"a value kept for as long as the leader says", []edit{{"flights.go", "		fl.ttl, fl.absent = min(fl.ttl, ttl), min(fl.absent, space.NotFoundTTL)\n", "		_ = ttl\n"}}},
 	{"a not-found kept by one who does not keep it", []edit{{"flights.go", "min(fl.ttl, ttl), min(fl.absent, space.NotFoundTTL)", "min(fl.ttl, ttl), fl.absent"}}},
-	{"a joiner that decodes with the leader's codec", []edit{{"aside.go", "	if value, err = readFound[T](space, &got); err == nil {\n		return value, true, nil\n	}\n	r.undecodable(f, space, fl.data, err)\n", "	if value, err = readFound[T](fl.space, &got); err == nil {\n		return value, true, nil\n	}\n	r.undecodable(f, space, fl.data, err)\n"}}},
+	{"a joiner that decodes with the leader's codec", []edit{{"aside.go", "	if value, err = readFound[T](f, space, r.key, &got); err == nil {\n		return value, true, nil\n	}\n	r.undecodable(f, space, fl.data, err)\n", "	if value, err = readFound[T](f, fl.space, r.key, &got); err == nil {\n		return value, true, nil\n	}\n	r.undecodable(f, space, fl.data, err)\n"}}},
 	{"a load that lasts for as long as its loader", []edit{{"flight.go", "	first := context.AfterFunc(ctx, func() {\n", "	first := context.AfterFunc(fl.ctx, func() {\n"}}},
 	{"a load that has timed out and is joined", []edit{{"flight.go", "	fl.end()\n	fl.giveBack(token)\n}\n\n// late is", "	close(fl.loaded)\n	close(fl.done)\n	fl.cancel(nil)\n	fl.giveBack(token)\n}\n\n// late is"}}},
 	{"a late result that is stored", []edit{{"flight.go", "			fl.late(&out)\n			return\n", "			fl.late(&out)\n			fl.outcome = out\n			fl.store(token)\n			return\n"}}},
@@ -126,7 +126,7 @@ var breakages = []breakage{
 	{"a pointer to a nil stored as a nil pointer", []edit{{"json_types.go", "		if mayBeNull(t.Elem()) {\n			l.suspect(atNull)\n		}\n", ""}}},
 	{"a value stored that its JSON turns into another", []edit{{"json.go", "if doubt != none && !same(v, back.Elem(), doubt == always) {", "if doubt != none && !same(v, v, doubt == always) {"}}},
 	{"the contents of interfaces taken on trust", []edit{{"json.go", "	if t.dynamic {\n		held, heldRaw := heldIn(v)", "	if t.dynamic && v.IsZero() {\n		held, heldRaw := heldIn(v)"}}},
-	{"a type for json/v2 stored as encoding/json takes it", []edit{{"json.go", "	case doubt == foreign:\n", "	case doubt > foreign:\n"}}},
+	{"a type for json/v2 stored as encoding/json takes it", []edit{{"json.go", "	case doubt == uncalled:\n", "	case doubt > foreign:\n"}}},
 
 	// Waiting for another process's load.
 	{"a fill that wakes nobody", []edit{{"scripts.go", "'waits', 'failed', 'none')\nend\nwake(waits, KEYS[1])\n", "'waits', 'failed', 'none')\nend\n"}}},
@@ -143,7 +143,7 @@ var breakages = []breakage{
 	{"one who waits for what was said before it could hear", []edit{{"wake.go", "	case x.told && w.missed < doubtful:", "	case w.live && w.missed < doubtful:"}}},
 	{"a broken subscription that is relied on", []edit{{"wake.go", "	w.running, w.live = false, false\n", "	w.running = false\n"}}},
 	{"a subscription that goes deaf", []edit{{"subscribe.go", "			if silent++; silent >= 2 {", "			if silent++; silent < 0 {"}}},
-	{"go-redis left to mend what is broken", []edit{{"subscribe.go", "sub.ReceiveTimeout(ended, 0)", "sub.ReceiveTimeout(ctx, 0)"}}},
+	{"go-redis left to mend what is broken", []edit{{"subscribe.go", "safely(ended, func(ctx context.Context) (any, error) { return sub.Receive", "safely(ctx, func(ctx context.Context) (any, error) { return sub.Receive"}}},
 	{"ends that nobody tells of and everybody waits for", []edit{{"wake.go", "	case x.told && w.missed < doubtful:", "	case x.told:"}}},
 	{"a subscription that is kept for ever", []edit{{"subscribe.go", "			if !w.wanted() {\n				return nil\n			}\n", ""}}},
 	{"a refused subscription that is asked for again and again", []edit{{"wake.go", "		w.retry = time.Now().Add(refusedAfter)\n", ""}}},
