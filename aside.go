@@ -20,18 +20,29 @@ import (
 //
 // load runs in another goroutine, with a context that has the values of ctx, but
 // ends only when every caller waiting for it has left, or after
-// Config.LoadTimeout. It reads the primary database, not a replica, and must not
-// ask for the same key again, which would wait for itself. An error of load is
-// returned as it is; return [ErrNotFound] when there is no such thing. When load
-// panics, GetOrLoad panics with a [*PanicError].
+// Config.LoadTimeout. The load is over then, whether or not load has returned: its
+// callers get an error that is a [context.DeadlineExceeded], the next caller loads
+// anew, and a late result is dropped. load should use its own context, not its
+// caller's. It reads the primary database, not a replica, and only committed rows: a
+// value that it reads inside an uncommitted transaction is stored even if that is
+// rolled back. It must not ask for the same key again, or for one whose loader asks for
+// this one: each would wait for the other until Config.LoadTimeout.
+//
+// An error of load is returned as it is. An error that wraps [ErrNotFound] says that
+// this key has no value, also when it comes from another GetOrLoad inside load: return
+// an error of your own in its place where only a part is missing. When load panics,
+// GetOrLoad panics in each caller with a [*PanicError], or with http.ErrAbortHandler
+// itself where the panic is that.
 //
 // GetOrLoad returns ctx's error as soon as ctx ends, or at most Config.Timeout later
 // when a Redis command is on its way for this caller alone; others go on waiting.
 //
 // The value is the caller's own, unless the keyspace has Share set: the caller whose
-// loader ran has what it returned, each other one has what the Codec makes of that. A
-// value that the Codec refuses is not stored, and without Share each caller loads
-// its own.
+// loader ran has what it returned, each other one has what its own keyspace's Codec
+// makes of that. A value that the Codec refuses is not stored, and without Share each
+// caller loads its own. Use one Keyspace for a key: where callers of one load have
+// several, each value is handed out by its caller's, and kept for the shortest TTL and
+// NotFoundTTL among them.
 func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.Context) (T, error)) (T, error) {
 	var zero T
 	f, ok := c.(*front)

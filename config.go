@@ -56,8 +56,9 @@ type Config struct {
 	// Defaults to 250 ms.
 	Timeout time.Duration
 
-	// LoadTimeout ends a loader's context. It is at least 1 ms. Defaults to 5 minutes;
-	// negative means never.
+	// LoadTimeout is how long a load may last, at least 1 ms. It ends the loader's
+	// context, and the load even if the loader goes on: see GetOrLoad. Defaults to 5
+	// minutes; negative means never.
 	LoadTimeout time.Duration
 
 	// MemoryMaxBytes bounds the memory backend: keys, encoded values, the decoded

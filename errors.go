@@ -12,7 +12,10 @@ var (
 	// ErrNotFound is what a loader returns, perhaps wrapped, when the database
 	// has no such thing. GetOrLoad returns the loader's error to its callers, and
 	// remembers it for the keyspace's NotFoundTTL when that is set: it then
-	// returns ErrNotFound itself.
+	// returns ErrNotFound itself. Any error that wraps ErrNotFound counts, also one
+	// from a GetOrLoad of another key inside the loader: the key being loaded is then
+	// remembered as not found. A loader for which a missing part is no absence of the
+	// whole should return a value without the part, or format the error with %v.
 	ErrNotFound = errors.New("aside: not found")
 
 	// ErrClosed is returned by every operation on a Cache after Close: it was not
@@ -63,7 +66,8 @@ func (e *loadTimeout) Error() string {
 func (e *loadTimeout) Unwrap() error { return context.DeadlineExceeded }
 
 // PanicError is what GetOrLoad panics with, in each caller that waited for it,
-// when a loader panicked.
+// when a loader panicked. A panic with http.ErrAbortHandler, which net/http compares
+// by identity, is handed on as it is.
 type PanicError struct {
 	Value any    // what the loader panicked with
 	Stack []byte // the loader's stack

@@ -678,3 +678,30 @@ func TestP4_AnErrorWhoseMethodsPanicIsReturned(t *testing.T) {
 		})
 	}
 }
+
+// An error that wraps ErrNotFound says that the key has no value, wherever it comes
+// from; one that only has its text does not.
+func TestP8_ANotFoundOfAnotherKeyCountsWhenItIsWrapped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		defer c.Close()
+		space := aside.Keyspace{Name: "part", NotFoundTTL: time.Minute}
+		for verb, want := range map[string]int64{"%w": 1, "%v": 2} {
+			var loads counter
+			for range 2 {
+				_, err := aside.GetOrLoad(t.Context(), c, space.Key("whole"+verb), func(ctx context.Context) (string, error) {
+					loads.Add(1)
+					_, err := aside.GetOrLoad(ctx, c, space.Key("part"+verb), func(context.Context) (string, error) { return "", aside.ErrNotFound })
+					return "", fmt.Errorf("the whole: "+verb, err)
+				})
+				if errors.Is(err, aside.ErrNotFound) != (verb == "%w") {
+					t.Errorf("%s: got %v", verb, err)
+				}
+			}
+			if loads.Load() != want {
+				t.Errorf("%s: %d loads, want %d", verb, loads.Load(), want)
+			}
+		}
+	})
+}

@@ -93,8 +93,9 @@ func (c *Conversation) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// conversations is the keyspace of aside.ChatMessages, with values that all readers
-// share.
+// conversations is the keyspace of the rooms' conversations, with values that all
+// readers share. Its keys are those of aside.ChatMessages. A key has one keyspace
+// wherever it is used, so this one is used throughout.
 var conversations = aside.Keyspace{Name: "chat_messages", TTL: 30 * time.Minute, Share: true}
 
 // Conversation returns a room's conversation, or aside.ErrNotFound when there is no
@@ -160,7 +161,7 @@ func (r *Repository) AddMessage(ctx context.Context, chatID, role, content strin
 			SELECT chat_id, $2, $3, $4 FROM chats WHERE chat_id = $1 RETURNING message_id`,
 			chatID, role, content, m.CreatedAt.Format(stamp)).Scan(&m.ID)
 		return orNotFound(chatID, err)
-	}, aside.ChatMessages(chatID))
+	}, conversations.Key(chatID))
 	return m, err
 }
 
@@ -176,7 +177,7 @@ func (r *Repository) DeleteChat(ctx context.Context, chatID string) error {
 			return fmt.Errorf("chat %q: %w", chatID, aside.ErrNotFound)
 		}
 		return nil
-	}, aside.ChatMessages(chatID), aside.GenerationKey(chatID))
+	}, conversations.Key(chatID), aside.GenerationKey(chatID))
 }
 
 // wait makes the database as slow as DATABASE_DELAY says.

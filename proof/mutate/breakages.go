@@ -98,6 +98,12 @@ var breakages = []breakage{
 	{"callers that wait for what can not be handed on", []edit{{"aside.go", "	if fl.data == nil || fl.garbled.Load() {\n		r.alone = !space.Share // with it, those who have none go together\n", "	if fl.data == nil || fl.garbled.Load() {\n"}}},
 	{"a value that can not be handed on found out each time", []edit{{"flights.go", "	alone = alone || apart && !space.Share\n", ""}, {"flights.go", "r.degraded || apart || alone", "r.degraded || apart && false || alone"}}},
 	{"an error whose methods panic outside of the guard", []edit{{"flight.go", "	defer func() { _ = recover() }()\n	o.notFound", "	o.notFound"}}},
+	{"an aborted handler that net/http does not know", []edit{{"flight.go", "			if o.panics = o.err; isAbortHandler(p) {\n				o.panics = p\n			}\n", "			o.panics = o.err\n"}}},
+	{"a backend that panics on a goroutine of the library", []edit{{"foreign.go", "	defer caught(&err)\n	return b.Cache.Lease(ctx, key, req)\n", "	return b.Cache.Lease(ctx, key, req)\n"}}},
+	{"a hook that panics on a goroutine of the library", []edit{{"pipeline.go", "	defer caught(&err)\n", ""}}},
+	{"a backend's error whose methods panic", []edit{{"foreign.go", "		*err = examined(*err)\n", "		_ = *err\n"}}},
+	{"a log handler that panics on a goroutine of the library", []edit{{"front.go", "slog.New(quiet{cfg.Logger.Handler()})", "cfg.Logger"}}},
+	{"a panic taken for silence of the node", []edit{{"attempt.go", " || a.f.panicked(err) {\n", " || a.f.panicked(err) && false {\n"}}},
 
 	// The read path.
 	{"a reader that is trusted while the key is queued", []edit{{"aside.go", "	if f.queue.distrusts(r.key) {\n		r.degrade(f)\n		return value, false\n	}\n", ""}}},
