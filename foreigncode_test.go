@@ -87,6 +87,9 @@ func TestP5_ABackendThatPanicsHarmsNobody(t *testing.T) {
 				if n := strings.Count(told.String(), "the backend panicked, which"); n > 1 || n == 0 && method != "Clear" && method != "Status" {
 					t.Errorf("told of %d times, want once", n)
 				}
+				if strings.Contains(told.String(), "going on without it") {
+					t.Errorf("taken for a backend that does not answer: %s", told.String())
+				}
 			})
 		})
 	}
