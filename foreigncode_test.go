@@ -29,9 +29,9 @@ import (
 func use(t *testing.T, c aside.Cache) {
 	t.Helper()
 	var wg sync.WaitGroup
-	for i := range 40 {
+	for i := range 120 {
 		wg.Go(func() {
-			if v := must(aside.GetOrLoad(t.Context(), c, items.Key(fmt.Sprint(i%8)), func(context.Context) (string, error) {
+			if v := must(aside.GetOrLoad(t.Context(), c, items.Key(fmt.Sprint(i%60)), func(context.Context) (string, error) {
 				time.Sleep(time.Second) // the lease is extended
 				return "v", nil
 			})); v != "v" {

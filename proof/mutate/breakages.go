@@ -97,7 +97,6 @@ var breakages = []breakage{
 	{"an error whose methods panic outside of the guard", []edit{{"flight.go", "	defer func() { _ = recover() }()\n	o.notFound", "	o.notFound"}}},
 	{"an aborted handler that net/http does not know", []edit{{"flight.go", "			if o.panics = o.err; isAbortHandler(p) {\n				o.panics = p\n			}\n", "			o.panics = o.err\n"}}},
 	{"a backend that panics on a goroutine of the library", []edit{{"foreign.go", "	defer caught(&err)\n	return b.Cache.Lease(ctx, key, req)\n", "	return b.Cache.Lease(ctx, key, req)\n"}}},
-	{"a hook that panics on a goroutine of the library", []edit{{"pipeline.go", "	defer caught(&err)\n", ""}}},
 	{"a backend's error whose methods panic", []edit{{"foreign.go", "		*err = examined(*err)\n", "		_ = *err\n"}}},
 	{"a log handler that panics on a goroutine of the library", []edit{{"front.go", "slog.New(quiet{cfg.Logger.Handler()})", "cfg.Logger"}}},
 	{"a panic taken for silence of the node", []edit{{"attempt.go", " || a.f.panicked(err) {\n", " || a.f.panicked(err) && false {\n"}}},
