@@ -270,6 +270,7 @@ func (f *front) Close() error {
 		_ = f.release(context.Background(), key, b, token)
 	}
 	left, overflowed := f.lastDelivery()
+	f.memo.forget()
 	err := errors.Join(late, f.backend.Close())
 	if overflowed {
 		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered, and more than the queue held: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable))

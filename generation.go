@@ -304,6 +304,11 @@ func (g *Generation) claim(ctx context.Context, b *budget) {
 			g.older = []byte(mark)
 		}
 		g.mu.Unlock()
+		if key.ok {
+			// A request that cannot be granted has the backend see to a claim whose time
+			// is longer than a claim's, since its clock was set back.
+			_, _ = f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, LeaseRequest{TTL: ttl, Bad: []byte(g.token), Claim: []byte("1"), Owner: g.token})
+		}
 		if key.ok || errors.Join(signal.err, key.err, err) != nil {
 			return
 		}

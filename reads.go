@@ -207,8 +207,10 @@ func (r *reads) wait(ctx context.Context, batch *batch, i int, b *budget) (found
 // leave frees the lane of a read of its own, for what is in line.
 func (r *reads) leave(key string, got found, err error, took time.Duration) {
 	r.mu.Lock()
-	r.learn(key, got, err)
-	r.fits(key, err, took)
+	if err == nil || !isTimeout(err) || took >= r.f.cfg.Timeout/2 { // or its caller had little time, which says nothing of the value
+		r.learn(key, got, err)
+		r.fits(key, err, took)
+	}
 	if err == nil {
 		r.lanes.took(took)
 	}

@@ -157,3 +157,5 @@ func (m *memo) of(key string, data []byte) *stored {
 
 // keep keeps s, which is decoded by now.
 func (m *memo) keep(key string, s *stored) { m.values.Set(key, s) }
+
+func (m *memo) forget() { m.values.InvalidateAll() }
