@@ -373,7 +373,7 @@ func TestGenerations_SignalsOverRedis(t *testing.T) {
 // Whatever hangs, a Start, a Finish and a Cancel cost one budget each.
 func TestGenerations_OneBudget(t *testing.T) {
 	t.Parallel()
-	for _, methods := range []string{"Lease Delete Release", "Delete Release", "Lease", "Get", "Extend", "Get Lease Extend Delete Release Set"} {
+	for _, methods := range []string{"Lease Delete Release", "Delete Release", "Lease", "Get", "Extend", "Extend Release", "Get Lease Extend Delete Release Set"} {
 		t.Run(methods, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -396,8 +396,9 @@ func TestGenerations_OneBudget(t *testing.T) {
 						t.Errorf("%s took %v", what, took)
 					}
 				}
-				// At several moments of what goes on behind, so that some meet it half way.
-				for _, pause := range []time.Duration{0, 40, 90, 110, 200, 300, 450, 99_950, 100_050} {
+				// At several moments of what goes on behind, so that some meet it half way: the key
+				// is written again 100 s after the Start.
+				for _, pause := range []time.Duration{0, 40, 90, 110, 200, 300, 450, 40_050, 40_150, 40_250, 99_950, 100_050} {
 					var g *aside.Generation
 					signal(t, memory)
 					slow.SetFault(hang)

@@ -282,7 +282,7 @@ var breakages = []breakage{
 	{"memory: a claim in place of nothing", []edit{{"backend_memory.go", "	} else if !ok && req.Bad != nil && req.Claim != nil {\n		return Lease{State: Absent}, nil\n", ""}}},
 	{"a release that removes what another program stored", []edit{{"scripts.go", "	if redis.pcall('GET', KEYS[1]) == live['claim'] then redis.call('UNLINK', KEYS[1]) end\n", "	redis.call('UNLINK', KEYS[1])\n"}}},
 	{"a generation whose key is gone until it would have been renewed", []edit{{"generation.go", "	now := gone && (g.held || !g.claimed)\n", "	now := false\n"}}},
-	{"a turn that is waited for as long as it takes", []edit{{"generation.go", "time.NewTimer(max(0, b.left))", "time.NewTimer(time.Hour)"}}},
+	{"a turn whose wait costs no budget", []edit{{"generation.go", "	defer func() { b.left -= time.Since(begun) }()\n", "	_ = begun\n"}}},
 	{"a time to live with which half of the cancels are lost", []edit{{"ttl.go", "		return leastCancelTTL\n", "		return minTTL\n"}}},
 	{"a time to live with which two generations run at once", []edit{{"ttl.go", "		return leastGenerationTTL\n", "		return minTTL\n"}}},
 }
