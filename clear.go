@@ -184,11 +184,16 @@ func (n *nodeSweep) step(ctx context.Context, b *redisBackend, prefixes []string
 	if phase == 0 {
 		err = send(func(p redis.Pipeliner) { endLeases(ctx, p, batch, prefixes, b.states) })
 	} else {
-		// One command per key: a node of a Cluster has many slots.
+		var pairs []string
+		eachValue(batch, prefixes, b.states, func(key string) { pairs = append(pairs, key, leaseKey(key)) })
+		together := max(len(pairs), 2)
+		if b.cluster != nil {
+			together = 2 // a node of a Cluster has many slots
+		}
 		err = send(func(p redis.Pipeliner) {
-			eachValue(batch, prefixes, b.states, func(key string) {
-				p.Eval(ctx, clearSource, []string{key, leaseKey(key)})
-			})
+			for some := range slices.Chunk(pairs, together) {
+				p.Eval(ctx, clearSource, some)
+			}
 		})
 		if isForbidden(err) {
 			err = send(func(p redis.Pipeliner) {

@@ -281,10 +281,12 @@ local function claimed(key)
 end
 `
 
-// clearSource removes the value KEYS[1], whose lease key is KEYS[2], for Clear.
+// clearSource removes the values KEYS[i], whose lease keys are KEYS[i+1], for Clear.
 const clearSource = "-- clear" + luaNow + luaClaimed + `
-if claimed(KEYS[2]) then return 0 end
-return redis.call('UNLINK', KEYS[1])
+for i = 1, #KEYS, 2 do
+	if not claimed(KEYS[i + 1]) then redis.call('UNLINK', KEYS[i]) end
+end
+return 1
 `
 
 // endLeaseSource ends the lease in KEYS[1], that of the key ARGV[1], for Clear.
