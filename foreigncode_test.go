@@ -17,6 +17,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
@@ -143,7 +144,12 @@ func TestP5_AHookThatPanicsHarmsNobody(t *testing.T) {
 			t.Run(fmt.Sprint(obeys, near), func(t *testing.T) {
 				t.Parallel()
 				server := miniredis.RunT(t)
-				client := redis.NewClient(&redis.Options{Addr: server.Addr(), ContextTimeoutEnabled: obeys, PoolSize: 4, ConnMaxLifetime: 50 * time.Millisecond})
+				client := redis.NewClient(&redis.Options{
+					Addr: server.Addr(), ContextTimeoutEnabled: obeys, ConnMaxLifetime: 50 * time.Millisecond,
+					PoolSize: 200, // go-redis keeps the place of a connection whose dial hook panicked
+					// go-redis holds a lock while hooks see its handshake for these, and keeps it when one panics.
+					MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+				})
 				defer client.Close()
 				h := new(hook)
 				client.AddHook(h)

@@ -184,39 +184,26 @@ func (b *redisBackend) inspect(ctx context.Context) (err error) {
 
 // look asks the server what it is. The error is a *misfit, or says that there was no
 // answer. With write, or where the user may not ask, it sees whether a server takes a
-// write: of a key that is not there.
+// write: of a key that is not there. It sends single commands, as reads are sent: a
+// pipeline of the client's has connections of its own.
 func (b *redisBackend) look(ctx context.Context, write bool) error {
-	conn := b.node.Conn() // of those that reads are sent on: a pipeline of the client's has others
-	defer conn.Close()
-	cmds, err := conn.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.Info(ctx, "server")
-		p.Info(ctx, "replication")
-		p.Exists(ctx, b.probe+"{a}", b.probe+"{b}") // of two slots
-		return nil
-	})
-	if err = b.told(err); err != nil && !isReply(err) || len(cmds) < 3 {
+	info, err := b.node.Info(ctx).Result()
+	if err = b.told(err); err != nil && !answered(err) {
 		return err
 	}
-	var texts [2]string
-	for i, cmd := range cmds {
-		if err := cmd.Err(); err != nil {
-			if err = b.told(err); !answered(err) {
-				return err
-			}
-			write = write || redis.HasErrorPrefix(err, "NOPERM")
-		}
-		if info, ok := cmd.(*redis.StringCmd); ok {
-			texts[i] = info.Val()
-		}
+	write = write || redis.HasErrorPrefix(err, "NOPERM")
+	// Of two slots, which no node of a Cluster answers.
+	if err := b.told(b.node.MGet(ctx, b.probe+"{a}", b.probe+"{b}").Err()); err != nil && !answered(err) {
+		return err
 	}
 	switch {
-	case infoField(texts[0], "redis_mode") == "sentinel", infoField(texts[0], "server_mode") == "sentinel":
+	case infoField(info, "redis_mode") == "sentinel", infoField(info, "server_mode") == "sentinel":
 		return b.isMisfit(aSentinel)
-	case infoField(texts[1], "role") == "slave":
+	case infoField(info, "role") == "slave":
 		return b.isMisfit(aReplica)
 	}
 	if write {
-		if err := b.told(conn.Del(ctx, b.probe+"{a}").Err()); err != nil && !answered(err) {
+		if err := b.told(b.node.Del(ctx, b.probe+"{a}").Err()); err != nil && !answered(err) {
 			return err
 		}
 	}

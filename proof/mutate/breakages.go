@@ -214,7 +214,7 @@ var breakages = []breakage{
 	{"a list invalidated in silence", []edit{{"scripts.go", "	replaces(KEYS[i], 'string')\n", ""}}},
 	{"a list at a lease key removed in silence", []edit{{"scripts.go", "if foreign then\n	replaces(KEYS[2], 'hash')\n", "if foreign then\n"}}},
 	{"a refusal to store taken for an outage", []edit{{"attempt.go", "	if replied {\n		a.node.success()\n	} else {\n		a.node.failure(err, weight)\n	}\n", "	a.node.failure(err, weight)\n"}}},
-	{"a demoted master that is read from", []edit{{"misfit.go", "	case infoField(texts[1], \"role\") == \"slave\":\n		return b.isMisfit(aReplica)\n", ""}}},
+	{"a demoted master that is read from", []edit{{"misfit.go", "	case infoField(info, \"role\") == \"slave\":\n		return b.isMisfit(aReplica)\n", ""}}},
 	{"connections to a demoted master that are kept", []edit{{"misfit.go", "		b.dropIdle(ctx)\n", ""}}},
 	{"a server that is asked only once what it is", []edit{{"front.go", "	if now.UnixNano()-last < int64(lookInterval) ||", "	if last != 0 ||"}}},
 	{"a node of a Cluster taken for a Redis", []edit{{"misfit.go", "			return b.isMisfit(inCluster)\n", "			return err\n"}}},
