@@ -181,13 +181,15 @@ func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error
 		}
 		return found[0].value, found[0].ok, found[0].err
 	}
+	var short error
 	if b.obeys && !b.closed.Load() && b.misfit.Load() == nil { // what within does, and no closure
 		value, err := b.getNow(ctx, key)
 		if err == nil || !isShortage(err) {
-			return got(value, b.told(err))
+			return got(value, b.refused(b.told(err)))
 		}
+		short = err
 	}
-	value, err := inTurn(ctx, b, key, func(ctx context.Context) ([]byte, error) {
+	value, err := inTurnAfter(ctx, b, key, short, func(ctx context.Context) ([]byte, error) {
 		return b.client.Get(ctx, key).Bytes()
 	})
 	return got(value, err)
@@ -195,11 +197,13 @@ func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error
 
 func (b *redisBackend) getNow(ctx context.Context, key string) ([]byte, error) {
 	t := b.turnsOf(key)
-	if err := t.begin(ctx); err != nil {
+	own, err := t.begin(ctx)
+	if err != nil {
 		return nil, err
 	}
 	defer t.end()
-	return b.client.Get(ctx, key).Bytes()
+	value, err := b.client.Get(ctx, key).Bytes()
+	return value, own.failed(err)
 }
 
 func got(value []byte, err error) ([]byte, bool, error) {

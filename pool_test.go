@@ -104,7 +104,7 @@ func TestP5_OthersHaveAllConnections(t *testing.T) {
 		client := redis.NewClient(&redis.Options{Addr: r.Addr, MaxActiveConns: 3, ContextTimeoutEnabled: obeys})
 		defer client.Close()
 		var log logtest.Buffer
-		c := must(aside.NewRedis(client, aside.Config{Timeout: 50 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil)), KeyPrefix: fmt.Sprint(obeys, ":")}))
+		c := must(aside.NewRedis(client, aside.Config{Timeout: 500 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil)), KeyPrefix: fmt.Sprint(obeys, ":")}))
 		defer c.Close()
 		release := hog(t, client, 3)
 		var group sync.WaitGroup
@@ -175,25 +175,27 @@ func (*limiter) ReportResult(error) {}
 func TestP5_ALimiterOfTheClientsOwn(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
-	l := &limiter{}
-	client := redis.NewClient(&redis.Options{Addr: r.Addr, Limiter: l})
-	defer client.Close()
-	var log logtest.Buffer
-	c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second, Logger: slog.New(slog.NewTextHandler(&log, nil))}))
-	defer c.Close()
-	read(t, c, func(context.Context) (string, error) { return "v", nil })
-	l.refuses.Store(true)
-	for range 20 {
+	for _, obeys := range []bool{false, true} {
+		l := &limiter{}
+		client := redis.NewClient(&redis.Options{Addr: r.Addr, Limiter: l, ContextTimeoutEnabled: obeys})
+		defer client.Close()
+		var log logtest.Buffer
+		c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second, Logger: slog.New(slog.NewTextHandler(&log, nil)), KeyPrefix: fmt.Sprint(obeys, ":")}))
+		defer c.Close()
 		read(t, c, func(context.Context) (string, error) { return "v", nil })
-		if err := c.Set(t.Context(), "s:1", []byte("1"), time.Minute); !errors.Is(err, aside.ErrUnavailable) {
-			t.Errorf("Set: %v", err)
+		l.refuses.Store(true)
+		for range 20 {
+			read(t, c, func(context.Context) (string, error) { return "v", nil })
+			if err := c.Set(t.Context(), "s:1", []byte("1"), time.Minute); !errors.Is(err, aside.ErrUnavailable) {
+				t.Errorf("Set: %v", err)
+			}
 		}
-	}
-	l.refuses.Store(false)
-	before := asideStats(t, c).Hits
-	read(t, c, fails(t))
-	if asideStats(t, c).Hits != before+1 || log.String() != "" {
-		t.Errorf("the value is not served; the log says %q", log.String())
+		l.refuses.Store(false)
+		before := asideStats(t, c).Hits
+		read(t, c, fails(t))
+		if asideStats(t, c).Hits != before+1 || log.String() != "" {
+			t.Errorf("the value is not served; the log says %q", log.String())
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -41,23 +42,39 @@ func newTurns(poolSize, maxActive int) *turns {
 	return &turns{taken: make(chan struct{}, max(1, size-1)), spare: size > 1}
 }
 
+// turn says since when a command waited for its turn, and when it had it. Both are zero
+// when it had it at once.
+type turn struct{ asked, begun time.Time }
+
 // begin waits for a turn, until ctx ends.
-func (t *turns) begin(ctx context.Context) error {
+func (t *turns) begin(ctx context.Context) (own turn, err error) {
 	if t.taken != nil {
 		select {
 		case t.taken <- struct{}{}:
 		default:
+			own.asked = time.Now()
 			select {
 			case t.taken <- struct{}{}:
+				own.begun = time.Now()
 			case <-ctx.Done():
-				return errNoConnection
+				return own, errNoConnection
 			}
 		}
 	}
 	if t.sent.Add(1) == 1 {
 		t.since.Store(time.Now().UnixNano())
 	}
-	return nil
+	return own, nil
+}
+
+// failed returns the error of a command that has had its turn. One whose time is over,
+// and that had most of it to wait for its turn, has met a shortage.
+func (own turn) failed(err error) error {
+	if err != nil && !own.begun.IsZero() && time.Since(own.begun) < own.begun.Sub(own.asked) &&
+		(errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded)) {
+		return fmt.Errorf("%w: %w", errNoConnection, err)
+	}
+	return err
 }
 
 // end ends the turn of a command that has come back.
@@ -82,8 +99,12 @@ const poolPause = time.Millisecond
 // that was not sent, as others have all the connections of the client, is sent again
 // until ctx ends.
 func inTurn[T any](ctx context.Context, b *redisBackend, key string, command func(context.Context) (T, error)) (T, error) {
+	return inTurnAfter(ctx, b, key, nil, command)
+}
+
+// inTurnAfter is inTurn for a command that was not sent already, for that reason.
+func inTurnAfter[T any](ctx context.Context, b *redisBackend, key string, short error, command func(context.Context) (T, error)) (T, error) {
 	t := b.turnsOf(key)
-	var short error
 	for {
 		v, err := once(ctx, b, t, command)
 		if err == nil {
@@ -91,6 +112,7 @@ func inTurn[T any](ctx context.Context, b *redisBackend, key string, command fun
 		}
 		if errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, redis.ErrPoolTimeout) {
 			short = err
+			t.since.Store(time.Now().UnixNano()) // what was not sent has no answer to come
 		} else if short == nil || ctx.Err() == nil {
 			return v, b.refused(err)
 		}
@@ -108,13 +130,15 @@ func once[T any](ctx context.Context, b *redisBackend, t *turns, command func(co
 	if err := b.admits(ctx); err != nil {
 		return v, err
 	}
-	if err := t.begin(ctx); err != nil {
+	own, err := t.begin(ctx)
+	if err != nil {
 		return v, err
 	}
-	return inTime(ctx, b, func(ctx context.Context) (T, error) {
+	v, err = inTime(ctx, b, func(ctx context.Context) (T, error) {
 		defer t.end()
 		return command(ctx)
 	})
+	return v, own.failed(err)
 }
 
 // beside is within for what takes many commands or names no key. It goes on the
