@@ -172,8 +172,11 @@ func (e refusedHere) Unwrap() error { return e.error }
 // refused marks err when it must be of the client's own limiter, which asks nobody: no
 // answer, none of the network's, and none of a context's.
 func (b *redisBackend) refused(err error) error {
+	if !b.limited || err == nil {
+		return err
+	}
 	var netErr net.Error
-	if !b.limited || err == nil || isReply(err) || errors.As(err, &netErr) || errors.Is(err, redis.ErrClosed) ||
+	if isReply(err) || errors.As(err, &netErr) || errors.Is(err, redis.ErrClosed) ||
 		errors.Is(err, errNoConnection) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
