@@ -65,11 +65,7 @@ func (b *breaker) asked(now time.Time, more int) {
 	b.crowded.CompareAndSwap(0, now.UnixNano())
 	heard := b.heard.Load()
 	if b.turns != nil {
-		since, ok := b.turns.waitsSince()
-		if !ok {
-			return // they wait for a connection
-		}
-		heard = max(heard, since)
+		heard = max(heard, b.turns.since.Load()) // until then they waited for a connection
 	}
 	silent, crowded := now.UnixNano()-heard, now.UnixNano()-b.crowded.Load()
 	if silent > int64(b.silence/2) && b.looking.CompareAndSwap(false, true) {

@@ -109,6 +109,9 @@ func TestP5_OthersHaveAllConnections(t *testing.T) {
 		release := hog(t, client, 3)
 		var group sync.WaitGroup
 		for i := range 16 {
+			if i == 8 {
+				time.Sleep(time.Second) // the others come when those before have waited for long
+			}
 			group.Go(func() {
 				v, err := aside.GetOrLoad(t.Context(), c, items.Key(fmt.Sprint(i)), func(context.Context) (string, error) { return "v", nil })
 				if v != "v" || err != nil {
@@ -133,6 +136,35 @@ func TestP5_OthersHaveAllConnections(t *testing.T) {
 			read(t, c, func(context.Context) (string, error) { return "v", nil })
 			return asideStats(t, c).Hits > before
 		})
+	}
+}
+
+// Who finds no connection, as others have them all, gets what is there when one is free.
+func TestP5_AConnectionThatIsFreeLater(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	for _, obeys := range []bool{false, true} {
+		client := redis.NewClient(&redis.Options{Addr: r.Addr, MaxActiveConns: 3, ContextTimeoutEnabled: obeys})
+		defer client.Close()
+		c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
+		defer c.Close()
+		read(t, c, func(context.Context) (string, error) { return "v", nil })
+		release := hog(t, client, 3)
+		var group sync.WaitGroup
+		for range 16 {
+			group.Go(func() { read(t, c, fails(t)) })
+		}
+		group.Go(func() {
+			if err := c.Set(t.Context(), "s:1", []byte("1"), time.Minute); err != nil {
+				t.Errorf("Set: %v", err)
+			}
+		})
+		time.Sleep(50 * time.Millisecond)
+		release()
+		group.Wait()
+		if s := asideStats(t, c); s.Degraded != 0 || s.InvalidationQueued != 0 {
+			t.Errorf("obeys %v: %+v", obeys, s)
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ type turns struct {
 	taken chan struct{} // has one of each command that has its turn; nil when there is no bound
 	spare bool          // a connection is left to others
 	sent  atomic.Int32  // commands on their way
-	since atomic.Int64  // when the first of them was sent
+	since atomic.Int64  // when the first of them was sent, or one found no connection: Redis owes no answer from before
 }
 
 // errNoConnection is the end of a command that has waited for a connection in vain.
@@ -83,12 +83,6 @@ func (t *turns) end() {
 	if t.taken != nil {
 		<-t.taken
 	}
-}
-
-// waitsSince returns since when Redis has something to answer, or ok false when all who
-// wait do so for a connection.
-func (t *turns) waitsSince() (since int64, ok bool) {
-	return t.since.Load(), t.sent.Load() > 0
 }
 
 // poolPause is how long a command waits that found the client's pool used up by others,

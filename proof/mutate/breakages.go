@@ -227,7 +227,7 @@ var breakages = []breakage{
 	{"a past deadline handed to the client", []edit{{"attempt.go", "context.WithTimeout(undated{ctx}, a.limit)", "context.WithTimeout(ctx, a.limit)"}, {"limit.go", "context.WithTimeout(undated{ctx}, d)", "context.WithTimeout(ctx, d)"}}},
 	{"a shortage of connections held against Redis", []edit{{"attempt.go", "	if isShortage(err) && a.node.failures.Load() == 0 {", "	if false {"}}},
 	{"a shortage that hides a Redis that hangs", []edit{{"attempt.go", "	if isShortage(err) && a.node.failures.Load() == 0 {", "	if isShortage(err) {"}}},
-	{"those who wait for a connection counted as waiting for Redis", []edit{{"breaker.go", "		if !ok {\n			return // they wait for a connection\n		}\n", "		_ = ok\n"}}},
+	{"those who wait for a connection counted as waiting for Redis", []edit{{"breaker.go", "		heard = max(heard, b.turns.since.Load()) // until then they waited for a connection\n", ""}}},
 	{"a command that finds no connection and is not sent again", []edit{{"turns.go", "			short = err\n", "			return v, err\n"}}},
 	{"a time too short for an answer held against Redis", []edit{{"attempt.go", "		a.brief = a.limit <", "		a.brief = false && a.limit <"}}},
 
