@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -67,41 +65,10 @@ func (r *Repository) Chats(ctx context.Context, userID string) ([]Chat, error) {
 	return chats, rows.Err()
 }
 
-// Conversation is the messages of a room, the oldest first. It is never modified. It
-// has the JSON that it was decoded from beside it, so that whoever asks for that is
-// served without encoding: of a long conversation this takes most of a hit's time.
-type Conversation struct {
-	Messages []Message
-	encoded  []byte
-}
-
-func newConversation(messages []Message) (c Conversation, err error) {
-	c.Messages = messages
-	c.encoded, err = json.Marshal(messages)
-	return c, err
-}
-
-func (c Conversation) MarshalJSON() ([]byte, error) { return c.encoded, nil }
-
-func (c *Conversation) UnmarshalJSON(data []byte) error {
-	var messages []Message
-	err := json.Unmarshal(data, &messages)
-	if err == nil && messages == nil {
-		return errors.New("null is no conversation")
-	}
-	*c = Conversation{messages, bytes.Clone(data)}
-	return err
-}
-
-// conversations is the keyspace of the rooms' conversations, with values that all
-// readers share. Its keys are those of aside.ChatMessages. A key has one keyspace
-// wherever it is used, so this one is used throughout.
-var conversations = aside.Keyspace{Name: "chat_messages", TTL: 30 * time.Minute, Share: true}
-
 // Conversation returns a room's conversation, or aside.ErrNotFound when there is no
 // such room.
 func (r *Repository) Conversation(ctx context.Context, chatID string) (Conversation, error) {
-	return aside.GetOrLoad(ctx, r.cache, conversations.Key(chatID), func(ctx context.Context) (Conversation, error) {
+	return aside.GetOrLoad(ctx, r.cache, conversations(chatID), func(ctx context.Context) (Conversation, error) {
 		messages, err := r.selectMessages(ctx, chatID)
 		if err != nil {
 			return Conversation{}, err
@@ -161,7 +128,7 @@ func (r *Repository) AddMessage(ctx context.Context, chatID, role, content strin
 			SELECT chat_id, $2, $3, $4 FROM chats WHERE chat_id = $1 RETURNING message_id`,
 			chatID, role, content, m.CreatedAt.Format(stamp)).Scan(&m.ID)
 		return orNotFound(chatID, err)
-	}, conversations.Key(chatID))
+	}, conversations(chatID))
 	return m, err
 }
 
@@ -177,7 +144,7 @@ func (r *Repository) DeleteChat(ctx context.Context, chatID string) error {
 			return fmt.Errorf("chat %q: %w", chatID, aside.ErrNotFound)
 		}
 		return nil
-	}, conversations.Key(chatID), aside.GenerationKey(chatID))
+	}, conversations(chatID), aside.GenerationKey(chatID))
 }
 
 // wait makes the database as slow as DATABASE_DELAY says.

@@ -110,7 +110,7 @@ func (s *Server) chatState(ctx context.Context, chatID string, available bool) *
 		return out
 	}
 	generation := aside.GenerationKey(chatID)
-	for _, key := range []aside.Key{conversations.Key(chatID), generation, aside.CancelKey(chatID)} {
+	for _, key := range []aside.Key{conversations(chatID), generation, aside.CancelKey(chatID)} {
 		if ttl, ok, err := aside.TTL(ctx, s.repo.cache, key); err == nil && ok {
 			out.Keys = append(out.Keys, chatKey{key.String(), ms(ttl)})
 			out.Generating = out.Generating || key.String() == generation.String()

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+)
+
+const goodMessage = `{"message_id":1,"chat_id":"A","role":"user","content":"hi","created_at":"2026-01-02T03:04:05Z"}`
+
+func decodeHistory(t *testing.T, stored string) (Conversation, error) {
+	t.Helper()
+	var c Conversation
+	err := conversationCodec{"A"}.Decode([]byte(stored), &c)
+	return c, err
+}
+
+// Programs in other languages write times in several ways; one without a zone is UTC.
+func TestHistory_Times(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"2026-01-02T03:04:05Z":             "2026-01-02T03:04:05Z",
+		"2026-01-02T03:04:05.123456Z":      "2026-01-02T03:04:05.123456Z",
+		"2026-01-02T03:04:05":              "2026-01-02T03:04:05Z",        // datetime.isoformat()
+		"2026-01-02T03:04:05.123456":       "2026-01-02T03:04:05.123456Z", // and with microseconds
+		"2026-01-02T03:04:05+00:00":        "2026-01-02T03:04:05Z",
+		"2026-01-02T12:04:05.123456+09:00": "2026-01-02T03:04:05.123456Z",
+		"2026-01-02T12:04:05+0900":         "2026-01-02T03:04:05Z",
+		"2026-01-02 03:04:05":              "2026-01-02T03:04:05Z", // str(datetime)
+		"2026-01-02 03:04:05.123456":       "2026-01-02T03:04:05.123456Z",
+		"2026-01-02 12:04:05+09:00":        "2026-01-02T03:04:05Z",
+		"2026-01-02":                       "",
+		"03:04:05":                         "",
+		"2026-13-02T03:04:05":              "",
+		"yesterday":                        "",
+		"":                                 "",
+	} {
+		c, err := decodeHistory(t, "["+strings.Replace(goodMessage, "2026-01-02T03:04:05Z", text, 1)+"]")
+		if want == "" {
+			if err == nil || text != "" && strings.Contains(err.Error(), text) {
+				t.Errorf("%q: %v, want an error without the text", text, err)
+			}
+			continue
+		}
+		if err != nil || !c.Messages[0].CreatedAt.Equal(must(time.Parse(time.RFC3339, want))) || !strings.Contains(string(c.encoded), want) {
+			t.Errorf("%q: %v, %s; want %s", text, err, c.encoded, want)
+		}
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// A value of another shape, or of another room, is none of the room's.
+func TestHistory_Refused(t *testing.T) {
+	t.Parallel()
+	const secret = "s3cr3t"
+	with := func(old, new string) string { return "[" + strings.Replace(goodMessage, old, new, 1) + "]" }
+	for name, stored := range map[string]string{
+		"null":                     `null`,
+		"an object":                `{"messages":[]}`,
+		"an empty message":         `[{}]`,
+		"a null message":           `[null]`,
+		"a null after a message":   "[" + goodMessage + ",null]",
+		"a text":                   `"` + secret + `"`,
+		"a list of texts":          `["` + secret + `"]`,
+		"LangChain's messages":     `[{"type":"human","data":{"content":"` + secret + `","additional_kwargs":{}}}]`,
+		"OpenAI's messages":        `[{"role":"user","content":"` + secret + `"}]`,
+		"another room":             with(`"chat_id":"A"`, `"chat_id":"`+secret+`"`),
+		"no room":                  with(`"chat_id":"A",`, ``),
+		"another role":             with(`"user"`, `"`+secret+`"`),
+		"content that is a list":   with(`"hi"`, `["`+secret+`"]`),
+		"content that is null":     with(`"hi"`, `null`),
+		"an id that is a text":     with(`"message_id":1`, `"message_id":"`+secret+`"`),
+		"an id of zero":            with(`"message_id":1`, `"message_id":0`),
+		"one id twice":             "[" + goodMessage + "," + goodMessage + "]",
+		"no time":                  with(`,"created_at":"2026-01-02T03:04:05Z"`, ``),
+		"a time that is a number":  with(`"2026-01-02T03:04:05Z"`, `1767323045`),
+		"a time that is none":      with(`"2026-01-02T03:04:05Z"`, `"`+secret+`"`),
+		"no JSON":                  secret,
+		"JSON that is cut":         `[{"content":"` + secret,
+		"bytes that are not UTF-8": "[" + strings.Replace(goodMessage, "hi", "\xbe\xc8", 1) + "]",
+	} {
+		c, err := decodeHistory(t, stored)
+		if err == nil {
+			t.Errorf("%s: taken for %s", name, c.encoded)
+		} else if strings.Contains(err.Error(), secret) {
+			t.Errorf("%s: the error shows the value: %v", name, err)
+		}
+	}
+}
+
+// A field that another program has put beside a message goes to nobody.
+func TestHistory_IsWrittenAnew(t *testing.T) {
+	t.Parallel()
+	c, err := decodeHistory(t, ` [ {"internal_notes":"s3cr3t", `+goodMessage[1:]+` ] `)
+	if want := "[" + goodMessage + "]"; err != nil || string(c.encoded) != want {
+		t.Errorf("%s, %v; want %s", c.encoded, err, want)
+	}
+	if c, err = decodeHistory(t, `[]`); err != nil || string(c.encoded) != "[]" {
+		t.Errorf("%s, %v; want []", c.encoded, err)
+	}
+	messages := []Message{{ID: 7, ChatID: "A", Role: "assistant", Content: "안녕 😀", CreatedAt: now()}}
+	c, err = newConversation(messages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, err := conversationCodec{"A"}.Encode(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := decodeHistory(t, string(stored))
+	if err != nil || string(again.encoded) != string(c.encoded) || !again.Messages[0].CreatedAt.Equal(messages[0].CreatedAt) {
+		t.Errorf("%s comes back as %s, %v", stored, again.encoded, err)
+	}
+}
+
+func BenchmarkHistory_Decode(b *testing.B) {
+	var messages []Message
+	for i := range 50 {
+		messages = append(messages, Message{ID: int64(i + 1), ChatID: "A", Role: "user", Content: strings.Repeat("hello ", 20), CreatedAt: now()})
+	}
+	stored := must(json.Marshal(messages))
+	b.ReportAllocs()
+	for b.Loop() {
+		var c Conversation
+		if err := (conversationCodec{"A"}).Decode(stored, &c); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
