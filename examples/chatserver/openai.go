@@ -1,12 +1,17 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/openai/openai-go/v3"
@@ -46,23 +51,98 @@ func (m model) Respond(ctx context.Context, history []Message) iter.Seq2[string,
 		defer cancel(nil)
 		silence := time.AfterFunc(m.timeout, func() { cancel(errSilent) })
 		defer silence.Stop()
-		stream := m.client.Chat.Completions.NewStreaming(asked, openai.ChatCompletionNewParams{Model: m.name, Messages: prompt(history)})
-		defer stream.Close()
-		ended := ""
-		for stream.Next() {
+		stream, err := m.ask(asked, history)
+		if stream != nil {
+			defer stream.body.Close()
+		}
+		var text joiner
+		for err == nil && stream.next() {
 			silence.Stop()
-			for _, choice := range stream.Current().Choices {
-				if choice.Delta.Content != "" && !yield(choice.Delta.Content, nil) {
+			for _, choice := range stream.chunk.Choices {
+				if piece := text.join(choice.Delta.Content); piece != "" && !yield(piece, nil) {
 					return
 				}
-				ended = cmp.Or(choice.FinishReason, ended)
 			}
 			silence.Reset(m.timeout)
 		}
-		if err := m.explain(asked, stream.Err(), ended); err != nil && ctx.Err() == nil {
+		if stream != nil {
+			err = stream.err
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if piece := text.rest(); piece != "" && !yield(piece, nil) {
+			return
+		}
+		if err := m.explain(asked, err, stream); err != nil {
 			yield("", err)
 		}
 	}
+}
+
+// ask requests a reply.
+func (m model) ask(ctx context.Context, history []Message) (*chunks, error) {
+	var res *http.Response
+	err := m.client.Post(ctx, "chat/completions", openai.ChatCompletionNewParams{Model: m.name, Messages: prompt(history)}, &res,
+		option.WithJSONSet("stream", true), option.WithHeader("Accept", "text/event-stream"))
+	if err != nil {
+		return nil, err
+	}
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(nil, maxChunk)
+	return &chunks{body: res.Body, lines: lines}, nil
+}
+
+// maxChunk is the largest piece of a reply that is read, in bytes.
+const maxChunk = 16 << 20
+
+// chunks reads the pieces of a reply as they come. It reads them itself, since the
+// openai package does not tell a stream that ended with [DONE] from one that broke
+// off, and decodes each piece on its own.
+type chunks struct {
+	body  io.ReadCloser
+	lines *bufio.Scanner
+	chunk struct {
+		Error   any
+		Choices []struct {
+			Delta struct {
+				Content json.RawMessage
+			}
+			FinishReason any `json:"finish_reason"`
+		}
+	}
+	reason string // for the reply's end, as the model gave it
+	done   bool   // the stream came to its end
+	err    error
+}
+
+var errModel = errors.New("the model's server reported an error during the reply")
+
+// next reads the next chunk, and reports whether there was one.
+func (c *chunks) next() bool {
+	for c.err == nil && !c.done && c.lines.Scan() {
+		data, ok := bytes.CutPrefix(c.lines.Bytes(), []byte("data:")) // each chunk is a line of its own
+		data = bytes.TrimSpace(data)
+		switch {
+		case !ok || len(data) == 0:
+		case bytes.HasPrefix(data, []byte("[DONE]")):
+			c.done = true
+		default:
+			c.chunk.Choices, c.chunk.Error = nil, nil // else json.Unmarshal leaves what was there
+			if c.err = json.Unmarshal(data, &c.chunk); c.err == nil && c.chunk.Error != nil {
+				c.err = errModel
+			}
+			for _, choice := range c.chunk.Choices {
+				reason, _ := choice.FinishReason.(string)
+				c.reason = cmp.Or(reason, c.reason)
+			}
+			return c.err == nil
+		}
+	}
+	if c.err == nil && !c.done {
+		c.err = c.lines.Err()
+	}
+	return false
 }
 
 func prompt(history []Message) []openai.ChatCompletionMessageParamUnion {
@@ -80,19 +160,44 @@ func prompt(history []Message) []openai.ChatCompletionMessageParamUnion {
 	return out
 }
 
-// explain says why a reply is not whole. ended is the reason for its end that the
-// model gave.
-func (m model) explain(asked context.Context, err error, ended string) error {
+// cutReasons are parts of the reasons that models give for a reply that is not whole,
+// in lower case: length, max_tokens, content_filter, SAFETY and so on. Any other reason
+// is that of a whole reply: stop, eos, end_turn, STOP, COMPLETE.
+var cutReasons = []string{
+	"length", "max", "limit", "filter", "safety", "sensitive", "recitation", "blocklist", "prohibited", "spii", "refus", "moderat",
+	"error", "fail", "abort", "cancel", "interrupt", "timeout", "insufficient", "malformed", "pause", "tool", "function", "unavailable", "overload",
+}
+
+// cut says which of the cutReasons ended the reply, or "".
+func cut(reason string) string {
+	reason = strings.ToLower(reason)
+	for _, part := range cutReasons {
+		if strings.Contains(reason, part) {
+			return part
+		}
+	}
+	return ""
+}
+
+// explain says why a reply is not whole, or returns nil when it is. stream is nil when
+// there was none.
+func (m model) explain(asked context.Context, err error, stream *chunks) error {
 	var reply *openai.Error
-	switch {
+	ended, done := "", false
+	if stream != nil {
+		ended, done = stream.reason, stream.done
+	}
+	switch part := cut(ended); {
+	case part == "length" || part == "max" || part == "limit":
+		return &ModelError{"length", "the reply became longer than the model allows", err}
+	case part != "":
+		return &ModelError{"failed", fmt.Sprintf("the model ended the reply: %.40s", ended), err}
+	case ended != "" || done && err == nil: // whatever the connection does after it
+		return nil
 	case errors.Is(context.Cause(asked), errSilent):
 		return &ModelError{"timeout", fmt.Sprintf("the model was silent for %v", m.timeout), err}
-	case err == nil && ended == "stop":
-		return nil
-	case ended == "length":
-		return &ModelError{"length", "the reply became longer than the model allows", err}
-	case err == nil && ended != "":
-		return &ModelError{"failed", fmt.Sprintf("the model ended the reply: %.40s", ended), err}
+	case errors.Is(err, errModel):
+		return &ModelError{"failed", err.Error(), err}
 	case !errors.As(err, &reply):
 		return &ModelError{"unreachable", "the model's server can not be reached, broke off, or is none", err}
 	case reply.StatusCode == http.StatusUnauthorized || reply.StatusCode == http.StatusForbidden:
