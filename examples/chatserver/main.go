@@ -188,7 +188,15 @@ func newServer(ctx context.Context, set settings, repo *Repository, metrics *met
 	}, nil
 }
 
-// serve serves until ctx ends, then lets requests finish.
+// finishTimeout is how long requests may take to finish once the server stops: a reply
+// is saved until then.
+const finishTimeout = saveTimeout + 5*time.Second
+
+// writeTimeout is how long an answer may take. Streams have a deadline for each piece.
+const writeTimeout = 2 * time.Minute
+
+// serve serves until ctx ends, then lets requests finish, and closes the connections of
+// those that do not.
 func serve(ctx context.Context, addr string, handler http.Handler, log *slog.Logger) error {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -196,7 +204,8 @@ func serve(ctx context.Context, addr string, handler http.Handler, log *slog.Log
 	}
 	srv := &http.Server{
 		Handler:           handler,
-		ReadHeaderTimeout: 10 * time.Second,
+		ReadHeaderTimeout: 10 * time.Second, // bodies have their own: see readBodies
+		WriteTimeout:      writeTimeout,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
@@ -209,7 +218,11 @@ func serve(ctx context.Context, addr string, handler http.Handler, log *slog.Log
 	case <-ctx.Done():
 	}
 	log.Info("chatserver stops")
-	finish, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	finish, cancel := context.WithTimeout(context.Background(), finishTimeout)
 	defer cancel()
-	return srv.Shutdown(finish)
+	if err := srv.Shutdown(finish); err != nil {
+		log.Warn("requests that did not finish are closed", "err", err)
+		return srv.Close()
+	}
+	return nil
 }

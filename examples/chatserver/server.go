@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,9 +17,6 @@ import (
 	"github.com/cacheaside/aside/examples/cachehttp"
 	"github.com/cacheaside/aside/examples/respond"
 )
-
-// maxBody is the largest request body that is read, in bytes.
-const maxBody = 1 << 20
 
 // Server is the chat server. Its Handler is all there is to serve.
 type Server struct {
@@ -50,13 +48,13 @@ func (s *Server) Handler(cacheRoutes http.Handler) http.Handler {
 	mux.Handle("/{$}", respond.Methods{http.MethodGet: page})
 	mux.Handle("/page/", respond.Methods{http.MethodGet: page})
 	mux.HandleFunc("/", respond.NotFound)
-	return s.observed(sameOrigin(plainText(mux)))
+	return s.observed(sameOrigin(plainText(s.readBodies(mux))))
 }
 
 // plainText refuses addresses with what is no text: PostgreSQL would, with an error.
 func plainText(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if text := r.URL.Path + r.URL.Query().Get("user_id"); !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
+		if text := r.URL.Path + r.URL.Query().Get("user_id") + r.URL.Query().Get("chat_id"); !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
 			respond.Error(w, http.StatusBadRequest, "the address has characters in it that are no text")
 			return
 		}
@@ -264,26 +262,19 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// readJSON reads the request's body into in, or answers with what is wrong.
+// readJSON decodes the request's body into in, or answers with what is wrong.
 func readJSON(w http.ResponseWriter, r *http.Request, in any) bool {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	err := dec.Decode(in)
+	data, err := io.ReadAll(r.Body) // which readBodies has read
 	if err == nil {
-		if _, more := dec.Token(); more != io.EOF {
-			err = errors.New("something follows the JSON value")
-			var tooLarge *http.MaxBytesError
-			if errors.As(more, &tooLarge) {
-				err = more
-			}
-		}
+		err = json.Unmarshal(data, in)
 	}
-	var tooLarge *http.MaxBytesError
+	if err == nil && !isText(data) {
+		err = errors.New("its strings are not all text: want UTF-8, and both halves of each surrogate pair")
+	}
 	switch {
 	case err == nil:
 		return true
-	case errors.As(err, &tooLarge):
-		respond.Error(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", maxBody))
-	case errors.Is(err, io.EOF):
+	case len(bytes.TrimSpace(data)) == 0:
 		respond.Error(w, http.StatusBadRequest, "the body is empty; a JSON object is needed")
 	default:
 		respond.Error(w, http.StatusBadRequest, "the body is not the JSON object that is needed"+reason(err))

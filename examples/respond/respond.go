@@ -54,19 +54,25 @@ func send(w http.ResponseWriter, code int, parts ...[]byte) {
 }
 
 // Methods serves one path: the handler of the request's method, or 405 with
-// Allow. HEAD is served by GET's.
+// Allow. HEAD without a handler of its own is served by GET's; a GET that streams needs
+// one, since its handler would go on for a client that waits for the headers alone.
 type Methods map[string]http.HandlerFunc
 
 func (m Methods) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	method := r.Method
-	if method == http.MethodHead {
-		method = http.MethodGet
+	h := m[r.Method]
+	if h == nil && r.Method == http.MethodHead {
+		h = m[http.MethodGet]
 	}
-	if h := m[method]; h != nil {
+	if h != nil {
 		h(w, r)
 		return
 	}
-	allow := strings.Join(slices.Sorted(maps.Keys(m)), ", ")
+	allowed := slices.Collect(maps.Keys(m))
+	if m[http.MethodGet] != nil && m[http.MethodHead] == nil {
+		allowed = append(allowed, http.MethodHead)
+	}
+	slices.Sort(allowed)
+	allow := strings.Join(allowed, ", ")
 	w.Header().Set("Allow", allow)
 	Error(w, http.StatusMethodNotAllowed, r.Method+" is not allowed here; use "+allow)
 }
