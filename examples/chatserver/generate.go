@@ -2,10 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,9 +14,14 @@ import (
 // saveTimeout is how long saving a reply may take once it was generated.
 const saveTimeout = 10 * time.Second
 
-// generate streams a reply as server-sent events: token events, then done,
-// cancelled or error. What was generated is saved, also when it was cancelled or
-// the client has left.
+// maxReply is the largest reply, in bytes. A model that does not end is cut there.
+const maxReply = 1 << 20
+
+// generate streams a reply as server-sent events: token events, then done, cancelled or
+// error. The room is claimed as long as the model talks and its reply is saved, which
+// waits for no client: the request's body was read before, and another goroutine writes
+// the events. The last event comes when the reply is saved, also in part, and the room
+// is free for the next.
 func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	chatID := r.PathValue("chat_id")
 	ctx, stop := context.WithCancel(r.Context())
@@ -28,37 +32,42 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	defer gen.Finish()
+	free := s.replies.began(chatID, gen.Finish)
+	defer free()
 	conversation, _, err := s.conversation(gen.Context(), chatID) // with the reply before
 	if err != nil {
+		free()
 		s.fail(w, r, err)
 		return
 	}
 
-	stream := newEvents(w)
+	stream := newEvents(w, stop)
 	defer stream.end()
+	defer free() // before that waits for the client
 	var reply strings.Builder
-	for token, e := range s.responder.Respond(gen.Context(), conversation.Messages) {
+	for token, e := range s.responder.Respond(gen.Context(), forModel(conversation.Messages)) {
 		if err = e; err != nil {
 			break
 		}
 		token = strings.ReplaceAll(token, "\x00", "") // which PostgreSQL refuses
+		if reply.Len()+len(token) > maxReply {
+			err = &ModelError{"length", "the reply became longer than this server takes", nil}
+			break
+		}
 		reply.WriteString(token)
-		sent := stream.send("token", struct {
+		stream.send("token", struct {
 			Content string `json:"content"`
 		}{token})
-		if !sent {
-			stop() // as for a client that has left
-		}
 		if gen.Context().Err() != nil {
 			break
 		}
 	}
 	cancelled := gen.Context().Err() != nil
-	saved, saveErr := s.saveReply(gen.Context(), chatID, reply.String())
-	if cancelled && errors.Is(saveErr, aside.ErrNotFound) {
-		saveErr = nil // the room was deleted, which is why
+	saved, saveErr := s.saveReply(gen.Context(), chatID, reply.String(), cancelled || err != nil)
+	if errors.Is(saveErr, aside.ErrNotFound) { // the room was deleted
+		cancelled, saveErr = true, nil
 	}
+	free()
 	switch {
 	case saveErr != nil || err != nil && !cancelled:
 		s.log.ErrorContext(r.Context(), "generation failed", "chat_id", chatID, "err", err, "save_err", saveErr)
@@ -68,6 +77,28 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	default:
 		stream.send("done", saved)
 	}
+}
+
+// forModel is the conversation without the partial replies that were tried again: those
+// that no message of a user follows before the next reply. The model is asked for a
+// whole reply in their place. Any other partial reply is what a user has answered.
+func forModel(messages []Message) []Message {
+	var out []Message
+	answered := false
+	for _, m := range slices.Backward(messages) {
+		if m.Partial && !answered {
+			continue
+		}
+		switch m.Role {
+		case "user":
+			answered = true
+		case "assistant":
+			answered = false
+		}
+		out = append(out, m)
+	}
+	slices.Reverse(out)
+	return out
 }
 
 // broken is what the reader is told of a reply that is not whole.
@@ -86,49 +117,16 @@ func explain(err, saveErr error, saved *Message) broken {
 }
 
 // saveReply saves what there is of a reply, if anything, as the assistant's.
-func (s *Server) saveReply(ctx context.Context, chatID, reply string) (*Message, error) {
+func (s *Server) saveReply(ctx context.Context, chatID, reply string, partial bool) (*Message, error) {
 	reply = strings.TrimSpace(reply)
 	if reply == "" {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
 	defer cancel()
-	m, err := s.repo.AddMessage(ctx, chatID, "assistant", reply)
+	m, err := s.repo.AddReply(ctx, chatID, reply, partial)
 	if err != nil {
 		return nil, err
 	}
 	return &m, nil
 }
-
-// events writes server-sent events. See https://html.spec.whatwg.org/multipage/server-sent-events.html
-type events struct {
-	w    http.ResponseWriter
-	conn *http.ResponseController
-}
-
-// sendTimeout is how long a client that does not read is waited for.
-const sendTimeout = 5 * time.Second
-
-func newEvents(w http.ResponseWriter) events {
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Accel-Buffering", "no")
-	w.WriteHeader(http.StatusOK)
-	e := events{w, http.NewResponseController(w)}
-	_ = e.conn.Flush()
-	return e
-}
-
-// send writes one event, and reports whether the client took it.
-func (e events) send(name string, data any) bool {
-	text, err := json.Marshal(data)
-	if err != nil {
-		text = []byte("null")
-	}
-	_ = e.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
-	_, err = fmt.Fprintf(e.w, "event: %s\ndata: %s\n\n", name, text)
-	return err == nil && e.conn.Flush() == nil
-}
-
-// end leaves the connection to the next request.
-func (e events) end() { _ = e.conn.SetWriteDeadline(time.Time{}) }

@@ -81,6 +81,7 @@ type storedMessage struct {
 	Role      *string `json:"role"`
 	Content   *string `json:"content"`
 	CreatedAt *string `json:"created_at"`
+	Partial   bool    `json:"partial"`
 }
 
 // message checks a message of the room.
@@ -99,7 +100,7 @@ func (s *storedMessage) message(chatID string) (m Message, err error) {
 	case s.CreatedAt == nil:
 		return m, errNotTime
 	}
-	m = Message{ID: *s.ID, ChatID: *s.ChatID, Role: *s.Role, Content: *s.Content}
+	m = Message{ID: *s.ID, ChatID: *s.ChatID, Role: *s.Role, Content: *s.Content, Partial: s.Partial}
 	m.CreatedAt, err = parseTime(*s.CreatedAt)
 	return m, err
 }

@@ -105,7 +105,7 @@ func TestHistory_IsWrittenAnew(t *testing.T) {
 	if c, err = decodeHistory(t, `[]`); err != nil || string(c.encoded) != "[]" {
 		t.Errorf("%s, %v; want []", c.encoded, err)
 	}
-	messages := []Message{{ID: 7, ChatID: "A", Role: "assistant", Content: "안녕 😀", CreatedAt: now()}}
+	messages := []Message{{ID: 7, ChatID: "A", Role: "assistant", Content: "안녕 😀", CreatedAt: now(), Partial: true}}
 	c, err = newConversation(messages)
 	if err != nil {
 		t.Fatal(err)
@@ -115,7 +115,7 @@ func TestHistory_IsWrittenAnew(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := decodeHistory(t, string(stored))
-	if err != nil || string(again.encoded) != string(c.encoded) || !again.Messages[0].CreatedAt.Equal(messages[0].CreatedAt) {
+	if err != nil || string(again.encoded) != string(c.encoded) || !again.Messages[0].CreatedAt.Equal(messages[0].CreatedAt) || !again.Messages[0].Partial {
 		t.Errorf("%s comes back as %s, %v", stored, again.encoded, err)
 	}
 }

@@ -27,6 +27,7 @@ type Message struct {
 	Role      string    `json:"role"`
 	Content   string    `json:"content"`
 	CreatedAt time.Time `json:"created_at"`
+	Partial   bool      `json:"partial,omitempty"` // a reply that was cut
 }
 
 // Repository keeps chats and messages in the database, and conversations in the
@@ -83,7 +84,7 @@ func (r *Repository) selectMessages(ctx context.Context, chatID string) ([]Messa
 	if err := r.exists(ctx, chatID); err != nil {
 		return nil, err
 	}
-	rows, err := r.db.QueryContext(ctx, `SELECT message_id, chat_id, role, content, created_at FROM messages WHERE chat_id = $1 ORDER BY message_id`, chatID)
+	rows, err := r.db.QueryContext(ctx, `SELECT message_id, chat_id, role, content, created_at, partial FROM messages WHERE chat_id = $1 ORDER BY message_id`, chatID)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +92,7 @@ func (r *Repository) selectMessages(ctx context.Context, chatID string) ([]Messa
 	messages := []Message{}
 	for rows.Next() {
 		var m Message
-		if err := rows.Scan(&m.ID, &m.ChatID, &m.Role, &m.Content, stampTo{&m.CreatedAt}); err != nil {
+		if err := rows.Scan(&m.ID, &m.ChatID, &m.Role, &m.Content, stampTo{&m.CreatedAt}, &m.Partial); err != nil {
 			return nil, err
 		}
 		messages = append(messages, m)
@@ -121,14 +122,26 @@ func (r *Repository) Newest(ctx context.Context, chatID string) (messageID int64
 
 // AddMessage saves a message and invalidates its room's conversation.
 func (r *Repository) AddMessage(ctx context.Context, chatID, role, content string) (Message, error) {
-	m := Message{ChatID: chatID, Role: role, Content: content, CreatedAt: now()}
+	return r.add(ctx, Message{ChatID: chatID, Role: role, Content: content})
+}
+
+// AddReply saves a reply as AddMessage does, and whether it was cut.
+func (r *Repository) AddReply(ctx context.Context, chatID, content string, partial bool) (Message, error) {
+	return r.add(ctx, Message{ChatID: chatID, Role: "assistant", Content: content, Partial: partial})
+}
+
+func (r *Repository) add(ctx context.Context, m Message) (Message, error) {
+	m.CreatedAt = now()
 	err := aside.Update(ctx, r.cache, func(ctx context.Context) error {
 		r.wait(ctx)
-		err := r.db.QueryRowContext(ctx, `INSERT INTO messages (chat_id, role, content, created_at)
-			SELECT chat_id, $2, $3, $4 FROM chats WHERE chat_id = $1 RETURNING message_id`,
-			chatID, role, content, m.CreatedAt.Format(stamp)).Scan(&m.ID)
-		return orNotFound(chatID, err)
-	}, conversations(chatID))
+		err := r.db.QueryRowContext(ctx, `INSERT INTO messages (chat_id, role, content, created_at, partial)
+			SELECT chat_id, $2, $3, $4, $5 FROM chats WHERE chat_id = $1 RETURNING message_id`,
+			m.ChatID, m.Role, m.Content, m.CreatedAt.Format(stamp), m.Partial).Scan(&m.ID)
+		if err != nil && errors.Is(r.exists(ctx, m.ChatID), aside.ErrNotFound) {
+			err = sql.ErrNoRows // PostgreSQL refuses a message of a room that is deleted at the same time
+		}
+		return orNotFound(m.ChatID, err)
+	}, conversations(m.ChatID))
 	return m, err
 }
 

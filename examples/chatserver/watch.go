@@ -55,33 +55,33 @@ type chatKey struct {
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	last, reads, stop := s.reads.watch()
 	defer stop()
-	stream := newEvents(w)
+	ctx, leave := context.WithCancel(r.Context())
+	defer leave()
+	defer context.AfterFunc(s.stopping, leave)()
+	stream := newEvents(w, leave)
 	defer stream.end()
 	chatID := r.URL.Query().Get("chat_id")
-	tell := func(read chatRead) bool {
+	tell := func(read chatRead) {
 		if read.ChatID != chatID {
 			read.ChatID = ""
 		}
-		return stream.send("read", read)
+		stream.send("read", read)
 	}
-	ok := stream.send("about", s.about)
+	stream.send("about", s.about)
 	for _, read := range last {
-		ok = ok && tell(read)
+		tell(read)
 	}
+	stream.send("cache", s.state(ctx, chatID))
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	for ok && stream.send("cache", s.state(r.Context(), chatID)) {
-		for again := false; ok && !again; {
-			select {
-			case read := <-reads:
-				ok = tell(read)
-			case <-tick.C:
-				again = true
-			case <-r.Context().Done():
-				return
-			case <-s.stopping.Done():
-				return
-			}
+	for {
+		select {
+		case read := <-reads:
+			tell(read)
+		case <-tick.C:
+			stream.send("cache", s.state(ctx, chatID))
+		case <-ctx.Done():
+			return
 		}
 	}
 }

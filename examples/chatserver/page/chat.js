@@ -152,6 +152,7 @@ async function loadMessages() {
 function bubble(message, growing) {
   const el = make("article", { className: `message ${message.role}` },
     make("b", { textContent: t()[message.role] ?? message.role }), make("p", { textContent: message.content }));
+  if (message.partial) el.append(make("small", { textContent: t().partial }));
   if (growing) {
     el.classList.add("growing");
     el.setAttribute("aria-busy", "true"); // a screen reader reads it when it is whole
@@ -261,7 +262,7 @@ function grow(reply) {
 
 async function cancel() {
   try {
-    await call("POST", inRoom("/cancel"));
+    if ((await call("POST", inRoom("/cancel")))?.pending) notice(t().pending);
   } catch (err) {
     if (err.code !== 404) throw err;
     notice(t().notGenerating);

@@ -26,6 +26,8 @@ export const texts = {
     replying: "A reply is being generated",
     elsewhere: "A reply is being generated through another page or server.",
     cancelled: "The reply was cancelled. What there was of it is kept.",
+    partial: "Cut off: this reply is not whole.",
+    pending: "The reply was asked to end, but has not yet. The server that generated it may be gone.",
     notGenerating: "No reply is being generated any more.",
     busyRoom: "A reply is already being generated in this room.",
     errors: {
@@ -98,6 +100,8 @@ export const texts = {
     replying: "응답을 생성하는 중입니다",
     elsewhere: "다른 페이지나 서버에서 응답을 생성하는 중입니다.",
     cancelled: "응답이 취소되었습니다. 생성된 부분은 저장되었습니다.",
+    partial: "중단됨: 끝까지 생성되지 않은 응답입니다.",
+    pending: "응답 취소를 요청했지만 아직 끝나지 않았습니다. 응답을 생성하던 서버가 없어졌을 수 있습니다.",
     notGenerating: "생성 중인 응답이 더 이상 없습니다.",
     busyRoom: "이 대화방에서 이미 응답을 생성하고 있습니다.",
     errors: {

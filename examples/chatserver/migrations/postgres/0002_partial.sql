@@ -1,0 +1,2 @@
+-- +goose Up
+ALTER TABLE messages ADD COLUMN partial BOOLEAN NOT NULL DEFAULT FALSE;

@@ -1,0 +1,2 @@
+-- +goose Up
+ALTER TABLE messages ADD COLUMN partial INTEGER NOT NULL DEFAULT 0;
