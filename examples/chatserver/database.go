@@ -8,11 +8,10 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 	"modernc.org/sqlite"
@@ -25,52 +24,45 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// openDatabase opens what DATABASE_URL names, postgres://… or a path of an SQLite
-// file, with or without sqlite://, and makes the tables that are missing.
+// openDatabase opens what DATABASE_URL names, a PostgreSQL, a file of SQLite or a
+// database in memory, and makes the tables that are missing.
 func openDatabase(ctx context.Context, databaseURL string) (*sql.DB, error) {
-	scheme, path, found := strings.Cut(databaseURL, "://")
-	if !found {
-		scheme, path = "sqlite", databaseURL
-	}
-	if notAPath.MatchString(path) || path == "" {
-		return nil, errors.New("DATABASE_URL: postgres://…, sqlite://path or a path is accepted")
+	d, err := parseDatabase(databaseURL)
+	if err != nil {
+		return nil, err
 	}
 	var db *sql.DB
-	var err error
 	dialect := goose.DialectSQLite3
 	var options []goose.ProviderOption
-	switch scheme {
-	case "sqlite":
-		db, err = sql.Open("sqlite", sqliteDSN(path))
-	case "postgres", "postgresql":
-		if db, err = sql.Open("pgx", databaseURL); err == nil {
-			// Each connection is a process of the server: a hundred is its default.
-			db.SetMaxOpenConns(20)
-			db.SetMaxIdleConns(20)
-			dialect = goose.DialectPostgres
-			var one lock.SessionLocker // of all servers that start, one migrates
-			one, err = lock.NewPostgresSessionLocker()
-			options = append(options, goose.WithSessionLocker(one))
+	if d.config != nil {
+		// Each connection is a process of the server: a hundred is its default.
+		db = sql.OpenDB(pgConnector{stdlib.GetConnector(*d.config)})
+		db.SetMaxOpenConns(20)
+		db.SetMaxIdleConns(20)
+		dialect = goose.DialectPostgres
+		one, err := lock.NewPostgresSessionLocker() // of all servers that start, one migrates
+		if err != nil {
+			db.Close()
+			return nil, err
 		}
-	default:
-		return nil, fmt.Errorf("DATABASE_URL: the scheme %q is not known; postgres://…, sqlite://path or a path is accepted", scheme)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("DATABASE_URL: %w", err)
+		options = append(options, goose.WithSessionLocker(one))
+	} else {
+		if db, err = sql.Open("sqlite", sqliteDSN(d.path)); err != nil {
+			return nil, d.openError(err)
+		}
+		if d.path == inMemory {
+			db.SetMaxOpenConns(1) // each connection would have a database of its own
+		}
 	}
 	if err = connect(ctx, db); err == nil {
 		err = migrate(ctx, db, dialect, options...)
 	}
 	if err != nil {
 		db.Close()
-		return nil, fmt.Errorf("DATABASE_URL: opening the database: %w", err)
+		return nil, d.openError(err)
 	}
 	return db, nil
 }
-
-// notAPath is how an address begins that is meant for something else: sqlite:path,
-// or host=… password=….
-var notAPath = regexp.MustCompile(`^[a-z]{2,}[:=]`)
 
 func sqliteDSN(path string) string {
 	query := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
@@ -111,8 +103,11 @@ func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, options ...
 
 // databaseName says which database DATABASE_URL names, without its secrets.
 func databaseName(databaseURL string) string {
-	if strings.HasPrefix(databaseURL, "postgres://") || strings.HasPrefix(databaseURL, "postgresql://") {
+	switch d, _ := parseDatabase(databaseURL); {
+	case d.config != nil:
 		return "PostgreSQL"
+	case d.path == inMemory:
+		return "SQLite in memory"
 	}
 	return "SQLite"
 }

@@ -101,7 +101,7 @@ func TestDatabase_OfTheFirstVersion(t *testing.T) {
 		}
 	}
 	db.Close()
-	if db, err = openDatabase(t.Context(), "sqlite://"+path); err != nil {
+	if db, err = openDatabase(t.Context(), path); err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
