@@ -14,20 +14,23 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
-	"github.com/joho/godotenv"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/examples/internal/dotenv"
 )
 
 func main() {
@@ -61,66 +64,92 @@ type modelSettings struct {
 // readSettings reports everything that is wrong, not only the first.
 func readSettings(env map[string]string) (settings, error) {
 	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	get := func(name, fallback string) string { return cmp.Or(strings.TrimSpace(env[name]), fallback) }
 	s := settings{
-		databaseURL: cmp.Or(env["DATABASE_URL"], "chat.db"),
-		adminToken:  env["CACHE_ADMIN_TOKEN"],
+		databaseURL: get("DATABASE_URL", "chat.db"),
+		adminToken:  get("CACHE_ADMIN_TOKEN", ""),
 		logLevel:    slog.LevelDebug, // so that [CACHE HIT] and [CACHE MISS] are seen
 	}
-	port := cmp.Or(env["PORT"], "8000")
-	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
-		errs = append(errs, fmt.Errorf("PORT=%q: a port from 0 to 65535 is accepted", port))
+	// Each of these protects something when it is set. An empty one is a mistake, as of
+	// a secret that was not found, and must not take the protection away.
+	for _, name := range []string{"CACHE_ADMIN_TOKEN", "CACHE_REFUSE_WRITES", "REDIS_TLS"} {
+		if _, set := env[name]; set && get(name, "") == "" {
+			bad("%s is set and empty: want a value, or no %s at all", name, name)
+		}
 	}
-	s.addr = net.JoinHostPort(cmp.Or(env["HOST"], "127.0.0.1"), port)
-	if text := env["LOG_LEVEL"]; text != "" && s.logLevel.UnmarshalText([]byte(text)) != nil {
-		errs = append(errs, fmt.Errorf("LOG_LEVEL=%q: debug, info, warn or error is accepted", text))
+	if strings.ContainsFunc(s.adminToken, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.ContainsFunc(env["CACHE_ADMIN_TOKEN"], unicode.IsControl) {
+		bad("CACHE_ADMIN_TOKEN: want printable characters only, without a line's end")
+	}
+	if _, err := parseDatabase(s.databaseURL); err != nil {
+		errs = append(errs, err)
+	}
+	port, err := strconv.ParseUint(get("PORT", "8000"), 10, 16)
+	if err != nil {
+		bad("PORT=%.80q: want a port from 0 to 65535", get("PORT", ""))
+	}
+	host := get("HOST", "127.0.0.1")
+	if strings.HasPrefix(host, "[") {
+		host = strings.TrimSuffix(host[1:], "]")
+	}
+	s.addr = net.JoinHostPort(host, strconv.FormatUint(port, 10))
+	if text := get("LOG_LEVEL", ""); text != "" && s.logLevel.UnmarshalText([]byte(text)) != nil {
+		bad("LOG_LEVEL=%.80q: want debug, info, warn or error", text)
 	}
 	duration := func(name string, fallback, least time.Duration) time.Duration {
-		text := env[name]
+		text := get(name, "")
 		if text == "" {
 			return fallback
 		}
-		if _, err := strconv.Atoi(text); err == nil {
-			text += "s" // as the cache's settings are
-		}
 		d, err := time.ParseDuration(text)
+		if _, number := strconv.Atoi(text); number == nil {
+			d, err = time.ParseDuration(text + "s") // as the cache's settings are
+		}
 		if err != nil || d < least {
-			errs = append(errs, fmt.Errorf("%s=%q: seconds, or a duration like 60ms, from %v are accepted", name, env[name], least))
+			bad("%s=%.80q: want seconds, or a duration like 60ms, from %v", name, text, least)
 		}
 		return d
 	}
 	s.responderWait = duration("RESPONDER_DELAY", 60*time.Millisecond, 0)
 	s.databaseDelay = duration("DATABASE_DELAY", 0, 0)
-	s.model = modelSettings{env["OPENAI_BASE_URL"], env["OPENAI_API_KEY"], env["OPENAI_MODEL"], duration("OPENAI_TIMEOUT", time.Minute, time.Millisecond)}
+	s.model = modelSettings{get("OPENAI_BASE_URL", ""), get("OPENAI_API_KEY", ""), get("OPENAI_MODEL", ""), duration("OPENAI_TIMEOUT", time.Minute, time.Millisecond)}
 	if s.model.name == "" && s.model.baseURL != "" { // a key alone is many people's, and not for this
-		errs = append(errs, errors.New("OPENAI_BASE_URL needs OPENAI_MODEL, the name that the server there has for its model"))
+		bad("OPENAI_BASE_URL needs OPENAI_MODEL, the name that the server there has for its model")
 	}
 	if u, err := url.Parse(s.model.baseURL); err != nil || s.model.baseURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
-		errs = append(errs, errors.New("OPENAI_BASE_URL: an address like http://localhost:11434/v1 is accepted"))
+		bad("OPENAI_BASE_URL: want an address like http://localhost:11434/v1")
 	}
-	s.name = cmp.Or(env["SERVER_NAME"], s.addr)
-	var err error
+	s.name = get("SERVER_NAME", s.addr)
 	s.cache, err = aside.ConfigFromEnv(env)
 	return s, errors.Join(append(errs, err)...)
 }
 
-// environment is the process's, over what a .env file says.
-func environment(file string) (map[string]string, error) {
-	env, err := godotenv.Read(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		env, err = map[string]string{}, nil
+// environment returns the variables of the process and those that only a .env file
+// has. Unused are the names of the process's that a REDIS_URL in the file overrules.
+func environment(file string, process map[string]string) (env map[string]string, unused []string, err error) {
+	text, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("reading settings: %w", err)
 	}
+	env, err = dotenv.Parse(text, process)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: lines of NAME=value are accepted", file) // the text may hold a password
+		return nil, nil, fmt.Errorf("%s: %w", file, err)
 	}
-	for name, value := range aside.Environ() {
-		env[name] = value
+	if strings.TrimSpace(env["REDIS_URL"]) != "" {
+		for _, name := range []string{"REDIS_HOST", "REDIS_PORT", "REDIS_DB"} {
+			// Kubernetes sets REDIS_PORT=tcp://… for a service of that name.
+			if value := strings.TrimSpace(process[name]); value != "" && !strings.Contains(value, "://") {
+				unused = append(unused, name)
+			}
+		}
 	}
-	return env, nil
+	maps.Copy(env, process)
+	return env, unused, nil
 }
 
 // run serves until ctx ends. It writes its log to logTo.
 func run(ctx context.Context, envFile string, logTo io.Writer) error {
-	env, err := environment(envFile)
+	env, unused, err := environment(envFile, aside.Environ())
 	if err != nil {
 		return err
 	}
@@ -129,6 +158,15 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: set.logLevel}))
+	backend := backendOf(set.cache)
+	begins := []any{"cache", backend, "database", databaseName(set.databaseURL)}
+	if backend == aside.TypeRedis {
+		begins = append(begins, "redis", redisName(set.cache.Redis))
+	}
+	log.Info("chatserver begins", begins...)
+	if backend == aside.TypeRedis && len(unused) > 0 {
+		log.Warn("REDIS_URL of the .env file is used: variables of the environment are not; remove it there, or set REDIS_URL in the environment", "file", envFile, "unused", unused)
+	}
 	quiet := logging.VoidLogger{} // the cache says once when Redis is away; the client would at each dial
 	redis.SetLogger(&quiet)
 	metrics := newMetrics()
@@ -150,7 +188,6 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 		}
 	}()
 	metrics.watch(cache)
-	log.Info("chatserver begins", "cache", cmp.Or(set.cache.Type, aside.TypeRedis), "enabled", !set.cache.Disabled, "database", databaseName(set.databaseURL))
 	if _, err := cache.Status(ctx); err != nil {
 		log.Warn("the cache does not answer: the chat goes on from the database", "err", err)
 	}
@@ -159,6 +196,48 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 		return err
 	}
 	return serve(ctx, set.addr, server.Handler(cacheRoutes(cache, set.cache, set.adminToken)), log)
+}
+
+// backendOf returns the type of the cache's backend.
+func backendOf(c aside.Config) string {
+	if c.Disabled {
+		return aside.TypeNone
+	}
+	return cmp.Or(c.Type, aside.TypeRedis)
+}
+
+// redisName says which Redis is used, host:port/database or several of them, without
+// its secrets.
+func redisName(r aside.Redis) string {
+	if r.URL != "" {
+		o, err := redis.ParseURL(r.URL)
+		switch {
+		case err != nil:
+			return "of an invalid URL"
+		case r.Cluster:
+			return "cluster " + o.Addr
+		}
+		return fmt.Sprintf("%s/%d", o.Addr, o.DB)
+	}
+	port := cmp.Or(r.Port, 6379)
+	if r.SentinelMaster != "" {
+		port = cmp.Or(r.Port, 26379)
+	}
+	var addrs []string
+	for _, host := range r.Hosts {
+		if _, _, err := net.SplitHostPort(host); err != nil {
+			host = net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(port))
+		}
+		addrs = append(addrs, host)
+	}
+	name := cmp.Or(strings.Join(addrs, ","), net.JoinHostPort("localhost", strconv.Itoa(port)))
+	switch {
+	case r.SentinelMaster != "":
+		return fmt.Sprintf("master %s of sentinels %s/%d", r.SentinelMaster, name, r.DB)
+	case r.Cluster || len(r.Hosts) > 1:
+		return "cluster " + name
+	}
+	return fmt.Sprintf("%s/%d", name, r.DB)
 }
 
 // newServer makes the server that replies until ctx ends.
@@ -171,10 +250,7 @@ func newServer(ctx context.Context, set settings, repo *Repository, metrics *met
 	if m := set.model; m.name != "" {
 		responder = newModel(m.baseURL, m.apiKey, m.name, m.timeout)
 	}
-	backend := cmp.Or(set.cache.Type, aside.TypeRedis)
-	if set.cache.Disabled {
-		backend = aside.TypeNone
-	}
+	backend := backendOf(set.cache)
 	return &Server{
 		about:       about{Server: set.name, Model: set.model.name, Database: databaseName(set.databaseURL)},
 		cacheOn:     backend != aside.TypeNone,
@@ -200,7 +276,15 @@ const writeTimeout = 2 * time.Minute
 func serve(ctx context.Context, addr string, handler http.Handler, log *slog.Logger) error {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		return err
+		host, port, _ := net.SplitHostPort(addr)
+		var dns *net.DNSError
+		var op *net.OpError
+		if errors.As(err, &dns) {
+			err = errors.New(dns.Err)
+		} else if errors.As(err, &op) {
+			err = op.Err
+		}
+		return fmt.Errorf("HOST=%.80q and PORT=%s: want a name or address of this machine, and a port that is free: %w", host, port, err)
 	}
 	srv := &http.Server{
 		Handler:           handler,

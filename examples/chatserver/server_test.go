@@ -684,11 +684,11 @@ func TestSettings(t *testing.T) {
 	if err := os.WriteFile(file, []byte("CACHE_TYPE=memory\nASIDE_TEST_ONLY_IN_FILE='x y'\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env, err := environment(file)
+	env, _, err := environment(file, aside.Environ())
 	if err != nil || env["ASIDE_TEST_ONLY_IN_FILE"] != "x y" || env["PATH"] != os.Getenv("PATH") {
 		t.Errorf("%v", err)
 	}
-	if _, err := environment(filepath.Join(t.TempDir(), "absent")); err != nil {
+	if _, _, err := environment(filepath.Join(t.TempDir(), "absent"), nil); err != nil {
 		t.Error(err)
 	}
 	wrong := map[string]string{
