@@ -165,7 +165,7 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 	}
 	log.Info("chatserver begins", begins...)
 	if backend == aside.TypeRedis && len(unused) > 0 {
-		log.Warn("REDIS_URL of the .env file is used: variables of the environment are not; remove it there, or set REDIS_URL in the environment", "file", envFile, "unused", unused)
+		log.Warn("REDIS_URL of the .env file overrules variables of the environment: remove it there, or set REDIS_URL in the environment, perhaps to nothing", "file", envFile, "unused", unused)
 	}
 	quiet := logging.VoidLogger{} // the cache says once when Redis is away; the client would at each dial
 	redis.SetLogger(&quiet)

@@ -35,8 +35,7 @@ var (
 	inDouble     = regexp.MustCompile(`\\[\\'"abfnrtv]`)
 	variable     = regexp.MustCompile(`\$\{([^}:]*)(:-[^}]*)?\}`)
 
-	identifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	// Names that errors show. Other text at a name's place may be part of a secret.
+	// Names that errors show, and that may stand alone on a line. Other text at a name's place may be part of a secret.
 	shownName      = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 	shownReference = regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,63}$`)
 )
@@ -125,11 +124,12 @@ func (p *parser) statement() {
 		return
 	}
 	p.take(export)
-	if _, ok := p.take(endOfLine); ok {
-		return // a comment
+	if strings.HasPrefix(p.rest, "#") {
+		p.take(restOfLine)
+		return
 	}
 	expr := plainName
-	if p.rest[0] == '\'' {
+	if strings.HasPrefix(p.rest, "'") {
 		expr = quotedName
 	}
 	name, ok := p.take(expr)
@@ -139,13 +139,13 @@ func (p *parser) statement() {
 		return
 	}
 	if !ok {
-		bad("", "there is no name before the =")
+		bad("", "there is no name: want NAME=value")
 		p.take(restOfLine)
 		return
 	}
 	p.take(spaces)
 	if !strings.HasPrefix(p.rest, "=") {
-		if _, ok := p.take(endOfLine); ok && identifier.MatchString(name) {
+		if _, ok := p.take(endOfLine); ok && shownName.MatchString(name) {
 			p.values[name] = nil
 			return
 		} else if !ok {
