@@ -138,7 +138,7 @@ func TestGenerate_RoomDeleted(t *testing.T) {
 	c.say(room, "?")
 	_, events := c.stream(t.Context(), room)
 	<-begun
-	env, err := environment(s.env)
+	env, _, err := environment(s.env, aside.Environ())
 	if err != nil {
 		t.Fatal(err)
 	}
