@@ -3,6 +3,8 @@ package aside
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -173,12 +175,13 @@ func Open(cfg Config) (Cache, error) {
 	case cfg.Type == TypeMemory:
 		return newFront(newMemoryBackend(cfg.MemoryMaxBytes), cfg), nil
 	default:
-		client, err := cfg.Redis.client()
+		client, notes, err := cfg.Redis.client()
 		if err != nil {
 			return nil, err
 		}
+		cfg.Warnings = slices.Concat(cfg.Warnings, notes)
 		b := newRedisBackend(client, cfg)
-		b.owned, b.master = true, cfg.Redis.SentinelMaster
+		b.owned, b.master = true, strings.TrimSpace(cfg.Redis.SentinelMaster)
 		return newFront(b, cfg), nil
 	}
 }

@@ -119,17 +119,29 @@ type Config struct {
 
 	// Observer, if any, is told of each read.
 	Observer Observer
+
+	// Warnings are written to Logger at warn level, once, when the cache is opened.
+	// ConfigFromEnv puts in them the variables that it does not know; they hold no
+	// values of variables. A service that has variables like them of its own may
+	// remove theirs.
+	Warnings []string
 }
 
 // Redis says which Redis to connect to.
 type Redis struct {
 	// URL is redis://, rediss:// (TLS) or unix://, with user, password and
 	// database. It is in place of a host, Port and DB; Username and Password are
-	// used where it has none. It can not name a Cluster's hosts or Sentinels.
+	// used where it has none. It cannot name a Cluster's hosts or Sentinels. In a
+	// password, "/", "?", "#" and "%" are escaped (%2F, %3F, %23, %25). Its query
+	// may have the parameters of go-redis's ParseURL (read_timeout, pool_size,
+	// skip_verify and so on) and these of redis-py: ssl_cert_reqs, ssl_ca_certs,
+	// socket_timeout, socket_connect_timeout, max_connections. Those of redis-py
+	// that mean nothing here are ignored with a line in the log; others are refused.
 	URL string
 
-	// Hosts are names or addresses, each perhaps with a port. Several are a
-	// Cluster, or with SentinelMaster the Sentinels. Defaults to localhost.
+	// Hosts are names (letters, digits, '.', '-', '_') or IP addresses, each perhaps
+	// with a port. Several are a Cluster, or with SentinelMaster the Sentinels.
+	// Defaults to localhost.
 	Hosts []string
 
 	// Port is that of hosts that name none. Defaults to 6379, with SentinelMaster
@@ -151,6 +163,10 @@ type Redis struct {
 
 	// SentinelMaster is the name of the master to ask the Sentinels for.
 	SentinelMaster string
+
+	// SentinelUsername and SentinelPassword authenticate with the Sentinels, for
+	// which Username and Password are not used. They appear in no error and no log.
+	SentinelUsername, SentinelPassword string
 }
 
 // withDefaults returns cfg with its defaults filled in, or an error that names
@@ -169,13 +185,6 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	if len(c.Redis.Hosts) == 0 {
-		c.Redis.Hosts = []string{"localhost"}
-	}
-	if c.Redis.SentinelMaster != "" {
-		setDefault(&c.Redis.Port, 26379)
-	}
-	setDefault(&c.Redis.Port, 6379)
 	return c, nil
 }
 

@@ -52,9 +52,14 @@ func Environ() map[string]string {
 //	REDIS_TLS               true or false (false)
 //	REDIS_CLUSTER           true: a single REDIS_HOST is a Cluster's (false)
 //	REDIS_SENTINEL_MASTER   the master's name; REDIS_HOST are then the Sentinels
+//	REDIS_SENTINEL_USERNAME, REDIS_SENTINEL_PASSWORD
+//	                        of the Sentinels, where they ask for them
 //	REDIS_WAIT_REPLICAS     replicas that must have an invalidation (0)
 //
-// Times to live, and the time-outs, are seconds (1800) or Go durations (30m).
+// Times to live, and the time-outs, are seconds (1800) or Go durations (30m). Other
+// variables whose names begin with CACHE_ or REDIS_ are listed in Config.Warnings, each
+// with the name that was probably meant; those of other programs that are known, such
+// as REDIS_SERVICE_HOST, are not.
 func ConfigFromEnv(env map[string]string) (Config, error) {
 	e := envReader{env: env}
 	enabled := true
@@ -87,6 +92,7 @@ func ConfigFromEnv(env map[string]string) (Config, error) {
 	c.Disabled = !enabled
 	e.ttls(c.TTLs)
 	e.redis(&c.Redis)
+	c.Warnings = unknownVars(env)
 	return c, errors.Join(e.errs...)
 }
 
@@ -95,8 +101,9 @@ type envReader struct {
 	errs []error
 }
 
-// readVar parses a variable into field. What parse returns says only that the
-// text is wrong: the message shows the text, and what is accepted.
+// readVar parses a variable into field. The error of parse says only that the text is
+// wrong; the message says what is accepted, and shows the text unless it may hold a
+// secret.
 func readVar[T any](e *envReader, name, accepted string, field *T, parse func(string) (T, error)) {
 	text := strings.TrimSpace(e.env[name])
 	if text == "" {
@@ -104,10 +111,24 @@ func readVar[T any](e *envReader, name, accepted string, field *T, parse func(st
 	}
 	v, err := parse(text)
 	if err != nil {
-		e.errs = append(e.errs, fmt.Errorf("aside: %s=%.80q: %s is accepted", name, text, accepted))
+		shown := ""
+		if isHarmless(name, text) {
+			shown = fmt.Sprintf("=%.80q", text)
+		}
+		e.errs = append(e.errs, fmt.Errorf("aside: %s%s: %s is accepted", name, shown, accepted))
 		return
 	}
 	*field = v
+}
+
+// isHarmless reports whether a wrong text may be shown: it has nothing that stands in
+// URLs and connection strings, and is a number where a password may be taken for it.
+func isHarmless(name, text string) bool {
+	if strings.HasPrefix(name, "REDIS_") {
+		_, err := strconv.ParseFloat(text, 64)
+		return err == nil && len(text) <= 12
+	}
+	return !strings.ContainsAny(text, "@=/$")
 }
 
 func (e *envReader) ttls(ttls map[string]time.Duration) {
@@ -134,40 +155,45 @@ func (e *envReader) ttls(ttls map[string]time.Duration) {
 }
 
 func (e *envReader) redis(r *Redis) {
-	readVar(e, "REDIS_PORT", "a port from 1 to 65535", &r.Port, func(s string) (int, error) {
-		n, err := parseInt(1, 65535)(s)
-		return int(n), err
-	})
 	readVar(e, "REDIS_DB", "a whole number from 0", &r.DB, func(s string) (int, error) {
 		n, err := parseInt(0, math.MaxInt32)(s)
 		return int(n), err
 	})
 	readVar(e, "REDIS_TLS", "true or false", &r.TLS, parseBool)
 	readVar(e, "REDIS_CLUSTER", "true or false", &r.Cluster, parseBool)
-	r.Username, r.Password = e.env["REDIS_USERNAME"], e.env["REDIS_PASSWORD"]
-	r.SentinelMaster = e.env["REDIS_SENTINEL_MASTER"]
-	r.URL = strings.TrimSpace(e.env["REDIS_URL"])
-	if r.URL != "" {
-		if _, err := parseRedisURL(r.URL); err != nil {
-			e.errs = append(e.errs, fmt.Errorf("aside: REDIS_URL: %w", err))
-			r.URL = ""
-		}
-	}
-	if text := e.env["REDIS_HOST"]; strings.TrimSpace(text) != "" {
+	// A password may begin or end with a blank.
+	r.Password, r.SentinelPassword = e.env["REDIS_PASSWORD"], e.env["REDIS_SENTINEL_PASSWORD"]
+	r.Username, r.SentinelUsername = e.trimmed("REDIS_USERNAME"), e.trimmed("REDIS_SENTINEL_USERNAME")
+	r.SentinelMaster = e.trimmed("REDIS_SENTINEL_MASTER")
+	r.URL = e.trimmed("REDIS_URL")
+	if text := e.trimmed("REDIS_HOST"); text != "" {
 		for host := range strings.SplitSeq(text, ",") {
-			host = strings.TrimSpace(host)
-			if _, err := r.addr(host); err != nil {
-				e.errs = append(e.errs, fmt.Errorf("aside: REDIS_HOST: %w", err))
-				continue
-			}
-			r.Hosts = append(r.Hosts, host)
+			r.Hosts = append(r.Hosts, strings.TrimSpace(host))
 		}
 	}
-	e.errs = append(e.errs, r.together(func(field string) string { return redisVars[field] })...)
+	if r.usesPort() {
+		accepted := "a port from 1 to 65535"
+		if strings.Contains(e.env["REDIS_PORT"], "://") { // from Kubernetes, for a Service that is named redis
+			accepted += ` (a URL here is a service link of Kubernetes: set enableServiceLinks: false in the pod's spec, or REDIS_PORT itself)`
+		}
+		readVar(e, "REDIS_PORT", accepted, &r.Port, func(s string) (int, error) {
+			n, err := parseInt(1, 65535)(s)
+			return int(n), err
+		})
+	}
+	_, _, errs := r.resolve(func(field string) string { return redisVars[field] })
+	if len(errs) > 0 { // the Config that comes with an error may be printed
+		r.URL, r.Hosts, r.SentinelMaster = "", nil, ""
+	}
+	e.errs = append(e.errs, errs...)
 }
 
+func (e *envReader) trimmed(name string) string { return strings.TrimSpace(e.env[name]) }
+
 var redisVars = map[string]string{
-	"URL": "REDIS_URL", "Hosts": "REDIS_HOST", "DB": "REDIS_DB", "Cluster": "REDIS_CLUSTER", "SentinelMaster": "REDIS_SENTINEL_MASTER",
+	"URL": "REDIS_URL", "Hosts": "REDIS_HOST", "Port": "REDIS_PORT", "DB": "REDIS_DB", "Username": "REDIS_USERNAME", "Password": "REDIS_PASSWORD",
+	"TLS": "REDIS_TLS", "Cluster": "REDIS_CLUSTER", "SentinelMaster": "REDIS_SENTINEL_MASTER",
+	"SentinelUsername": "REDIS_SENTINEL_USERNAME", "SentinelPassword": "REDIS_SENTINEL_PASSWORD",
 }
 
 var errRejected = errors.New("rejected")

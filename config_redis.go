@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,106 +14,30 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// errRedisURL does not show the URL, which may have a password.
-var errRedisURL = errors.New("a URL like redis://user:password@host:6379/0, rediss://host:6379/0 or unix:///path/to/socket?db=0 is accepted")
+// configField names a field of Redis in errors.
+func configField(field string) string { return "Config.Redis." + field }
 
 func (r Redis) validate() []error {
-	var errs []error
-	bad := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("aside: Config.Redis."+format, args...))
-	}
-	if r.URL != "" {
-		if _, err := parseRedisURL(r.URL); err != nil {
-			bad("URL: %w", err)
-		}
-	}
-	for _, host := range r.Hosts {
-		if _, err := r.addr(host); err != nil {
-			bad("Hosts: %w", err)
-		}
-	}
-	if r.Port < 0 || r.Port > 65535 {
-		bad("Port %d: from 1 to 65535 is accepted", r.Port)
-	}
-	if r.DB < 0 {
-		bad("DB %d: 0 or more is accepted", r.DB)
-	}
-	return append(errs, r.together(func(field string) string { return "Config.Redis." + field })...)
-}
-
-// together returns what is wrong only of fields together, with the names that the
-// caller has for them.
-func (r Redis) together(name func(field string) string) []error {
-	var errs []error
-	if r.DB > 0 && r.isCluster() {
-		errs = append(errs, fmt.Errorf("aside: %s %d: a Cluster has only 0", name("DB"), r.DB))
-	}
-	if r.Cluster && r.SentinelMaster != "" {
-		errs = append(errs, fmt.Errorf("aside: %s and %s: set one of them, not both", name("Cluster"), name("SentinelMaster")))
-	}
-	if r.URL != "" && (r.SentinelMaster != "" || len(r.Hosts) > 1) {
-		errs = append(errs, fmt.Errorf("aside: %s: it names one server; set %s for several, or for Sentinels", name("URL"), name("Hosts")))
-	}
+	_, _, errs := r.resolve(configField)
 	return errs
 }
 
-// isCluster reports whether there is a Cluster to connect to: several hosts that
-// are not Sentinels, or one that is said to be a Cluster's.
-func (r Redis) isCluster() bool {
-	return r.SentinelMaster == "" && (r.Cluster || len(r.Hosts) > 1)
-}
-
-// addr returns host with a port.
-func (r Redis) addr(host string) (string, error) {
-	if h, port, err := net.SplitHostPort(host); err == nil {
-		if n, err := strconv.Atoi(port); h == "" || err != nil || n < 1 || n > 65535 {
-			return "", fmt.Errorf("%.200q: a host, or host:port with a port from 1 to 65535, is accepted", redacted(host))
-		}
-		return host, nil
+// resolve is the one reading of the settings. It returns what the client is made of,
+// and notes for the log on settings that have no effect, or everything that is wrong,
+// with the names that the caller has for the fields. No text is shown that may have a
+// secret in it.
+func (r Redis) resolve(name func(field string) string) (*redis.UniversalOptions, []string, []error) {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("aside: "+name(field)+format, args...))
 	}
-	bare := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	if bare == "" || strings.ContainsAny(bare, "/@ \t") || strings.Contains(bare, ":") && net.ParseIP(bare) == nil {
-		return "", fmt.Errorf("%.200q: a host, or host:port with a port from 1 to 65535, is accepted", redacted(host))
-	}
-	return net.JoinHostPort(bare, strconv.Itoa(r.Port)), nil
-}
-
-// redacted hides what may be a password in front of a host.
-func redacted(host string) string {
-	if i := strings.LastIndexByte(host, '@'); i >= 0 {
-		return "…" + host[i:]
-	}
-	return host
-}
-
-func parseRedisURL(text string) (*redis.Options, error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		return nil, errRedisURL
-	}
-	switch u.Scheme {
-	case "redis", "rediss", "unix":
-	default:
-		return nil, errRedisURL
-	}
-	o, err := redis.ParseURL(text)
-	if err != nil {
-		return nil, errRedisURL
-	}
-	if _, port, err := net.SplitHostPort(o.Addr); u.Scheme != "unix" {
-		if n, e := strconv.Atoi(port); err != nil || e != nil || n < 1 || n > 65535 {
-			return nil, errRedisURL
-		}
-	}
-	return o, nil
-}
-
-// client makes the client that Open uses. It obeys the deadlines of contexts.
-func (r Redis) client() (redis.UniversalClient, error) {
+	r.SentinelMaster = strings.TrimSpace(r.SentinelMaster)
 	o := &redis.UniversalOptions{
 		DB:                    r.DB,
-		Username:              r.Username,
+		Username:              strings.TrimSpace(r.Username),
 		Password:              r.Password,
+		SentinelUsername:      strings.TrimSpace(r.SentinelUsername),
+		SentinelPassword:      r.SentinelPassword,
 		TLSConfig:             r.TLSConfig,
 		MasterName:            r.SentinelMaster,
 		IsClusterMode:         r.isCluster(),
@@ -126,35 +50,191 @@ func (r Redis) client() (redis.UniversalClient, error) {
 	if r.TLS && o.TLSConfig == nil {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
+	if r.usesPort() && (r.Port < 0 || r.Port > 65535) {
+		bad("Port", " %d: from 1 to 65535 is accepted", r.Port)
+	}
+	if r.DB < 0 {
+		bad("DB", " %d: 0 or more is accepted", r.DB)
+	}
+	if r.DB > 0 && r.isCluster() {
+		bad("DB", " %d: a Cluster has only 0, so no other is accepted", r.DB)
+	}
+	if r.SentinelMaster != "" && !isHost(r.SentinelMaster) {
+		bad("SentinelMaster", ": a name of letters, digits, '.', '-' and '_' is accepted")
+	}
+	if r.Cluster && r.SentinelMaster != "" {
+		bad("Cluster", " and %s: set one of them, not both", name("SentinelMaster"))
+	}
+	if r.URL != "" && (r.SentinelMaster != "" || len(r.Hosts) > 1) {
+		bad("URL", ": it names one server; set %s for several, or for Sentinels", name("Hosts"))
+	}
+	errs = append(errs, r.addresses(o, name)...)
+	var notes []string
 	if r.URL != "" {
-		u, err := parseRedisURL(r.URL)
+		u, err := parseRedisURL(r.URL, name)
 		if err != nil {
-			return nil, fmt.Errorf("aside: Config.Redis.URL: %w", err)
+			bad("URL", ": %w", err)
+			return nil, nil, errs
 		}
-		u.ContextTimeoutEnabled = true
-		u.DialerRetries, u.MaxRetries = 1, 1
-		u.MaintNotificationsConfig = o.MaintNotificationsConfig
-		u.Username = cmp.Or(u.Username, r.Username)
-		u.Password = cmp.Or(u.Password, r.Password)
-		if o.TLSConfig != nil && u.Network != "unix" {
-			u.TLSConfig = o.TLSConfig.Clone()
-			if u.TLSConfig.ServerName == "" {
-				u.TLSConfig.ServerName, _, _ = net.SplitHostPort(u.Addr)
+		for _, err := range r.merge(o, u, name) {
+			bad("URL", ": %w", err)
+		}
+		notes = r.notes(u, name)
+	}
+	if r.SentinelMaster == "" && (r.SentinelUsername != "" || r.SentinelPassword != "") {
+		notes = append(notes, fmt.Sprintf("%s and %s are not used without %s", name("SentinelUsername"), name("SentinelPassword"), name("SentinelMaster")))
+	}
+	if len(errs) > 0 {
+		return nil, nil, errs
+	}
+	return o, notes, nil
+}
+
+// addresses fills in those of the hosts.
+func (r Redis) addresses(o *redis.UniversalOptions, name func(field string) string) (errs []error) {
+	if isConnectionString(strings.Join(r.Hosts, ",")) {
+		return []error{fmt.Errorf("aside: %s: %w", name("Hosts"), errConnectionString(name))}
+	}
+	hosts := r.Hosts
+	if len(hosts) == 0 {
+		hosts = []string{"localhost"}
+	}
+	for i, text := range hosts {
+		host, port, err := splitHost(strings.TrimSpace(text))
+		if err != nil {
+			if strings.Contains(text, "://") {
+				err = fmt.Errorf("a URL is not accepted here: set %s to it, or a host without scheme and slashes", name("URL"))
+			} else if strings.HasPrefix(text, "/") {
+				err = fmt.Errorf("a socket's path is not accepted here: set %s=unix:///path/to/socket", name("URL"))
 			}
+			of := ""
+			if len(hosts) > 1 {
+				of = fmt.Sprintf(", number %d of %d", i+1, len(hosts))
+			}
+			errs = append(errs, fmt.Errorf("aside: %s%s: %w", name("Hosts"), of, err))
+			continue
 		}
-		if !r.Cluster {
-			return redis.NewClient(u), nil
-		}
-		o.Addrs, o.TLSConfig = []string{u.Addr}, u.TLSConfig
-		o.Username, o.Password = u.Username, u.Password
-		return redis.NewUniversalClient(o), nil
+		o.Addrs = append(o.Addrs, net.JoinHostPort(host, strconv.Itoa(cmp.Or(port, r.Port, r.defaultPort()))))
 	}
-	for _, host := range r.Hosts {
-		addr, err := r.addr(host)
-		if err != nil {
-			return nil, fmt.Errorf("aside: Config.Redis.Hosts: %w", err)
-		}
-		o.Addrs = append(o.Addrs, addr)
+	return errs
+}
+
+// merge puts a URL in the place of hosts, port and database.
+func (r Redis) merge(o *redis.UniversalOptions, u *redisURL, name func(field string) string) (errs []error) {
+	socket := u.host == ""
+	if u.db > 0 && r.isCluster() {
+		errs = append(errs, fmt.Errorf("database: a Cluster has only 0, so no other is accepted with %s", name("Cluster")))
 	}
-	return redis.NewUniversalClient(o), nil
+	if socket && r.Cluster {
+		errs = append(errs, fmt.Errorf("a socket leads to one server: set %s=false, or a host", name("Cluster")))
+	}
+	if socket && o.TLSConfig != nil {
+		errs = append(errs, fmt.Errorf("a socket has no TLS: set %s=false, or a host", name("TLS")))
+	}
+	if u.needsTLS != "" && !u.tls && o.TLSConfig == nil {
+		errs = append(errs, fmt.Errorf("parameter %s: without TLS it is not accepted; set %s=true, or rediss:// in place of redis://", u.needsTLS, name("TLS")))
+	}
+	own := *o
+	*o = u.query
+	o.Addrs, o.DB = []string{u.addr}, u.db
+	o.Username, o.Password = cmp.Or(u.username, own.Username), cmp.Or(u.password, own.Password)
+	o.IsClusterMode, o.ContextTimeoutEnabled, o.MaintNotificationsConfig = own.IsClusterMode, true, own.MaintNotificationsConfig
+	o.DialerRetries, o.MaxRetries = own.DialerRetries, cmp.Or(o.MaxRetries, own.MaxRetries)
+	if u.tls || own.TLSConfig != nil {
+		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		if own.TLSConfig != nil {
+			o.TLSConfig = own.TLSConfig.Clone()
+		}
+		if o.TLSConfig.ServerName == "" {
+			o.TLSConfig.ServerName = u.host
+		}
+		u.secure(o.TLSConfig)
+	}
+	return errs
+}
+
+// notes says which settings a URL leaves without effect.
+func (r Redis) notes(u *redisURL, name func(field string) string) []string {
+	var notes, moot []string
+	for _, param := range u.ignored {
+		notes = append(notes, fmt.Sprintf("%s: the parameter %s is ignored; it has no meaning for this client", name("URL"), param))
+	}
+	if len(r.Hosts) > 0 {
+		moot = append(moot, name("Hosts"))
+	}
+	if r.DB != 0 {
+		moot = append(moot, name("DB"))
+	}
+	if len(moot) > 0 {
+		notes = append(notes, fmt.Sprintf("%s is not used; %s takes its place", strings.Join(moot, " or "), name("URL")))
+	}
+	return notes
+}
+
+// usesPort reports whether Port has an effect: there is no URL, and a host without a
+// port of its own.
+func (r Redis) usesPort() bool {
+	if r.URL != "" {
+		_, err := parseRedisURL(r.URL, configField)
+		return err != nil
+	}
+	return len(r.Hosts) == 0 || slices.ContainsFunc(r.Hosts, func(text string) bool {
+		_, port, err := splitHost(strings.TrimSpace(text))
+		return err != nil || port == 0
+	})
+}
+
+func (r Redis) defaultPort() int {
+	if r.SentinelMaster != "" {
+		return 26379
+	}
+	return 6379
+}
+
+// isCluster reports whether there is a Cluster to connect to: several hosts that
+// are not Sentinels, or one that is said to be a Cluster's.
+func (r Redis) isCluster() bool {
+	return r.SentinelMaster == "" && (r.Cluster || len(r.Hosts) > 1)
+}
+
+// client makes the client that Open uses. It obeys the deadlines of contexts. The
+// strings are for the log.
+func (r Redis) client() (redis.UniversalClient, []string, error) {
+	o, notes, errs := r.resolve(configField)
+	if len(errs) > 0 {
+		return nil, nil, errors.Join(errs...)
+	}
+	return redis.NewUniversalClient(o), notes, nil
+}
+
+// secretSet stands in the place of a name or password in a Config that is for showing.
+const secretSet = "***"
+
+// InForce returns the settings that Open uses for c, for showing: defaults are filled
+// in, Redis has in Hosts, Port, DB, TLS, Cluster and SentinelMaster what its client is
+// made of, also where a URL says it, and no secret. Each of Hosts is host:port, or the
+// path of a socket; Port is the first one's, 0 for a socket. User names and passwords
+// that are set are "***"; URL and TLSConfig are left out. Its error is Open's.
+func (c Config) InForce() (Config, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return Config{}, err
+	}
+	o, _, errs := c.Redis.resolve(configField)
+	if len(errs) > 0 {
+		return Config{}, errors.Join(errs...)
+	}
+	r := Redis{Hosts: o.Addrs, DB: o.DB, TLS: o.TLSConfig != nil, Cluster: o.IsClusterMode, SentinelMaster: o.MasterName}
+	if _, port, err := net.SplitHostPort(o.Addrs[0]); err == nil && o.Addrs[0][0] != '/' {
+		r.Port, _ = strconv.Atoi(port)
+	}
+	for to, secret := range map[*string]string{
+		&r.Username: o.Username, &r.Password: o.Password, &r.SentinelUsername: o.SentinelUsername, &r.SentinelPassword: o.SentinelPassword,
+	} {
+		if secret != "" {
+			*to = secretSet
+		}
+	}
+	c.Redis = r
+	return c, nil
 }

@@ -114,6 +114,9 @@ func newFront(backend Cache, cfg Config) *front {
 		maxMemo = max(1, maxMemo/16)
 	}
 	f.memo = newMemo(maxMemo)
+	for _, warning := range cfg.Warnings {
+		f.log.Warn("cache: " + warning)
+	}
 	return f
 }
 

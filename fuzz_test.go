@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/gob"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -21,12 +22,24 @@ func FuzzConfigFromEnv(f *testing.F) {
 		"CACHE_ENABLED", "CACHE_TYPE", "CACHE_KEY_PREFIX", "CACHE_TTL_USER", "CACHE_TTL_", "CACHE_TTL_JITTER", "CACHE_TIMEOUT", "CACHE_LOAD_TIMEOUT",
 		"CACHE_MEMORY_MAX_BYTES", "CACHE_NEAR_MAX_BYTES", "CACHE_MAX_VALUE_BYTES", "CACHE_QUEUE_SIZE", "CACHE_REFUSE_WRITES", "REDIS_URL", "REDIS_HOST", "REDIS_PORT",
 		"REDIS_DB", "REDIS_TLS", "REDIS_CLUSTER", "REDIS_SENTINEL_MASTER", "REDIS_WAIT_REPLICAS",
+		"REDIS_USERNAME", "REDIS_SENTINEL_USERNAME", "REDIS_SENTINEL_PASSWORD", "REDIS_HOSTS",
 	} {
-		for _, value := range []string{"true", "1800", "30m", "-1", "1e400", "redis://u:p@h:1/0", "a,b:1,[::1]:2", "{t}x", "\x00"} {
+		for _, value := range []string{"true", "1800", "30m", "-1", "1e400", "redis://u:p@h:1/0", "a,b:1,[::1]:2", "{t}x", "\x00",
+			"rediss://h?pool_size=9&ssl_cert_reqs=none&encoding=x", "unix:///s?db=1", "h:1,password=x,ssl=True", "tcp://1.2.3.4:5"} {
 			f.Add(name, value)
 		}
 	}
 	f.Fuzz(func(t *testing.T, name, value string) {
+		// Where a secret stands in the value, it is not shown.
+		for _, form := range []string{"redis://:hunter2@%s", "redis://u:%shunter2@h", "%s,password=hunter2", "redis://h/?password=hunter2&%s", "redis://h/0?%s=hunter2"} {
+			if form = strings.Replace(form, "%s", value, 1); strings.HasPrefix(name, "REDIS_") && !strings.Contains(value, "hunter2") {
+				cfg, err := aside.ConfigFromEnv(map[string]string{name: form})
+				inForce, _ := cfg.InForce()
+				if shown := fmt.Sprint(err, inForce.Redis.Hosts, cfg.Warnings); strings.Contains(shown, "hunter2") {
+					t.Errorf("%s=%q: the secret is shown: %s", name, form, shown)
+				}
+			}
+		}
 		cfg, err := aside.ConfigFromEnv(map[string]string{name: value, "REDIS_PASSWORD": "hunter2"})
 		if err != nil {
 			if !strings.Contains(err.Error(), name) && !strings.Contains(err.Error(), "Config.") {

@@ -9,8 +9,6 @@ import (
 	"crypto/subtle"
 	"net"
 	"net/http"
-	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -37,6 +35,11 @@ type Options struct {
 // answer has a secret in it.
 func Handler(cache aside.Cache, cfg aside.Config, opts Options) http.Handler {
 	h := &handler{cache: cache, cfg: cfg, opts: opts}
+	var err error
+	if h.cfg, err = cfg.InForce(); err != nil { // the cache was not made with this Redis, or Open had refused it
+		cfg.Redis = aside.Redis{}
+		h.cfg, _ = cfg.InForce()
+	}
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		respond.Error(w, http.StatusForbidden, "requests from pages of another origin are refused")
@@ -54,7 +57,7 @@ func Handler(cache aside.Cache, cfg aside.Config, opts Options) http.Handler {
 
 type handler struct {
 	cache aside.Cache
-	cfg   aside.Config
+	cfg   aside.Config // in force
 	opts  Options
 }
 
@@ -204,12 +207,10 @@ func (h *handler) config(w http.ResponseWriter, _ *http.Request) {
 		PasswordSet    bool               `json:"redis_password_set"`
 		ClearProtected bool               `json:"clear_needs_token"`
 	}{
-		h.cacheConfig(), cmp.Or(h.cfg.Type, aside.TypeRedis), h.cfg.KeyPrefix, ttls, h.cfg.Jitter,
-		ms(cmp.Or(h.cfg.Timeout, 250*time.Millisecond)), ms(max(0, cmp.Or(h.cfg.LoadTimeout, 5*time.Minute))),
-		cmp.Or(h.cfg.MemoryMaxBytes, 64<<20), h.cfg.NearMaxBytes, cmp.Or(h.cfg.MaxValueBytes, 16<<20), h.cfg.RefuseWrites,
-		h.cfg.Redis.TLS || strings.HasPrefix(h.cfg.Redis.URL, "rediss:"),
-		h.cfg.Redis.Cluster || len(h.cfg.Redis.Hosts) > 1 && h.cfg.Redis.SentinelMaster == "",
-		h.cfg.Redis.SentinelMaster, h.passwordSet(), h.opts.AdminToken != "",
+		h.cacheConfig(), h.cfg.Type, h.cfg.KeyPrefix, ttls, h.cfg.Jitter,
+		ms(h.cfg.Timeout), ms(max(0, h.cfg.LoadTimeout)),
+		h.cfg.MemoryMaxBytes, h.cfg.NearMaxBytes, h.cfg.MaxValueBytes, h.cfg.RefuseWrites,
+		h.cfg.Redis.TLS, h.cfg.Redis.Cluster, h.cfg.Redis.SentinelMaster, h.cfg.Redis.Password != "", h.opts.AdminToken != "",
 	})
 }
 
@@ -229,40 +230,17 @@ func (h *handler) unavailable() string {
 	return "Cache not available"
 }
 
-func (h *handler) passwordSet() bool {
-	if u, err := url.Parse(h.cfg.Redis.URL); err == nil && u.User != nil {
-		if _, set := u.User.Password(); set {
-			return true
-		}
-	}
-	return h.cfg.Redis.Password != ""
-}
-
 func (h *handler) cacheConfig() cacheConfig {
 	c := cacheConfig{
 		Enabled:         !h.off(),
 		TTLChatMessages: int64(cmp.Or(h.cfg.TTLs["chat_messages"], 30*time.Minute).Seconds()),
 		TTLUserChats:    int64(cmp.Or(h.cfg.TTLs["user_chats"], 10*time.Minute).Seconds()),
-		RedisHost:       cmp.Or(strings.Join(h.cfg.Redis.Hosts, ","), "localhost"),
+		RedisHost:       strings.Join(h.cfg.Redis.Hosts, ","),
 		RedisPort:       h.cfg.Redis.Port,
 		RedisDB:         h.cfg.Redis.DB,
 	}
-	if c.RedisPort == 0 && h.cfg.Redis.SentinelMaster != "" {
-		c.RedisPort = 26379
-	}
-	c.RedisPort = cmp.Or(c.RedisPort, 6379)
-	if len(h.cfg.Redis.Hosts) == 1 {
-		if host, port, err := net.SplitHostPort(h.cfg.Redis.Hosts[0]); err == nil {
-			c.RedisHost = host
-			c.RedisPort, _ = strconv.Atoi(port)
-		}
-	}
-	if u, err := url.Parse(h.cfg.Redis.URL); err == nil && h.cfg.Redis.URL != "" {
-		c.RedisHost = cmp.Or(u.Hostname(), u.Path)
-		if n, err := strconv.Atoi(u.Port()); err == nil {
-			c.RedisPort = n
-		}
-		c.RedisDB, _ = strconv.Atoi(cmp.Or(u.Query().Get("db"), strings.TrimPrefix(u.Path, "/")))
+	if len(h.cfg.Redis.Hosts) == 1 && c.RedisPort != 0 { // 0: it is a socket's path
+		c.RedisHost, _, _ = net.SplitHostPort(c.RedisHost)
 	}
 	return c
 }

@@ -3,6 +3,7 @@ package cachehttp
 import (
 	"encoding/json"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -55,5 +56,40 @@ func TestConfig(t *testing.T) {
 		if err != nil || string(got) != want {
 			t.Errorf("got %s, %v; want %s", got, err, want)
 		}
+	}
+}
+
+// What is shown of Redis is what its client uses, whatever way it is set, and no secret.
+func TestConfig_ShowsTheRedisInForce(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]string{
+		"redis://u:hunter2@h/2":            `"redis_host":"h","redis_port":6379,"redis_db":2`,
+		"REDISS://h:6380?password=hunter2": `"redis_host":"h","redis_port":6380,"redis_db":0`,
+		"redis://[::1]:7000?db=3":          `"redis_host":"::1","redis_port":7000,"redis_db":3`,
+		"unix:///run/redis.sock?db=1":      `"redis_host":"/run/redis.sock","redis_port":0,"redis_db":1`,
+	} {
+		cfg := aside.Config{Redis: aside.Redis{URL: url, Port: 9}}
+		c, err := aside.Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		w := httptest.NewRecorder()
+		Handler(c, cfg, Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
+		body := w.Body.String()
+		if !strings.Contains(body, want) || strings.Contains(body, "hunter2") || strings.Contains(body, `"redis_tls":true`) != strings.HasPrefix(url, "REDISS") ||
+			strings.Contains(body, `"redis_password_set":true`) != strings.Contains(url, "hunter2") {
+			t.Errorf("%s: %s", url, body)
+		}
+	}
+	c, err := aside.Open(aside.Config{Type: aside.TypeNone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	w := httptest.NewRecorder()
+	Handler(c, aside.Config{Redis: aside.Redis{Hosts: []string{"h:6380,password=hunter2"}}}, Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
+	if strings.Contains(w.Body.String(), "hunter2") {
+		t.Errorf("a secret is shown: %s", w.Body)
 	}
 }

@@ -1,0 +1,130 @@
+package aside
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// envNames are the variables that ConfigFromEnv reads, but for those of further
+// keyspaces.
+var envNames = []string{
+	"CACHE_ENABLED", "CACHE_TYPE", "CACHE_KEY_PREFIX", "CACHE_TTL_CHAT_MESSAGES", "CACHE_TTL_USER_CHATS", "CACHE_TTL_GENERATION",
+	"CACHE_TTL_CANCEL", "CACHE_TTL_JITTER", "CACHE_TIMEOUT", "CACHE_LOAD_TIMEOUT", "CACHE_MEMORY_MAX_BYTES", "CACHE_NEAR_MAX_BYTES",
+	"CACHE_MAX_VALUE_BYTES", "CACHE_QUEUE_SIZE", "CACHE_REFUSE_WRITES", "REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB",
+	"REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_TLS", "REDIS_CLUSTER", "REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_USERNAME",
+	"REDIS_SENTINEL_PASSWORD", "REDIS_WAIT_REPLICAS",
+}
+
+// otherNames are what other programs call the same, not by a slip.
+var otherNames = map[string]string{
+	"CACHE_PREFIX": "CACHE_KEY_PREFIX", "CACHE_DISABLED": "CACHE_ENABLED", "CACHE_BACKEND": "CACHE_TYPE",
+	"REDIS_ADDR": "REDIS_HOST", "REDIS_ADDRESS": "REDIS_HOST", "REDIS_SERVER": "REDIS_HOST", "REDIS_NODES": "REDIS_HOST",
+	"REDIS_DATABASE": "REDIS_DB", "REDIS_SSL": "REDIS_TLS", "REDIS_USE_SSL": "REDIS_TLS", "REDIS_URI": "REDIS_URL", "REDIS_DSN": "REDIS_URL",
+	"REDIS_USER": "REDIS_USERNAME", "REDIS_PWD": "REDIS_PASSWORD", "REDIS_AUTH": "REDIS_PASSWORD", "REDIS_PASSWD": "REDIS_PASSWORD",
+}
+
+// foreignVars match the variables that other programs read, and those that an
+// orchestrator sets for a service named redis or cache (REDIS_PORT_6379_TCP_ADDR).
+// CACHE_ADMIN_TOKEN is the chat server's, in examples.
+var foreignVars = regexp.MustCompile(`^(` + strings.Join([]string{
+	`CACHE_ADMIN_TOKEN`,
+	`(CACHE|REDIS)(_[A-Z0-9_]+)?_SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?`,
+	`(CACHE|REDIS)(_[A-Z0-9_]+)?_PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?`,
+	`REDIS_ENV_.*|REDIS_NAME`, // links of Docker
+	`REDIS_(VERSION|DOWNLOAD_URL|DOWNLOAD_SHA)`,
+	`REDIS_(TLS_URL|OM_URL|CLIENT|PREFIX|CACHE_DB|BROKER_URL|SOCKET_TIMEOUT|SOCKET_CONNECT_TIMEOUT|SOCKET_KEEPALIVE)`,
+	`REDIS_(MAX_CONNECTIONS|DECODE_RESPONSES|ENCODING|HEALTH_CHECK_INTERVAL|RETRY_ON_TIMEOUT|SSL_[A-Z_]+|CACHE_URL|SESSION_[A-Z_]+)`,
+	`CACHE_(URL|DRIVER|STORE|DIR|LOCATION|THRESHOLD|OPTIONS|ARGS|SOURCE_CHECK|IGNORE_ERRORS|NO_NULL_WARNING|DEFAULT_TIMEOUT)`,
+	`CACHE_(REDIS|MEMCACHED)_[A-Z_]+`, // of Flask-Caching
+}, "|") + `)$`)
+
+var varName = regexp.MustCompile(`^(?i:CACHE|REDIS)_[A-Za-z0-9_]{1,80}$`)
+
+// maxUnknownVars bounds the log of a start.
+const maxUnknownVars = 20
+
+// unknownVars describes the variables that look like settings of the cache and are
+// none. A keyspace of one's own may have any name that is not nearly a known one.
+func unknownVars(env map[string]string) []string {
+	var out []string
+	for name, value := range env {
+		upper := strings.ToUpper(name)
+		if strings.TrimSpace(value) == "" || !varName.MatchString(name) || slices.Contains(envNames, name) || foreignVars.MatchString(upper) {
+			continue
+		}
+		if strings.HasSuffix(upper, "_PORT") && strings.Contains(value, "://") { // a service link as well
+			continue
+		}
+		meant := meantVar(upper)
+		isTTL := strings.HasPrefix(name, "CACHE_TTL_")
+		switch {
+		case meant == "" && isTTL:
+		case meant == "":
+			out = append(out, fmt.Sprintf("%s is not a setting of the cache, and not used", name))
+		case isTTL:
+			out = append(out, fmt.Sprintf("%s is taken for the time to live of a keyspace %q; %s was probably meant", name, strings.ToLower(name[len("CACHE_TTL_"):]), meant))
+		default:
+			out = append(out, fmt.Sprintf("%s is not a setting of the cache, and not used; %s was probably meant", name, meant))
+		}
+	}
+	slices.Sort(out)
+	if more := len(out) - maxUnknownVars; more > 0 {
+		out = append(out[:maxUnknownVars], fmt.Sprintf("%d more variables are not settings of the cache", more))
+	}
+	return out
+}
+
+// meantVar returns the known variable that upper is nearly called, or "".
+func meantVar(upper string) string {
+	if meant := otherNames[upper]; meant != "" {
+		return meant
+	}
+	best, least := "", 1<<10
+	for _, known := range envNames {
+		// Of a longer name more letters may be wrong, not counting its prefix.
+		own := strings.TrimPrefix(strings.TrimPrefix(known[len("CACHE_"):], "TTL_"), "SENTINEL_")
+		d := edits(upper, known)
+		if d <= max(1, len(own)/4) && d < least {
+			best, least = known, d
+		}
+	}
+	if best != "" || strings.HasPrefix(upper, "CACHE_TTL_") {
+		return best
+	}
+	if len(upper) < len("REDIS_PASS") {
+		return ""
+	}
+	for _, known := range envNames { // REDIS_PASS, REDIS_PORT_NUMBER
+		if (strings.HasPrefix(known, upper) || strings.HasPrefix(upper, known+"_")) && len(known) > len(best) {
+			best = known
+		}
+	}
+	return best
+}
+
+// edits returns how many letters were left out, put in, changed or swapped with their
+// neighbour to make b of a: the optimal string alignment distance.
+func edits(a, b string) int {
+	before, last := []int(nil), make([]int, len(b)+1)
+	for j := range last {
+		last[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		row := make([]int, len(b)+1)
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+		before, last = last, row
+	}
+	return last[len(b)]
+}
