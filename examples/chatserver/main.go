@@ -161,7 +161,7 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 	backend := backendOf(set.cache)
 	begins := []any{"cache", backend, "database", databaseName(set.databaseURL)}
 	if backend == aside.TypeRedis {
-		begins = append(begins, "redis", redisName(set.cache.Redis))
+		begins = append(begins, "redis", redisName(set.cache))
 	}
 	log.Info("chatserver begins", begins...)
 	if backend == aside.TypeRedis && len(unused) > 0 {
@@ -208,33 +208,16 @@ func backendOf(c aside.Config) string {
 
 // redisName says which Redis is used, host:port/database or several of them, without
 // its secrets.
-func redisName(r aside.Redis) string {
-	if r.URL != "" {
-		o, err := redis.ParseURL(r.URL)
-		switch {
-		case err != nil:
-			return "of an invalid URL"
-		case r.Cluster:
-			return "cluster " + o.Addr
-		}
-		return fmt.Sprintf("%s/%d", o.Addr, o.DB)
+func redisName(c aside.Config) string {
+	c, err := c.InForce()
+	if err != nil {
+		return "of invalid settings"
 	}
-	port := cmp.Or(r.Port, 6379)
-	if r.SentinelMaster != "" {
-		port = cmp.Or(r.Port, 26379)
-	}
-	var addrs []string
-	for _, host := range r.Hosts {
-		if _, _, err := net.SplitHostPort(host); err != nil {
-			host = net.JoinHostPort(strings.Trim(host, "[]"), strconv.Itoa(port))
-		}
-		addrs = append(addrs, host)
-	}
-	name := cmp.Or(strings.Join(addrs, ","), net.JoinHostPort("localhost", strconv.Itoa(port)))
+	r, name := c.Redis, strings.Join(c.Redis.Hosts, ",")
 	switch {
 	case r.SentinelMaster != "":
 		return fmt.Sprintf("master %s of sentinels %s/%d", r.SentinelMaster, name, r.DB)
-	case r.Cluster || len(r.Hosts) > 1:
+	case r.Cluster:
 		return "cluster " + name
 	}
 	return fmt.Sprintf("%s/%d", name, r.DB)

@@ -157,7 +157,7 @@ func TestRedisName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := redisName(c.Redis); got != want {
+		if got := redisName(c); got != want {
 			t.Errorf("%v: got %q, want %q", env, got, want)
 		}
 	}
