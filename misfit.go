@@ -193,7 +193,7 @@ func (b *redisBackend) look(ctx context.Context, write bool) error {
 	}
 	write = write || redis.HasErrorPrefix(err, "NOPERM")
 	// Of two slots, which no node of a Cluster answers.
-	if err := b.told(b.node.MGet(ctx, b.probe+"{a}", b.probe+"{b}").Err()); err != nil && !answered(err) {
+	if err := b.told(b.node.Exists(ctx, b.probe+"{a}", b.probe+"{b}").Err()); err != nil && !answered(err) {
 		return err
 	}
 	switch {
