@@ -163,7 +163,6 @@ var breakages = []breakage{
 	{"pieces of a batch taken for many failures", []edit{{"reads.go", "if err != nil && b.again {", "if false {"}}},
 	{"a budget that goes on while values arrive", []edit{{"reads.go", "if r.slow() && r.progress.After(since) {", "if false {"}}},
 	{"large values read among small ones", []edit{{"reads.go", "		if isLarge {\n", "		if false {\n"}}},
-	{"large values taken for silence", []edit{{"attempt.go", "	if !a.brief && !a.bulk {\n		n.sent(a.start)\n	}\n", "	if !a.brief {\n		n.sent(a.start)\n	}\n"}, {"attempt.go", "	case !a.bulk:\n		a.node.over(", "	case true:\n		a.node.over("}}},
 	{"a value that takes too long to store and is sent again", []edit{{"toolong.go", "			f.unstored.add(key)\n", ""}}},
 	{"a value that takes too long to read and is asked for again", []edit{{"toolong.go", "		n.bulk.skip.add(key)\n", ""}}},
 	{"reads that fail where several keys may not be read at once", []edit{{"backend_redis.go", "	if isReply(err) {\n		return b.getEach(ctx, keys)\n	}\n	out := make", "	out := make"}}},

@@ -1,0 +1,39 @@
+package aside
+
+import (
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
+)
+
+// A lease that was renewed since its waiter took it for overdue goes on.
+func TestP3_ARenewedLeaseIsNotOverdue(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	defer client.Close()
+	b := newRedisBackend(client, Config{})
+	start := time.Now()
+	server.SetTime(start)
+	ask := func(waited Lease) Lease {
+		t.Helper()
+		l, err := b.Lease(t.Context(), "item:1", LeaseRequest{TTL: time.Minute, Waited: waited.Token, overdue: waited.deadline})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	held := ask(Lease{})
+	seen := ask(Lease{})
+	server.SetTime(start.Add(time.Second))
+	if ok, err := b.Extend(t.Context(), "item:1", held.Token, time.Minute); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if l := ask(seen); l.State != Loading || l.Token != held.Token {
+		t.Errorf("asked with the deadline of before the renewal, it is %v", l.State)
+	} else if l = ask(l); l.State != Granted {
+		t.Errorf("asked with its deadline, it is %v, want granted", l.State)
+	}
+}
