@@ -12,6 +12,9 @@ import (
 // concurrently. Encode's result must not share memory with value. Decode must
 // not modify or keep data, or return a value that refers to it.
 //
+// Errors are logged, once a keyspace: they say where a value is wrong, and must not
+// have the value in them.
+//
 // Other programs read what Encode writes, so a Codec adds no envelope of its own
 // unless they know it. Decode must refuse data that it did not write: bytes that
 // it accepts are served.
@@ -93,7 +96,7 @@ func decode[T any](s *Keyspace, data []byte) (value T, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			var zero T
-			value, err = zero, fmt.Errorf("the codec panicked: %v", p)
+			value, err = zero, fmt.Errorf("aside: the codec panicked with a %T", p)
 		}
 	}()
 	codec := codecOf(s)
@@ -106,6 +109,9 @@ func decode[T any](s *Keyspace, data []byte) (value T, err error) {
 		return value, errNull
 	}
 	if err := codec.Decode(data, &value); err != nil {
+		if codec == JSON {
+			err = located(err)
+		}
 		var zero T
 		return zero, err
 	}

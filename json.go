@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -66,6 +67,10 @@ func (jsonCodec) Encode(value any) ([]byte, error) {
 	v := addressable(reflect.ValueOf(value))
 	t := jsonTypeOf(v.Type())
 	data, err := json.Marshal(v.Addr().Interface())
+	var failed *json.MarshalerError
+	if errors.As(err, &failed) {
+		return nil, fmt.Errorf("aside: an encoding method of a %v fails with a %T", failed.Type, failed.Err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +108,28 @@ var (
 	null     = []byte("null")
 	replaced = []byte(`\ufffd`)
 )
+
+// located says where JSON does not decode, for the log: at which byte, in which field,
+// and what is wanted there. It shows nothing of the value, which the texts of
+// encoding/json and of decoding methods have pieces of.
+func located(err error) error {
+	var syntax *json.SyntaxError
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.Is(err, errNotUTF8):
+		return err
+	case errors.As(err, &syntax):
+		return fmt.Errorf("aside: want JSON: it is cut or wrong at byte %d", syntax.Offset)
+	case errors.As(err, &wrong):
+		kind, _, _ := strings.Cut(wrong.Value, " ") // a number stands behind its kind
+		in := ""
+		if wrong.Field != "" {
+			in = fmt.Sprintf(", field %q", wrong.Field)
+		}
+		return fmt.Errorf("aside: want a %v, not a JSON %s, at byte %d%s", wrong.Type, kind, wrong.Offset, in)
+	}
+	return fmt.Errorf("aside: a decoding method refuses a part of it with a %T", err)
+}
 
 // addressable returns a shallow copy of v whose address can be taken: encoding/json
 // calls methods of pointers only where it has one, and decoding always does.
