@@ -98,6 +98,11 @@ func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, options ...
 		return err
 	}
 	_, err = provider.Up(ctx)
+	// SQLite has no lock for all migrations together: where several servers start at
+	// once, one that another has done meanwhile fails, and is not seen the next time.
+	for tries := 10; err != nil && tries > 0 && dialect == goose.DialectSQLite3 && ctx.Err() == nil; tries-- {
+		_, err = provider.Up(ctx)
+	}
 	return err
 }
 
