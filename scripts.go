@@ -273,11 +273,14 @@ return replaced
 // leaseFields are those that an invalidation removes from a lease key. Blocks stay.
 var leaseFields = []string{"load", "until", "claim", "waits", "failed", "none"}
 
-// luaClaimed tells whether a lease key holds a claim that has not ended.
+// luaClaimed tells whether a lease key holds a claim that has not ended. It takes no
+// right that a lease request does not.
 const luaClaimed = `
 local function claimed(key)
-	local lease = redis.pcall('HMGET', key, 'claim', 'until')
-	return not lease.err and lease[1] and (tonumber(string.match(lease[2] or '', '^%d+')) or 0) > now
+	local lease, has = redis.pcall('HGETALL', key), {}
+	if lease.err then return false end
+	for i = 1, #lease, 2 do has[lease[i]] = lease[i + 1] end
+	return has['claim'] and (tonumber(string.match(has['until'] or '', '^%d+')) or 0) > now
 end
 `
 

@@ -253,7 +253,7 @@ var breakages = []breakage{
 	{"a Clear that lets running loads of this process be joined", []edit{{"frontcache.go", "	f.flights.detachAll() // who comes now does not wait for what began before\n", ""}}},
 	{"a Clear that ends claims", []edit{{"scripts.go", "luaWake + `\nif claimed(KEYS[1]) then return 0 end\n", "luaWake + `\n"}}},
 	{"a Clear that takes the values of claims", []edit{{"scripts.go", "	if not claimed(KEYS[i + 1]) then redis.call('UNLINK', KEYS[i]) end\n", "	redis.call('UNLINK', KEYS[i])\n"}}},
-	{"a Clear that takes a lease for a claim", []edit{{"scripts.go", "lease[1] and (tonumber(string.match(lease[2] or '', '^%d+')) or 0) > now", "lease[2]"}}},
+	{"a Clear that takes a lease for a claim", []edit{{"scripts.go", "return has['claim'] and (tonumber", "return has['until'] and (tonumber"}}},
 	{"memory: a Clear that ends claims", []edit{{"backend_memory.go", "l.expire(time.Now()); !l.claim && covers(", "covers("}}},
 	{"memory: a Clear that takes the values of claims", []edit{{"backend_memory.go", "		if l == nil || !l.claim {\n			m.drop(key, l)\n		}\n", "		m.drop(key, l)\n"}}},
 	{"a Clear of everything that takes states", []edit{{"frontcache.go", "		if !isState(name) {\n			out = append(out, name+\":\")\n		}\n", "		out = append(out, name+\":\")\n"}}},
