@@ -1,3 +1,5 @@
+//lint:file-ignore SA5008 odd tags are what it is about
+
 package aside_test
 
 import (

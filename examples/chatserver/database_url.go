@@ -35,7 +35,7 @@ type database struct {
 
 const inMemory = ":memory:"
 
-const wantDatabase = "want postgres://user:password@host:5432/database, an SQLite file as path or sqlite:///path, or " + inMemory
+const wantDatabase = "want postgres://user:password@host:5432/database, an SQLite file as path or sqlite:///path, or " + inMemory + " for one in memory"
 
 var (
 	schemeName = regexp.MustCompile(`^[a-z][a-z0-9+.-]{0,30}$`)
