@@ -22,7 +22,7 @@ install_missing() {
 	command -v gcc >/dev/null || need+=(gcc libc6-dev)
 	command -v chromium >/dev/null || need+=(chromium fonts-noto-cjk)
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need+=(postgresql)
-	/usr/bin/python3 -c 'import redis' 2>/dev/null || need+=(python3 python3-redis)
+	/usr/bin/python3 -c 'import redis, dotenv' 2>/dev/null || need+=(python3 python3-redis python3-dotenv)
 	if [ ${#need[@]} -gt 0 ]; then
 		had_redis=$(command -v redis-server || true)
 		had_postgres=$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null || true)

@@ -2,6 +2,7 @@ package dotenv_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -189,7 +190,8 @@ for line in sys.stdin:
     except ValueError:
         out = "(refused)"
     print(json.dumps(out))`
-	if exec.Command("python3", "-c", "import dotenv.parser").Run() != nil {
+	python := cmp.Or(os.Getenv("ASIDE_TEST_PYTHON"), "python3")
+	if exec.Command(python, "-c", "import dotenv.parser").Run() != nil {
 		t.Skip("want python3 with python-dotenv")
 	}
 	var in, out bytes.Buffer
@@ -202,7 +204,7 @@ for line in sys.stdin:
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "python3", "-c", script)
+	cmd := exec.CommandContext(t.Context(), python, "-c", script)
 	cmd.Stdin, cmd.Stdout = &in, &out
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}
 	for name, value := range environment {
