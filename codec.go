@@ -109,9 +109,6 @@ func decode[T any](s *Keyspace, data []byte) (value T, err error) {
 		return value, errNull
 	}
 	if err := codec.Decode(data, &value); err != nil {
-		if codec == JSON {
-			err = located(err)
-		}
 		var zero T
 		return zero, err
 	}

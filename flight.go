@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -337,7 +338,7 @@ func (fl *flight) encode(o *outcome) {
 	err := errGoexit
 	defer func() {
 		if p := recover(); p != nil {
-			err = &PanicError{Value: p, Stack: debug.Stack()}
+			err = fmt.Errorf("aside: the codec panicked with a %T\n\n%s", p, debug.Stack())
 		}
 		if err == nil && fl.bad != nil { // the last one did not decode
 			err = fl.typ.decodes(fl.space, o.data)

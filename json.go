@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -39,7 +38,7 @@ var quick = jsonv2.JoinOptions(jsonv1.DefaultOptionsV1(), jsonv1.ReportErrorsWit
 var errNotUTF8 = errors.New("aside: want JSON in UTF-8")
 
 // Decode uses json/v2 only for types to which it gives the meaning that encoding/json
-// gives them.
+// gives them. Its errors show nothing of data, also where a Codec around it hands them on.
 func (jsonCodec) Decode(data []byte, ptr any) error {
 	p := reflect.ValueOf(ptr)
 	if p.Kind() != reflect.Pointer || p.IsNil() {
@@ -54,7 +53,10 @@ func (jsonCodec) Decode(data []byte, ptr any) error {
 	if !utf8.Valid(data) {
 		return errNotUTF8
 	}
-	return json.Unmarshal(data, ptr)
+	if err := json.Unmarshal(data, ptr); err != nil {
+		return located(err, data, p.Type().Elem())
+	}
+	return nil
 }
 
 // Encode writes the JSON of value as the caller's own reads would find it. A value
@@ -108,28 +110,6 @@ var (
 	null     = []byte("null")
 	replaced = []byte(`\ufffd`)
 )
-
-// located says where JSON does not decode, for the log: at which byte, in which field,
-// and what is wanted there. It shows nothing of the value, which the texts of
-// encoding/json and of decoding methods have pieces of.
-func located(err error) error {
-	var syntax *json.SyntaxError
-	var wrong *json.UnmarshalTypeError
-	switch {
-	case errors.Is(err, errNotUTF8):
-		return err
-	case errors.As(err, &syntax):
-		return fmt.Errorf("aside: want JSON: it is cut or wrong at byte %d", syntax.Offset)
-	case errors.As(err, &wrong):
-		kind, _, _ := strings.Cut(wrong.Value, " ") // a number stands behind its kind
-		in := ""
-		if wrong.Field != "" {
-			in = fmt.Sprintf(", field %q", wrong.Field)
-		}
-		return fmt.Errorf("aside: want a %v, not a JSON %s, at byte %d%s", wrong.Type, kind, wrong.Offset, in)
-	}
-	return fmt.Errorf("aside: a decoding method refuses a part of it with a %T", err)
-}
 
 // addressable returns a shallow copy of v whose address can be taken: encoding/json
 // calls methods of pointers only where it has one, and decoding always does.

@@ -120,7 +120,7 @@ var breakages = []breakage{
 	{"an empty value that is a miss", []edit{{"aside.go", "	if !got.ok {\n", "	if !got.ok || len(got.value) <= 2 {\n"}}},
 	{"a waiter in trouble that waits for more of it", []edit{{"aside.go", "			fl.hurry()\n", ""}}},
 	{"a decoder that reads types in a way of its own", []edit{{"json.go", "if jsonTypeOf(p.Type().Elem()).quick {", "if jsonTypeOf(p.Type().Elem()) != nil {"}}},
-	{"bytes that are not UTF-8 served", []edit{{"json.go", "	if !utf8.Valid(data) {\n		return errNotUTF8\n	}\n	return json.Unmarshal", "	return json.Unmarshal"}}},
+	{"bytes that are not UTF-8 served", []edit{{"json.go", "	if !utf8.Valid(data) {\n		return errNotUTF8\n	}\n	if err", "	if err"}}},
 	{"text that is not UTF-8 stored", []edit{{"json.go", "lossy := bytes.Count(data, replaced) //", "lossy := 0 //"}}},
 	{"JSON of a method stored that is not UTF-8", []edit{{"json.go", "if raw && !utf8.Valid(data) {", "if raw && data == nil {"}}},
 	{"a value encoded without the methods of its pointer", []edit{{"json.go", "data, err := json.Marshal(v.Addr().Interface())", "data, err := json.Marshal(value)"}}},
@@ -129,6 +129,9 @@ var breakages = []breakage{
 	{"a value stored that its JSON turns into another", []edit{{"json.go", "if doubt != none && !same(v, back.Elem(), doubt == always) {", "if doubt != none && !same(v, v, doubt == always) {"}}},
 	{"the contents of interfaces taken on trust", []edit{{"json.go", "	if t.dynamic {\n		held, heldRaw := heldIn(v)", "	if t.dynamic && v.IsZero() {\n		held, heldRaw := heldIn(v)"}}},
 	{"a type for json/v2 stored as encoding/json takes it", []edit{{"json.go", "	case doubt == uncalled:\n", "	case doubt > foreign:\n"}}},
+	{"an error of JSON that shows the value to a Codec around it", []edit{{"json.go", "return located(err, data, p.Type().Elem())", "return err"}}},
+	{"a map's keys logged as the place of a fault", []edit{{"located.go", "		name := \"*\"\n", "		name := token\n"}}},
+	{"a codec's panic logged with the value in it", []edit{{"flight.go", "the codec panicked with a %T\\n", "the codec panicked with %v\\n"}}},
 
 	// Waiting for another process's load.
 	{"a fill that wakes nobody", []edit{{"scripts.go", "'waits', 'failed', 'none')\nend\nwake(waits, KEYS[1])\n", "'waits', 'failed', 'none')\nend\n"}}},
