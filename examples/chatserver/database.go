@@ -128,7 +128,7 @@ func (s stampTo) Scan(from any) (err error) {
 	case time.Time:
 		*s.Time = v.UTC()
 	case string:
-		*s.Time, err = time.Parse(time.RFC3339Nano, v)
+		*s.Time, err = parseTime(v)
 	default:
 		err = fmt.Errorf("a time is stored as %T", from)
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -38,31 +40,41 @@ func conversations(chatID string) aside.Key {
 // the same bytes finds the conversation as it was decoded before.
 type conversationCodec struct{ chatID string }
 
-func (conversationCodec) Encode(value any) ([]byte, error) {
+func (codec conversationCodec) Encode(value any) ([]byte, error) {
 	c, ok := value.(Conversation)
 	if !ok {
 		return nil, fmt.Errorf("want a Conversation, not a %T", value)
 	}
+	for i, m := range c.Messages { // so that what is stored is read again
+		if err := m.check(codec.chatID, before(c.Messages, i)); err != nil {
+			return nil, fmt.Errorf("message %d: %w", i, err)
+		}
+	}
 	return bytes.Clone(c.encoded), nil
 }
 
-// Decode's errors say where a value is wrong, and nothing of what stands there.
-func (codec conversationCodec) Decode(data []byte, ptr any) error {
-	if !utf8.Valid(data) {
-		return errors.New("want UTF-8")
+// before returns the id of the message before that at i, or 0.
+func before(messages []Message, i int) int64 {
+	if i == 0 {
+		return 0
 	}
+	return messages[i-1].ID
+}
+
+// Decode's errors say where a value is wrong, and nothing of the value.
+func (codec conversationCodec) Decode(data []byte, ptr any) error {
 	var stored []*storedMessage
-	if err := json.Unmarshal(data, &stored); err != nil {
-		return located(err)
+	if err := aside.JSON.Decode(data, &stored); err != nil {
+		return err
 	}
 	if stored == nil {
 		return errors.New("want a list of messages, not null")
 	}
 	messages := make([]Message, len(stored))
 	for i, s := range stored {
-		m, err := s.message(codec.chatID)
-		if err == nil && i > 0 && m.ID <= messages[i-1].ID {
-			err = errors.New("message_id: want one larger than that of the message before")
+		m, err := s.message()
+		if err == nil {
+			err = m.check(codec.chatID, before(messages, i))
 		}
 		if err != nil {
 			return fmt.Errorf("message %d: %w", i, err)
@@ -84,59 +96,64 @@ type storedMessage struct {
 	Partial   bool    `json:"partial"`
 }
 
-// message checks a message of the room.
-func (s *storedMessage) message(chatID string) (m Message, err error) {
+// message returns the message, which has all its fields.
+func (s *storedMessage) message() (m Message, err error) {
 	switch {
 	case s == nil:
 		return m, errors.New("want a message, not null")
-	case s.ID == nil || *s.ID <= 0:
-		return m, errors.New("message_id: want a number from 1")
-	case s.ChatID == nil || *s.ChatID != chatID:
-		return m, errors.New("chat_id: want that of the room")
-	case s.Role == nil || !isRole(*s.Role):
-		return m, errors.New("role: want user, assistant or system")
+	case s.ID == nil:
+		return m, errors.New("message_id is missing")
+	case s.ChatID == nil:
+		return m, errors.New("chat_id is missing")
+	case s.Role == nil:
+		return m, errors.New("role is missing")
 	case s.Content == nil:
-		return m, errors.New("content: want a text")
+		return m, errors.New("content is missing")
 	case s.CreatedAt == nil:
-		return m, errNotTime
+		return m, errors.New("created_at is missing")
 	}
 	m = Message{ID: *s.ID, ChatID: *s.ChatID, Role: *s.Role, Content: *s.Content, Partial: s.Partial}
-	m.CreatedAt, err = parseTime(*s.CreatedAt)
+	if m.CreatedAt, err = parseTime(*s.CreatedAt); err != nil {
+		err = fmt.Errorf("created_at: %w", err)
+	}
 	return m, err
 }
 
-func isRole(role string) bool { return role == "user" || role == "assistant" || role == "system" }
-
-var errNotTime = errors.New("created_at: want a time in RFC 3339, with or without its zone")
-
-// timeLayouts are how programs write times: as RFC 3339 has it, and as Python's
-// isoformat and str do, with or without a zone. A fraction of a second may follow the
-// seconds in each.
-var timeLayouts = []string{
-	time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04:05Z0700",
-	"2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", "2006-01-02 15:04:05Z0700",
+// check returns an error unless m is a message of the room that comes after the one
+// before.
+func (m Message) check(chatID string, before int64) error {
+	switch {
+	case m.ID <= before:
+		return errors.New("message_id: want one larger than 0 and than that of the message before")
+	case m.ChatID != chatID:
+		return errors.New("chat_id: want that of the room")
+	case m.Role != "user" && m.Role != "assistant" && m.Role != "system":
+		return errors.New("role: want user, assistant or system")
+	case !utf8.ValidString(m.Content):
+		return errors.New("content: want UTF-8")
+	}
+	return nil
 }
 
-// parseTime takes a time without a zone for UTC.
-func parseTime(text string) (time.Time, error) {
-	for _, layout := range timeLayouts {
-		if t, err := time.Parse(layout, text); err == nil {
+// timeForm is how programs write times: as RFC 3339 has it, and as Python's isoformat
+// and str, SQLite and PostgreSQL do, with or without a zone.
+var timeForm = regexp.MustCompile(`^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d(:?\d\d)?)?$`)
+
+var errNotTime = errors.New("want a time in RFC 3339, with or without its zone")
+
+// parseTime takes a time without a zone for UTC. Its error has no text in it.
+func parseTime(text string) (t time.Time, err error) {
+	if t.UnmarshalText([]byte(text)) == nil { // which is strict, and quick
+		return t.UTC(), nil
+	}
+	if !timeForm.MatchString(text) {
+		return time.Time{}, errNotTime
+	}
+	text = strings.Replace(text, " ", "T", 1)
+	for _, zone := range []string{"", "Z07:00", "Z0700", "Z07"} {
+		if t, err := time.Parse("2006-01-02T15:04:05"+zone, text); err == nil {
 			return t.UTC(), nil
 		}
 	}
 	return time.Time{}, errNotTime
-}
-
-// located says where JSON is wrong, without the characters that stand there, which
-// encoding/json's own texts have.
-func located(err error) error {
-	var syntax *json.SyntaxError
-	var wrong *json.UnmarshalTypeError
-	switch {
-	case errors.As(err, &syntax):
-		return fmt.Errorf("want JSON: wrong at byte %d", syntax.Offset)
-	case errors.As(err, &wrong):
-		return fmt.Errorf("want a %s at byte %d, field %q", wrong.Type, wrong.Offset, wrong.Field)
-	}
-	return errors.New("want a list of messages")
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,10 @@ func TestHistory_Times(t *testing.T) {
 		"2026-01-02 03:04:05":              "2026-01-02T03:04:05Z", // str(datetime)
 		"2026-01-02 03:04:05.123456":       "2026-01-02T03:04:05.123456Z",
 		"2026-01-02 12:04:05+09:00":        "2026-01-02T03:04:05Z",
+		"2026-01-02 03:04:05.123456+00":    "2026-01-02T03:04:05.123456Z", // psql
+		"2026-01-02T3:04:05":               "",
+		"2026-01-02T03:04:05,123":          "",
+		"2026-01-02T03:04":                 "",
 		"2026-01-02":                       "",
 		"03:04:05":                         "",
 		"2026-13-02T03:04:05":              "",
@@ -117,6 +122,43 @@ func TestHistory_IsWrittenAnew(t *testing.T) {
 	again, err := decodeHistory(t, string(stored))
 	if err != nil || string(again.encoded) != string(c.encoded) || !again.Messages[0].CreatedAt.Equal(messages[0].CreatedAt) || !again.Messages[0].Partial {
 		t.Errorf("%s comes back as %s, %v", stored, again.encoded, err)
+	}
+}
+
+// A room that would not be read again is not stored, and served from the database.
+func TestHistory_StoresOnlyWhatItReads(t *testing.T) {
+	t.Parallel()
+	good := Message{ID: 7, ChatID: "A", Role: "user", Content: "hi", CreatedAt: now()}
+	for name, spoil := range map[string]func(*Message){
+		"another role":       func(m *Message) { m.Role = "tool" },
+		"another room":       func(m *Message) { m.ChatID = "B" },
+		"an id of zero":      func(m *Message) { m.ID = 0 },
+		"text in ISO 8859-1": func(m *Message) { m.Content = "caf\xe9" },
+	} {
+		m := good
+		spoil(&m)
+		if text, err := (conversationCodec{"A"}).Encode(must(newConversation([]Message{m}))); err == nil {
+			t.Errorf("%s: stored %s", name, text)
+		}
+	}
+	if _, err := (conversationCodec{"A"}).Encode(must(newConversation([]Message{good}))); err != nil {
+		t.Error(err)
+	}
+}
+
+// A Python service that shares the SQLite file writes times as str has them.
+func TestHistory_TimesInTheDatabase(t *testing.T) {
+	t.Parallel()
+	c := serverOn(t, map[string]string{"CACHE_TYPE": "memory", "DATABASE_URL": filepath.Join(t.TempDir(), "chat.db")})
+	room := c.room()
+	if _, err := c.repo.db.ExecContext(t.Context(), `INSERT INTO messages (chat_id, role, content, created_at) VALUES ($1, 'user', 'x', '2026-01-02 03:04:05.5')`, room); err != nil {
+		t.Fatal(err)
+	}
+	want := time.Date(2026, 1, 2, 3, 4, 5, 5e8, time.UTC)
+	for _, outcome := range []string{"MISS", "HIT"} {
+		if got := c.history(room, outcome); len(got) != 1 || !got[0].CreatedAt.Equal(want) {
+			t.Errorf("%s: %+v", outcome, got)
+		}
 	}
 }
 
