@@ -203,7 +203,7 @@ func (b *redisBackend) getNow(ctx context.Context, key string) ([]byte, error) {
 	}
 	defer t.end()
 	value, err := b.client.Get(ctx, key).Bytes()
-	return value, own.failed(err)
+	return value, t.failed(own, err)
 }
 
 func got(value []byte, err error) ([]byte, bool, error) {

@@ -24,6 +24,17 @@ type turns struct {
 	spare bool          // a connection is left to others
 	sent  atomic.Int32  // commands on their way
 	since atomic.Int64  // when the first of them was sent, or one found no connection: Redis owes no answer from before
+	short atomic.Int64  // when a command last found no connection
+}
+
+// shortageLasts is how long a shortage that was seen is taken to go on: the client
+// pauses between its own tries for a connection, for up to half a second each, and a
+// command whose time is over meanwhile does not say what it waited for.
+const shortageLasts = 2 * time.Second
+
+// isShort reports whether a command has found no connection lately.
+func (t *turns) isShort() bool {
+	return time.Now().UnixNano()-t.short.Load() < int64(shortageLasts)
 }
 
 // errNoConnection is the end of a command that has waited for a connection in vain.
@@ -67,12 +78,21 @@ func (t *turns) begin(ctx context.Context) (own turn, err error) {
 	return own, nil
 }
 
-// failed returns the error of a command that has had its turn. One whose time is over,
-// and that had most of it to wait for its turn, has met a shortage.
-func (own turn) failed(err error) error {
-	if err != nil && !own.begun.IsZero() && time.Since(own.begun) < own.begun.Sub(own.asked) &&
-		(errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded)) {
-		return fmt.Errorf("%w: %w", errNoConnection, err)
+// failed returns the error of a command that has had its turn. One whose time is over
+// has met a shortage, too, if it had most of that time to wait for its turn, or if the
+// client has lately had no connection to send it on.
+func (t *turns) failed(own turn, err error) error {
+	switch {
+	case err == nil || err == redis.Nil:
+	case errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, redis.ErrPoolTimeout):
+		now := time.Now().UnixNano()
+		t.since.Store(now) // a command that was not sent has no answer to come
+		t.short.Store(now)
+	case errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, os.ErrDeadlineExceeded):
+		waited := !own.begun.IsZero() && time.Since(own.begun) < own.begun.Sub(own.asked)
+		if waited || t.isShort() {
+			return fmt.Errorf("%w: %w", errNoConnection, err)
+		}
 	}
 	return err
 }
@@ -106,7 +126,6 @@ func inTurnAfter[T any](ctx context.Context, b *redisBackend, key string, short 
 		}
 		if errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, redis.ErrPoolTimeout) {
 			short = err
-			t.since.Store(time.Now().UnixNano()) // what was not sent has no answer to come
 		} else if short == nil || ctx.Err() == nil {
 			return v, b.refused(err)
 		}
@@ -132,7 +151,7 @@ func once[T any](ctx context.Context, b *redisBackend, t *turns, command func(co
 		defer t.end()
 		return command(ctx)
 	})
-	return v, own.failed(err)
+	return v, t.failed(own, err)
 }
 
 // beside is within for what takes many commands or names no key. It goes on the
