@@ -33,6 +33,7 @@ type breaker struct {
 	heard    atomic.Int64  // when the node last answered, or was asked while nothing was on its way
 	crowded  atomic.Int64  // since when more than silentWaiting wait for it, or 0
 	looking  atomic.Bool   // a probe finds out whether it answers anything
+	looked   atomic.Int64  // when the first probe since it was heard began
 	silence  time.Duration // how long it may be silent; 0 is for ever
 	turns    *turns        // of the commands that are sent to it, or nil when there are none
 	does     string        // what it has to do: "answer", or "store"
@@ -69,9 +70,13 @@ func (b *breaker) asked(now time.Time, more int) {
 	}
 	silent, crowded := now.UnixNano()-heard, now.UnixNano()-b.crowded.Load()
 	if silent > int64(b.silence/2) && b.looking.CompareAndSwap(false, true) {
+		if b.looked.Load() <= heard {
+			b.looked.Store(now.UnixNano())
+		}
 		b.spawn(b.look)
 	}
-	if silent > int64(b.silence) && crowded > int64(b.silence/2) { // or they have only just come
+	if silent > int64(b.silence) && crowded > int64(b.silence/2) && // or they have only just come
+		now.UnixNano()-b.looked.Load() > int64(b.silence/3) { // or nobody has come to look until now
 		b.failure(errSilent, breakerOpens)
 	}
 }

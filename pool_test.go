@@ -78,13 +78,17 @@ func TestP5_AClientOfFewConnections(t *testing.T) {
 	}
 }
 
-// hog takes connections of a client for itself until it is told to give them back.
+// hog takes connections of a client for itself, as soon as they are free, until it is
+// told to give them back.
 func hog(t *testing.T, client *redis.Client, n int) (stop func()) {
 	var held []*redis.Conn
 	for range n {
 		conn := client.Conn()
-		if err := conn.Ping(t.Context()).Err(); err != nil {
-			t.Fatal(err)
+		for err := conn.Ping(t.Context()).Err(); err != nil; err = conn.Ping(t.Context()).Err() {
+			if !errors.Is(err, redis.ErrPoolExhausted) {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
 		}
 		held = append(held, conn)
 	}
