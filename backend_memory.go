@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 // memoryBackend keeps values in an otter cache bounded by their bytes. Reads go
@@ -205,32 +207,32 @@ func (m *memoryBackend) drop(key string, l *memoryLease) {
 	l.endLoad()
 }
 
-func (m *memoryBackend) Lease(_ context.Context, key string, req LeaseRequest) (Lease, error) {
+func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
 	e, ok := m.values.GetIfPresent(key)
-	if ok && req.Bad != nil && bytes.Equal(e.data, req.Bad) {
+	if ok && req.Undecodable != nil && bytes.Equal(e.data, req.Undecodable) {
 		m.values.Invalidate(key)
 		ok = false
-	} else if !ok && req.Bad != nil && req.Claim != nil {
-		return Lease{State: Absent}, nil
+	} else if !ok && req.Undecodable != nil && req.Claim != nil {
+		return backend.Lease{State: backend.Absent}, nil
 	}
 	if !ok && req.Claim != nil {
 		l.endLoad() // a claim stands and falls with its value
 	}
 	switch {
 	case ok && l != nil && l.claim && l.token == req.Owner:
-		return Lease{State: Granted, Token: l.token}, nil
+		return backend.Lease{State: backend.Granted, Token: l.token}, nil
 	case ok && e.notFound && req.Claim == nil:
-		return Lease{State: Absent}, nil
+		return backend.Lease{State: backend.Absent}, nil
 	case ok && !e.notFound:
-		return Lease{State: Present, Value: e.data}, nil
+		return backend.Lease{State: backend.Present, Value: e.data}, nil
 	case l != nil && len(l.blocks) > 0 && req.Claim == nil:
-		return Lease{State: Writing}, nil
-	case l != nil && l.token != "" && req.Waited != "" && l.failed == req.Waited:
-		return Lease{State: Unleased}, nil
+		return backend.Lease{State: backend.Writing}, nil
+	case l != nil && l.token != "" && req.WaitedFor != "" && l.failed == req.WaitedFor:
+		return backend.Lease{State: backend.Unleased}, nil
 	case l != nil && l.token != "":
-		return Lease{State: Loading, Token: l.token}, nil
+		return backend.Lease{State: backend.Loading, Token: l.token}, nil
 	}
 	l = m.lease(s, key)
 	l.token, l.until, l.claim = rand.Text(), time.Now().Add(req.TTL), req.Claim != nil
@@ -238,7 +240,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req LeaseRequest) (
 		l.token = req.Owner
 		m.values.Set(key, &memoryEntry{stored: stored{data: req.Claim}, ttl: req.TTL})
 	}
-	return Lease{State: Granted, Token: l.token}, nil
+	return backend.Lease{State: backend.Granted, Token: l.token}, nil
 }
 
 func (m *memoryBackend) Extend(_ context.Context, key, token string, ttl time.Duration) (bool, error) {
@@ -266,7 +268,7 @@ func (m *memoryBackend) Extend(_ context.Context, key, token string, ttl time.Du
 	return true, nil
 }
 
-func (m *memoryBackend) Fill(_ context.Context, key, token string, fill Fill) (bool, error) {
+func (m *memoryBackend) Fill(_ context.Context, key, token string, fill backend.Fill) (bool, error) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
 	if l == nil || l.token != token || token == "" {
@@ -350,10 +352,10 @@ func (m *memoryBackend) TTL(_ context.Context, key string) (time.Duration, bool,
 	return e.ExpiresAfter(), true, nil
 }
 
-func (m *memoryBackend) Status(context.Context) (Status, error) {
+func (m *memoryBackend) Info(context.Context) (backend.Info, error) {
 	m.values.CleanUp()
-	return Status{
-		Backend:    TypeMemory,
+	return backend.Info{
+		Name:       TypeMemory,
 		Keys:       int64(m.values.EstimatedSize()),
 		UsedMemory: humanBytes(int64(m.values.WeightedSize())),
 	}, nil

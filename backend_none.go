@@ -3,25 +3,31 @@ package aside
 import (
 	"context"
 	"time"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 // noneBackend stores nothing and never grants a lease, so that every read loads.
 type noneBackend struct{}
 
-func (noneBackend) Get(context.Context, string) ([]byte, bool, error)             { return nil, false, nil }
-func (noneBackend) Set(context.Context, string, []byte, time.Duration) error      { return nil }
-func (noneBackend) Delete(context.Context, ...string) error                       { return nil }
-func (noneBackend) Fill(context.Context, string, string, Fill) (bool, error)      { return false, nil }
+func (noneBackend) Get(context.Context, string) ([]byte, bool, error)        { return nil, false, nil }
+func (noneBackend) Set(context.Context, string, []byte, time.Duration) error { return nil }
+func (noneBackend) Delete(context.Context, ...string) error                  { return nil }
+func (noneBackend) Fill(context.Context, string, string, backend.Fill) (bool, error) {
+	return false, nil
+}
 func (noneBackend) Release(context.Context, string, string) error                 { return nil }
 func (noneBackend) Block(context.Context, string, time.Duration, ...string) error { return nil }
 func (noneBackend) Unblock(context.Context, string, ...string) error              { return nil }
 func (noneBackend) Clear(context.Context, ...string) error                        { return nil }
 func (noneBackend) Close() error                                                  { return nil }
 func (noneBackend) TTL(context.Context, string) (time.Duration, bool, error)      { return 0, false, nil }
-func (noneBackend) Lease(context.Context, string, LeaseRequest) (Lease, error) {
-	return Lease{State: Writing}, nil
+func (noneBackend) Lease(context.Context, string, backend.LeaseRequest) (backend.Lease, error) {
+	return backend.Lease{State: backend.Writing}, nil
 }
-func (noneBackend) Status(context.Context) (Status, error) { return Status{Backend: TypeNone}, nil }
+func (noneBackend) Info(context.Context) (backend.Info, error) {
+	return backend.Info{Name: TypeNone}, nil
+}
 func (noneBackend) Extend(context.Context, string, string, time.Duration) (bool, error) {
 	return true, nil // a write under a block that nobody needs is not to be interrupted
 }

@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 // NewRedis returns a Cache on a Redis client that the service already has: a
@@ -335,53 +337,53 @@ func isUnknownCommand(err error) bool {
 	return isReply(err) && strings.Contains(err.Error(), "unknown command")
 }
 
-func (b *redisBackend) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
+func (b *redisBackend) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
 	nonce := rand.Text()
-	args := []any{req.TTL.Milliseconds(), nonce, req.Waited,
-		flag(req.Bad != nil), req.Bad, flag(req.Claim != nil), req.Claim, req.Owner, req.channel, req.overdue}
+	args := []any{req.TTL.Milliseconds(), nonce, req.WaitedFor,
+		flag(req.Undecodable != nil), req.Undecodable, flag(req.Claim != nil), req.Claim, req.Owner, req.WakeOn, req.Overdue}
 	var res any
 	var err error
 	if req.Claim == nil {
-		res, err = b.runInLine(ctx, leaseScript, len(req.Bad), key, args...)
+		res, err = b.runInLine(ctx, leaseScript, len(req.Undecodable), key, args...)
 	} else { // it is seldom, and the release of who gives up on it must not overtake it
 		res, err = b.runOn(ctx, leaseScript, key, args...)
 	}
 	if err != nil {
-		return Lease{}, err
+		return backend.Lease{}, err
 	}
 	return b.leaseFrom(res, nonce)
 }
 
 // leaseFrom reads what the script has answered to a request with the nonce.
-func (b *redisBackend) leaseFrom(res any, nonce string) (Lease, error) {
+func (b *redisBackend) leaseFrom(res any, nonce string) (backend.Lease, error) {
 	answer, ok := res.([]any)
 	if !ok || len(answer) < 3 {
-		return Lease{}, fmt.Errorf("aside: Redis answered a lease request with %T", res)
+		return backend.Lease{}, fmt.Errorf("aside: Redis answered a lease request with %T", res)
 	}
 	b.tellReplaced(answer[3:])
 	state, _ := answer[0].(string)
 	text, _ := answer[1].(string)
 	switch state {
 	case "granted":
-		return Lease{State: Granted, Token: text}, nil
+		return backend.Lease{State: backend.Granted, Token: text}, nil
 	case "loading":
 		if strings.HasPrefix(text, nonce+".") {
 			// The client sent the request again, as its connection broke, after Redis
 			// had granted it: nobody else can have this lease, or end it.
-			return Lease{State: Granted, Token: text}, nil
+			return backend.Lease{State: backend.Granted, Token: text}, nil
 		}
 		deadline, _ := answer[2].(string)
-		return Lease{State: Loading, Token: text, deadline: deadline}, nil
+		return backend.Lease{State: backend.Loading, Token: text, Deadline: deadline}, nil
 	case "writing":
-		return Lease{State: Writing}, nil
+		return backend.Lease{State: backend.Writing}, nil
 	case "unleased":
-		return Lease{State: Unleased}, nil
+		return backend.Lease{State: backend.Unleased}, nil
 	case "absent":
-		return Lease{State: Absent}, nil
+		return backend.Lease{State: backend.Absent}, nil
 	case "present":
-		return Lease{State: Present, Value: []byte(text)}, nil
+		return backend.Lease{State: backend.Present, Value: []byte(text)}, nil
 	}
-	return Lease{}, fmt.Errorf("aside: Redis answered a lease request with %.40q", state)
+	return backend.Lease{}, fmt.Errorf("aside: Redis answered a lease request with %.40q", state)
 }
 
 // tellReplaced takes the keys that a script has removed for their types, and the
@@ -407,7 +409,7 @@ func (b *redisBackend) Extend(ctx context.Context, key, token string, ttl time.D
 	return res == int64(1), err
 }
 
-func (b *redisBackend) Fill(ctx context.Context, key, token string, fill Fill) (bool, error) {
+func (b *redisBackend) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
 	res, err := b.runInLine(ctx, fillScript, len(fill.Value), key, token, fill.TTL.Milliseconds(), flag(fill.NotFound), fill.Value)
 	return res == int64(1), err
 }

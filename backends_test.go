@@ -12,17 +12,18 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
 func TestNone_Conformance(t *testing.T) {
 	t.Parallel()
-	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache { return open(t, aside.Config{Type: aside.TypeNone}) }, StoresNothing: true})
+	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend { return backendOf(open(t, aside.Config{Type: aside.TypeNone})) }, StoresNothing: true})
 }
 
 func TestMemory_Conformance(t *testing.T) {
 	t.Parallel()
-	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache { return open(t, aside.Config{Type: aside.TypeMemory}) }})
+	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend { return backendOf(open(t, aside.Config{Type: aside.TypeMemory})) }})
 }
 
 func TestMiniredis_Conformance(t *testing.T) {
@@ -30,10 +31,10 @@ func TestMiniredis_Conformance(t *testing.T) {
 	var server *miniredis.Miniredis
 	now := time.Now()
 	asidetest.Run(t, asidetest.Harness{
-		New: func(t *testing.T) aside.Cache {
+		New: func(t *testing.T) backend.Backend {
 			server = miniredis.RunT(t)
 			server.SetTime(now)
-			return overRedis(t, server.Addr(), aside.Config{})
+			return backendOf(overRedis(t, server.Addr(), aside.Config{}))
 		},
 		Advance: func(_ *testing.T, d time.Duration) {
 			now = now.Add(d)
@@ -46,18 +47,18 @@ func TestMiniredis_Conformance(t *testing.T) {
 func TestRedis_Conformance(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
-	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache {
+	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend {
 		r.Client().FlushAll(t.Context())
-		return overRedis(t, r.Addr, aside.Config{})
+		return backendOf(overRedis(t, r.Addr, aside.Config{}))
 	}})
 }
 
 func TestRedis_ConformanceWithKeyPrefix(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
-	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache {
+	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend {
 		r.Client().FlushAll(t.Context())
-		return overRedis(t, r.Addr, aside.Config{KeyPrefix: "app*:"})
+		return backendOf(overRedis(t, r.Addr, aside.Config{KeyPrefix: "app*:"}))
 	}})
 }
 
@@ -65,13 +66,13 @@ func TestRedis_ConformanceWithKeyPrefix(t *testing.T) {
 func TestRedis_ConformanceOfADisobedientClient(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
-	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache {
+	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend {
 		client := redis.NewClient(&redis.Options{Addr: r.Addr})
 		t.Cleanup(func() { client.Close() })
 		client.FlushAll(t.Context())
 		c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
 		t.Cleanup(func() { c.Close() })
-		return c
+		return backendOf(c)
 	}})
 }
 
@@ -121,6 +122,10 @@ func overRedis(t *testing.T, addr string, cfg aside.Config) aside.Cache {
 	cfg.Redis.Hosts = []string{addr}
 	return open(t, cfg)
 }
+
+// backendOf returns a Cache that Open, NewRedis or New made as the backend that it is
+// too: what another process would do with its keys.
+func backendOf(c aside.Cache) backend.Backend { return c.(backend.Backend) }
 
 func must[T any](v T, err error) T {
 	if err != nil {

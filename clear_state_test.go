@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -96,7 +97,7 @@ func TestClear_LeavesWhatIsClaimedMeanwhile(t *testing.T) {
 			t.Cleanup(func() { client.Close() })
 			client.AddHook(afterEach{func() {
 				_ = claimer.Delete(t.Context(), "s:1")
-				_ = must(claimer.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute, Claim: []byte("1"), Owner: "mine"}))
+				_ = must(backendOf(claimer).Lease(t.Context(), "s:1", backend.LeaseRequest{TTL: time.Minute, Claim: []byte("1"), Owner: "mine"}))
 			}})
 			c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
 			t.Cleanup(func() { c.Close() })
@@ -106,7 +107,7 @@ func TestClear_LeavesWhatIsClaimedMeanwhile(t *testing.T) {
 			if value, ok, err := claimer.Get(t.Context(), "s:1"); !ok || string(value) != "1" {
 				t.Errorf("after Clear: %q, %v, %v", value, ok, err)
 			}
-			if held := must(claimer.Extend(t.Context(), "s:1", "mine", time.Minute)); !held {
+			if held := must(backendOf(claimer).Extend(t.Context(), "s:1", "mine", time.Minute)); !held {
 				t.Error("the claim has ended")
 			}
 		})

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 )
 
 // pages is a hook that makes a Redis of many keys of one of few: each SCAN of the
@@ -155,7 +156,7 @@ func TestClear_GoesOnWhereItWas(t *testing.T) {
 		defer other.Close()
 		elsewhere := must(aside.NewRedis(other, aside.Config{}))
 		defer elsewhere.Close()
-		lease := must(elsewhere.Lease(t.Context(), "chat_messages:3", aside.LeaseRequest{TTL: time.Hour}))
+		lease := must(backendOf(elsewhere).Lease(t.Context(), "chat_messages:3", backend.LeaseRequest{TTL: time.Hour}))
 		tried := make(map[string]bool)
 		p.fails = func(pattern string, page uint64) error {
 			at := fmt.Sprint(pattern, page)
@@ -171,7 +172,7 @@ func TestClear_GoesOnWhereItWas(t *testing.T) {
 		if !tried["end lease0"] || !tried["clear0"] || server.Exists("chat_messages:4") {
 			t.Errorf("failed were %v; left are %q", tried, server.Keys())
 		}
-		if stored, err := elsewhere.Fill(t.Context(), "chat_messages:3", lease.Token, aside.Fill{Value: []byte("old"), TTL: time.Hour}); stored || err != nil {
+		if stored, err := backendOf(elsewhere).Fill(t.Context(), "chat_messages:3", lease.Token, backend.Fill{Value: []byte("old"), TTL: time.Hour}); stored || err != nil {
 			t.Errorf("a lease from before the Clear is still good: %v, %v", stored, err)
 		}
 		var want []string

@@ -10,6 +10,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 )
 
 // clocks set the clock of a Redis back, and have it go on from there until end is called, or
@@ -59,7 +60,7 @@ func TestP3_ALeaseOfAClockThatWasSetBackIsNotWaitedFor(t *testing.T) {
 			for _, waiting := range []bool{false, true} { // when the clock is set
 				back(t, clock, func(t *testing.T, server *miniredis.Miniredis, one, two aside.Cache, setBack func(time.Duration)) {
 					key := items.Key("dead")
-					if l, err := one.Lease(t.Context(), key.String(), aside.LeaseRequest{TTL: 2 * time.Second}); err != nil || l.State != aside.Granted {
+					if l, err := backendOf(one).Lease(t.Context(), key.String(), backend.LeaseRequest{TTL: 2 * time.Second}); err != nil || l.State != backend.Granted {
 						t.Fatal(l, err)
 					}
 					if waiting {
@@ -108,35 +109,35 @@ func TestP3_ALoadGoesOnWhenTheClockIsSetBack(t *testing.T) {
 // do a not-found marker and a claim.
 func TestP2_NothingLastsForLongerWhenTheClockIsSetBack(t *testing.T) {
 	t.Parallel()
-	lease := func(t *testing.T, c aside.Cache, want aside.LeaseState) {
+	lease := func(t *testing.T, c aside.Cache, want backend.LeaseState) {
 		t.Helper()
-		if l, err := c.Lease(t.Context(), "item:x", aside.LeaseRequest{TTL: time.Second}); l.State != want || err != nil {
+		if l, err := backendOf(c).Lease(t.Context(), "item:x", backend.LeaseRequest{TTL: time.Second}); l.State != want || err != nil {
 			t.Errorf("state %v, %v; want %v", l.State, err, want)
 		}
 	}
 	back(t, "goes on", func(t *testing.T, server *miniredis.Miniredis, one, two aside.Cache, setBack func(time.Duration)) {
-		if err := one.Block(t.Context(), "writer", 10*time.Second, "item:x"); err != nil {
+		if err := backendOf(one).Block(t.Context(), "writer", 10*time.Second, "item:x"); err != nil {
 			t.Fatal(err)
 		}
 		setBack(time.Hour)
-		lease(t, two, aside.Writing)
+		lease(t, two, backend.Writing)
 		time.Sleep(9 * time.Second)
-		lease(t, two, aside.Writing)
+		lease(t, two, backend.Writing)
 		time.Sleep(2 * time.Second)
-		lease(t, two, aside.Granted)
+		lease(t, two, backend.Granted)
 	})
 	back(t, "goes on", func(t *testing.T, server *miniredis.Miniredis, one, two aside.Cache, setBack func(time.Duration)) {
-		token := must(one.Lease(t.Context(), "item:x", aside.LeaseRequest{TTL: time.Second})).Token
-		if ok, err := one.Fill(t.Context(), "item:x", token, aside.Fill{NotFound: true, TTL: time.Minute}); !ok || err != nil {
+		token := must(backendOf(one).Lease(t.Context(), "item:x", backend.LeaseRequest{TTL: time.Second})).Token
+		if ok, err := backendOf(one).Fill(t.Context(), "item:x", token, backend.Fill{NotFound: true, TTL: time.Minute}); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 		setBack(time.Hour)
-		lease(t, two, aside.Absent)
+		lease(t, two, backend.Absent)
 		time.Sleep(61 * time.Second)
-		lease(t, two, aside.Granted)
+		lease(t, two, backend.Granted)
 	})
 	back(t, "goes on", func(t *testing.T, server *miniredis.Miniredis, one, two aside.Cache, setBack func(time.Duration)) {
-		must(one.Lease(t.Context(), aside.GenerationKey("A").String(), aside.LeaseRequest{TTL: 5 * time.Minute, Claim: []byte("1"), Owner: "dead"}))
+		must(backendOf(one).Lease(t.Context(), aside.GenerationKey("A").String(), backend.LeaseRequest{TTL: 5 * time.Minute, Claim: []byte("1"), Owner: "dead"}))
 		setBack(time.Hour)
 		server.SetTTL(aside.GenerationKey("A").String(), time.Hour+5*time.Minute) // as Redis does, whose expiry is a time of day
 		generations := must(aside.NewGenerations(two))

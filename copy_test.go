@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/backend"
 )
 
 type (
@@ -134,8 +136,8 @@ func TestP9_AKeyThatIsReadAsSeveralTypes(t *testing.T) {
 // A backend may keep the bytes that it returns.
 func TestP9_BytesOfABackendOfOnesOwn(t *testing.T) {
 	t.Parallel()
-	backend := struct{ aside.Cache }{open(t, aside.Config{Type: aside.TypeMemory})}
-	c := must(aside.New(&backend, aside.Config{}))
+	store := struct{ backend.Backend }{asidetest.Memory()}
+	c := must(aside.New(&store, aside.Config{}))
 	defer c.Close()
 	space := aside.Keyspace{Name: "own", Codec: aside.Bytes}
 	if err := c.Set(t.Context(), "own:1", []byte("Hello"), time.Minute); err != nil {

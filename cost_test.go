@@ -13,7 +13,7 @@ import (
 // updateOf makes a call of Update of n keys whose blocks the backend takes, or refuses.
 func updateOf(tb testing.TB, n int, fault asidetest.Fault) (update func()) {
 	tb.Helper()
-	backend := &asidetest.Faulty{Cache: must(aside.Open(aside.Config{Type: aside.TypeMemory}))}
+	backend := &asidetest.Faulty{Backend: asidetest.Memory()}
 	c := must(aside.New(backend, aside.Config{QueueSize: 2 * n, Timeout: time.Minute}))
 	tb.Cleanup(func() { backend.SetFault(nil); c.Close() })
 	backend.SetFault(fault)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
@@ -52,10 +53,12 @@ func TestP5_APastDeadlineOfALiveContextIsNone(t *testing.T) {
 			return c.Set(ctx, fmt.Sprint("s:", i), []byte("1"), time.Minute)
 		},
 		"Lease": func(ctx context.Context, c aside.Cache, i int) error {
-			_, err := c.Lease(ctx, fmt.Sprint("s:", i), aside.LeaseRequest{TTL: time.Second})
+			_, err := backendOf(c).Lease(ctx, fmt.Sprint("s:", i), backend.LeaseRequest{TTL: time.Second})
 			return err
 		},
-		"Block":  func(ctx context.Context, c aside.Cache, i int) error { return c.Block(ctx, "w", time.Second, "s:1") },
+		"Block": func(ctx context.Context, c aside.Cache, i int) error {
+			return backendOf(c).Block(ctx, "w", time.Second, "s:1")
+		},
 		"Clear":  func(ctx context.Context, c aside.Cache, i int) error { return c.Clear(ctx, "none:") },
 		"Status": func(ctx context.Context, c aside.Cache, i int) error { _, err := c.Status(ctx); return err },
 		"TTL": func(ctx context.Context, c aside.Cache, i int) error {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"reflect"
 	"time"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 var (
@@ -20,7 +22,7 @@ var (
 
 	// ErrClosed is returned by every operation on a Cache after Close: it was not
 	// carried out. An Update whose write has run does not return it.
-	ErrClosed = errors.New("aside: the cache is closed")
+	ErrClosed = backend.ErrClosed
 
 	// ErrUnavailable is returned by the methods of a Cache, never by GetOrLoad,
 	// while the circuit breaker is open or the backend does not answer in time.

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 // leaseTTL is how long a lease lasts unless extended: how long the others wait for
@@ -124,20 +126,20 @@ func (fl *flight) run() {
 // which nothing of the loader is heard any more, and its goroutine touches nothing
 // that others see. A loader or a Codec that ends the goroutine with runtime.Goexit
 // leaves the rest to the deferred function.
-func (fl *flight) proceed(lease Lease) {
+func (fl *flight) proceed(lease backend.Lease) {
 	switch lease.State {
-	case Present:
+	case backend.Present:
 		fl.data = lease.Value
 		fl.end()
 		return
-	case Absent:
+	case backend.Absent:
 		fl.err, fl.notFound = ErrNotFound, true
 		fl.end()
 		return
 	}
 	fl.polled = 0
 	token := ""
-	if lease.State == Granted {
+	if lease.State == backend.Granted {
 		token = lease.Token
 	}
 	if fl.ctx.Err() != nil { // no loader is called for nobody
@@ -231,34 +233,34 @@ func (fl *flight) end() {
 // acquire asks for the lease, and waits while another process loads. Without a
 // state in its answer, the flight loads and stores nothing. overtaken says that the
 // flight has gone on without it.
-func (fl *flight) acquire() (lease Lease, overtaken bool) {
-	req := LeaseRequest{TTL: leaseTTL, Bad: fl.bad}
+func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
+	req := backend.LeaseRequest{TTL: leaseTTL, Undecodable: fl.bad}
 	wait := fl.f.wakes.waiter(fl.key)
 	defer wait.over()
 	for start := time.Now(); ; {
-		req.channel = wait.channel()
+		req.WakeOn = wait.channel()
 		if fl.degraded || fl.isDetached() || fl.f.queue.distrusts(fl.key) {
-			return Lease{}, false
+			return backend.Lease{}, false
 		}
 		fl.polled = fl.f.flights.seq.Add(1)
 		lease, overtaken, err := fl.askLease(req)
 		if overtaken {
-			return Lease{}, true
+			return backend.Lease{}, true
 		}
 		if err != nil {
 			fl.failed = true
-			return Lease{}, false
+			return backend.Lease{}, false
 		}
-		if lease.State != Loading {
+		if lease.State != backend.Loading {
 			wait.found(lease.State)
 			return lease, false
 		}
-		if req.Waited == "" {
+		if req.WaitedFor == "" {
 			fl.f.count.waited.Add(1)
 		}
-		req.Waited, req.overdue = lease.Token, wait.overdue(lease)
+		req.WaitedFor, req.Overdue = lease.Token, wait.overdue(lease)
 		if !wait.pause(fl.ask, time.Since(start)) {
-			return Lease{}, false
+			return backend.Lease{}, false
 		}
 	}
 }
@@ -266,17 +268,17 @@ func (fl *flight) acquire() (lease Lease, overtaken bool) {
 // askLease asks for the lease once. A waiter's hurry, or the leaving of all, does
 // not interrupt the command, which may grant a lease that nobody knew of then: the
 // flight goes on without it, and what it is granted is given back.
-func (fl *flight) askLease(req LeaseRequest) (lease Lease, overtaken bool, err error) {
+func (fl *flight) askLease(req backend.LeaseRequest) (lease backend.Lease, overtaken bool, err error) {
 	fl.asking.Add(1)
 	defer fl.asking.Done()
 	stop := context.AfterFunc(fl.ask, func() {
 		fl.f.later(fl.asking.Wait) // Close waits for what is given back
 		fl.failed = true
-		fl.proceed(Lease{})
+		fl.proceed(backend.Lease{})
 	})
 	ctx := context.WithoutCancel(fl.ctx)
 	lease, err = fl.f.lease(ctx, fl.key, fl.f.newBudget(), req)
-	if overtaken = !stop(); overtaken && lease.State == Granted {
+	if overtaken = !stop(); overtaken && lease.State == backend.Granted {
 		fl.giveBack(lease.Token)
 	}
 	return lease, overtaken, err
@@ -388,15 +390,15 @@ func (fl *flight) store(token string) {
 
 // toStore returns what is to be stored, if anything, for as long as every caller who
 // has come so far would keep it, and when the fill is sent.
-func (fl *flight) toStore() (fill Fill, sent uint64, ok bool) {
+func (fl *flight) toStore() (fill backend.Fill, sent uint64, ok bool) {
 	if fl.data != nil {
 		if err := fl.f.checkSize(fl.key, fl.data); err != nil {
 			fl.f.notStored(fl.space, fl.key, err)
-			return Fill{}, 0, false
+			return backend.Fill{}, 0, false
 		}
 		if fl.f.unstored.has(fl.key) {
 			fl.f.notStored(fl.space, fl.key, errTooLong)
-			return Fill{}, 0, false
+			return backend.Fill{}, 0, false
 		}
 	}
 	fl.f.flights.mu.Lock()
@@ -404,9 +406,9 @@ func (fl *flight) toStore() (fill Fill, sent uint64, ok bool) {
 	sent = fl.f.flights.seq.Add(1)
 	switch ttl := fl.f.ttl; {
 	case fl.data != nil:
-		return Fill{Value: fl.data, TTL: ttl.jittered(fl.ttl)}, sent, true
+		return backend.Fill{Value: fl.data, TTL: ttl.jittered(fl.ttl)}, sent, true
 	case fl.notFound && fl.absent > 0:
-		return Fill{NotFound: true, TTL: ttl.jittered(fl.absent)}, sent, true
+		return backend.Fill{NotFound: true, TTL: ttl.jittered(fl.absent)}, sent, true
 	}
-	return Fill{}, sent, false
+	return backend.Fill{}, sent, false
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/backend"
 )
 
 // Tests of one load and its callers: how long it may last, and what each of them gets.
@@ -21,14 +22,14 @@ import (
 // gathered returns a cache over memory whose leases take a while, so that callers who
 // come at once have all come before the load begins.
 func gathered(cfg aside.Config) aside.Cache {
-	backend := &asidetest.Faulty{Cache: must(aside.Open(aside.Config{Type: aside.TypeMemory}))}
-	backend.SetFault(func(_ context.Context, method string) error {
+	store := &asidetest.Faulty{Backend: asidetest.Memory()}
+	store.SetFault(func(_ context.Context, method string) error {
 		if method == "Lease" {
 			time.Sleep(100 * time.Millisecond)
 		}
 		return nil
 	})
-	return must(aside.New(backend, cfg))
+	return must(aside.New(store, cfg))
 }
 
 // hangs is a loader that does not obey its context.
@@ -41,10 +42,10 @@ func hangs(release <-chan struct{}) func(context.Context) (string, error) {
 
 func TestP4_ALoaderThatIgnoresItsContextEndsAtTheTimeout(t *testing.T) {
 	t.Parallel()
-	for name, backend := range map[string]string{"memory": aside.TypeMemory, "none": aside.TypeNone} {
+	for name, store := range map[string]string{"memory": aside.TypeMemory, "none": aside.TypeNone} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := must(aside.Open(aside.Config{Type: backend, LoadTimeout: time.Minute}))
+				c := must(aside.Open(aside.Config{Type: store, LoadTimeout: time.Minute}))
 				defer c.Close()
 				release := make(chan struct{})
 				var wg sync.WaitGroup
@@ -72,7 +73,7 @@ func TestP4_ALoaderThatIgnoresItsContextEndsAtTheTimeout(t *testing.T) {
 				close(release)
 				wg.Wait()
 				synctest.Wait()
-				if backend == aside.TypeMemory {
+				if store == aside.TypeMemory {
 					if v := read(t, c, fails(t)); v != "new" {
 						t.Errorf("stored %q, want new", v)
 					}
@@ -90,7 +91,7 @@ func TestP3_ALoadThatTimedOutGivesItsLeaseBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-		one, two := must(aside.New(memory, aside.Config{LoadTimeout: time.Minute})), must(aside.New(memory, aside.Config{}))
+		one, two := must(aside.New(backendOf(memory), aside.Config{LoadTimeout: time.Minute})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer one.Close()
 		release := make(chan struct{})
 		start := time.Now()
@@ -283,8 +284,8 @@ func TestP3_AValueThatCanNotBeHandedOn(t *testing.T) {
 			t.Run(fmt.Sprint(name, share), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-					backend := &asidetest.Faulty{Cache: memory}
-					c := must(aside.New(backend, aside.Config{}))
+					store := &asidetest.Faulty{Backend: backendOf(memory)}
+					c := must(aside.New(store, aside.Config{}))
 					defer c.Close()
 					space := aside.Keyspace{Name: "oneWay", Codec: codec, Share: share}
 					var loads counter
@@ -317,7 +318,7 @@ func TestP3_AValueThatCanNotBeHandedOn(t *testing.T) {
 						wg.Wait()
 					}
 					var leases counter
-					backend.SetFault(func(_ context.Context, method string) error {
+					store.SetFault(func(_ context.Context, method string) error {
 						if method == "Lease" {
 							leases.Add(1)
 						}
@@ -428,10 +429,10 @@ func TestP4_NoLoaderIsCalledForNobody(t *testing.T) {
 		t.Run(fmt.Sprint(callers), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-				backend := &asidetest.Faulty{Cache: memory}
-				c := must(aside.New(backend, aside.Config{}))
+				store := &asidetest.Faulty{Backend: backendOf(memory)}
+				c := must(aside.New(store, aside.Config{}))
 				defer c.Close()
-				backend.SetFault(func(_ context.Context, method string) error {
+				store.SetFault(func(_ context.Context, method string) error {
 					if method == "Lease" {
 						time.Sleep(100 * time.Millisecond)
 					}
@@ -451,7 +452,7 @@ func TestP4_NoLoaderIsCalledForNobody(t *testing.T) {
 				if n := loads.Load(); n > 0 {
 					t.Errorf("%d loaders were called when nobody waited any more", n)
 				}
-				if l := must(memory.Lease(t.Context(), "item:0", aside.LeaseRequest{TTL: time.Second})); l.State != aside.Granted {
+				if l := must(backendOf(memory).Lease(t.Context(), "item:0", backend.LeaseRequest{TTL: time.Second})); l.State != backend.Granted {
 					t.Errorf("the lease is %v, want it given back", l.State)
 				}
 				if s := asideStats(t, c); s.Loads != 0 {
@@ -489,17 +490,17 @@ func together[L, J any](t *testing.T, c aside.Cache, lead, join aside.Keyspace, 
 func TestP9_ACallerIsHandedWhatItsOwnKeyspaceSays(t *testing.T) {
 	t.Parallel()
 	plain, share := aside.Keyspace{Name: "mixed"}, aside.Keyspace{Name: "mixed", Share: true}
-	for _, backend := range []string{aside.TypeMemory, aside.TypeNone} {
+	for _, store := range []string{aside.TypeMemory, aside.TypeNone} {
 		for name, spaces := range map[string][2]aside.Keyspace{
 			"share joined by plain": {share, plain}, "plain joined by share": {plain, share}, "plain": {plain, plain}, "share": {share, share},
 		} {
-			t.Run(backend+" "+name, func(t *testing.T) {
+			t.Run(store+" "+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					c := must(aside.Open(aside.Config{Type: backend}))
+					c := must(aside.Open(aside.Config{Type: store}))
 					defer c.Close()
 					led := []int{1, 2, 3}
 					l, j, loads := together(t, c, spaces[0], spaces[1], led, []int{4, 5, 6})
-					if loads != 1 && backend == aside.TypeMemory {
+					if loads != 1 && store == aside.TypeMemory {
 						t.Errorf("%d loads, want 1", loads)
 					}
 					same := len(j) > 0 && &l[0] == &j[0]
@@ -618,17 +619,17 @@ type fields struct{ A int }
 func TestP8_ANilOfAnInterfaceIsNoZeroOfAnotherType(t *testing.T) {
 	t.Parallel()
 	for _, share := range []bool{false, true} {
-		for _, backend := range []string{aside.TypeMemory, aside.TypeNone} {
+		for _, store := range []string{aside.TypeMemory, aside.TypeNone} {
 			synctest.Test(t, func(t *testing.T) {
-				c := must(aside.Open(aside.Config{Type: backend}))
+				c := must(aside.Open(aside.Config{Type: store}))
 				defer c.Close()
 				space := aside.Keyspace{Name: "nil", Share: share}
 				if _, j, _ := together[fmt.Stringer](t, c, space, space, nil, fields{1}); j.A != 1 {
-					t.Errorf("%s: got %v, which nobody loaded", backend, j)
+					t.Errorf("%s: got %v, which nobody loaded", store, j)
 				}
 				space.Name = "nil2"
-				if l, j, _ := together[any, any](t, c, space, space, nil, 1); l != nil || backend == aside.TypeMemory && j != nil {
-					t.Errorf("%s: got %v and %v, want nil", backend, l, j)
+				if l, j, _ := together[any, any](t, c, space, space, nil, 1); l != nil || store == aside.TypeMemory && j != nil {
+					t.Errorf("%s: got %v and %v, want nil", store, l, j)
 				}
 			})
 		}

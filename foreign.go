@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 // Code of others that is called here, often on a goroutine that no caller could recover
@@ -70,66 +72,71 @@ func (f *front) panicked(err error) bool {
 
 // foreign is a backend that the library has not made, or that runs code of others. Its
 // panics are errors.
-type foreign struct{ Cache }
+type foreign struct{ backend.Backend }
 
 func (b foreign) Get(ctx context.Context, key string) (value []byte, ok bool, err error) {
 	defer caught(&err)
-	return b.Cache.Get(ctx, key)
+	return b.Backend.Get(ctx, key)
 }
 
 func (b foreign) Set(ctx context.Context, key string, value []byte, ttl time.Duration) (err error) {
 	defer caught(&err)
-	return b.Cache.Set(ctx, key, value, ttl)
+	return b.Backend.Set(ctx, key, value, ttl)
 }
 
 func (b foreign) Delete(ctx context.Context, keys ...string) (err error) {
 	defer caught(&err)
-	return b.Cache.Delete(ctx, keys...)
+	return b.Backend.Delete(ctx, keys...)
 }
 
-func (b foreign) Lease(ctx context.Context, key string, req LeaseRequest) (l Lease, err error) {
+func (b foreign) Lease(ctx context.Context, key string, req backend.LeaseRequest) (l backend.Lease, err error) {
 	defer caught(&err)
-	return b.Cache.Lease(ctx, key, req)
+	return b.Backend.Lease(ctx, key, req)
 }
 
 func (b foreign) Extend(ctx context.Context, key, token string, ttl time.Duration) (held bool, err error) {
 	defer caught(&err)
-	return b.Cache.Extend(ctx, key, token, ttl)
+	return b.Backend.Extend(ctx, key, token, ttl)
 }
 
-func (b foreign) Fill(ctx context.Context, key, token string, fill Fill) (stored bool, err error) {
+func (b foreign) Fill(ctx context.Context, key, token string, fill backend.Fill) (stored bool, err error) {
 	defer caught(&err)
-	return b.Cache.Fill(ctx, key, token, fill)
+	return b.Backend.Fill(ctx, key, token, fill)
 }
 
 func (b foreign) Release(ctx context.Context, key, token string) (err error) {
 	defer caught(&err)
-	return b.Cache.Release(ctx, key, token)
+	return b.Backend.Release(ctx, key, token)
 }
 
 func (b foreign) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) (err error) {
 	defer caught(&err)
-	return b.Cache.Block(ctx, token, ttl, keys...)
+	return b.Backend.Block(ctx, token, ttl, keys...)
 }
 
 func (b foreign) Unblock(ctx context.Context, token string, keys ...string) (err error) {
 	defer caught(&err)
-	return b.Cache.Unblock(ctx, token, keys...)
+	return b.Backend.Unblock(ctx, token, keys...)
 }
 
 func (b foreign) Clear(ctx context.Context, prefixes ...string) (err error) {
 	defer caught(&err)
-	return b.Cache.Clear(ctx, prefixes...)
+	return b.Backend.Clear(ctx, prefixes...)
 }
 
-func (b foreign) Status(ctx context.Context) (s Status, err error) {
+func (b foreign) Info(ctx context.Context) (info backend.Info, err error) {
 	defer caught(&err)
-	return b.Cache.Status(ctx)
+	return b.Backend.Info(ctx)
+}
+
+func (b foreign) TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error) {
+	defer caught(&err)
+	return b.Backend.TTL(ctx, key)
 }
 
 func (b foreign) Close() (err error) {
 	defer caught(&err)
-	return b.Cache.Close()
+	return b.Backend.Close()
 }
 
 // quiet is a log handler that panics never: what it can not log is lost.

@@ -65,7 +65,7 @@ func TestP5_ABackendThatPanicsHarmsNobody(t *testing.T) {
 	for _, method := range []string{"", "Get", "Set", "Delete", "Lease", "Extend", "Fill", "Release", "Block", "Unblock", "Clear", "Status"} {
 		t.Run(method, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				backend := &asidetest.Faulty{Cache: must(aside.Open(aside.Config{Type: aside.TypeMemory}))}
+				backend := &asidetest.Faulty{Backend: asidetest.Memory()}
 				var told strings.Builder
 				c := must(aside.New(backend, aside.Config{Logger: slog.New(slog.NewTextHandler(&told, nil))}))
 				backend.SetFault(func(_ context.Context, m string) error {
@@ -101,7 +101,7 @@ func TestP5_ABackendsErrorWhoseMethodsPanic(t *testing.T) {
 	t.Parallel()
 	for _, failure := range []error{(*broken)(nil), brokenAs{}} {
 		synctest.Test(t, func(t *testing.T) {
-			backend := &asidetest.Faulty{Cache: must(aside.Open(aside.Config{Type: aside.TypeMemory}))}
+			backend := &asidetest.Faulty{Backend: asidetest.Memory()}
 			c := must(aside.New(backend, aside.Config{}))
 			defer c.Close()
 			backend.SetFault(func(context.Context, string) error { return failure })
@@ -223,7 +223,7 @@ func TestP5_ALogHandlerThatPanicsHarmsNobody(t *testing.T) {
 	t.Parallel()
 	for _, in := range []string{"Handle", "Enabled", "WithAttrs"} {
 		synctest.Test(t, func(t *testing.T) {
-			backend := &asidetest.Faulty{Cache: must(aside.Open(aside.Config{Type: aside.TypeMemory}))}
+			backend := &asidetest.Faulty{Backend: asidetest.Memory()}
 			c := must(aside.New(backend, aside.Config{Logger: slog.New(handler{in})}))
 			backend.SetFault(func(context.Context, string) error { return errDown })
 			use(t, c)

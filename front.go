@@ -6,11 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 // front is the Cache that Open, NewRedis and New return: what all backends have
@@ -18,8 +19,8 @@ import (
 // budget, leaves a backend that does not answer alone, keeps the invalidations
 // that could not be delivered, and counts.
 type front struct {
-	backend Cache // a foreign one but for those of this process
-	own     Cache // backend, as it was handed in
+	backend backend.Backend // a foreign one but for those of this process
+	own     backend.Backend // backend, as it was handed in
 	cfg     Config
 	ttl     ttlPolicy
 	log     *slog.Logger
@@ -74,10 +75,10 @@ type node struct {
 	bulk  reads // of keys whose values are large, each on its own
 }
 
-func newFront(backend Cache, cfg Config) *front {
+func newFront(store backend.Backend, cfg Config) *front {
 	f := &front{
-		backend: foreign{backend},
-		own:     backend,
+		backend: foreign{store},
+		own:     store,
 		cfg:     cfg,
 		ttl:     ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
 		log:     slog.New(quiet{cfg.Logger.Handler()}),
@@ -87,8 +88,8 @@ func newFront(backend Cache, cfg Config) *front {
 	}
 	f.closing, f.close = context.WithCancel(context.Background())
 	f.wakes = wakes{channel: f.name("aside:wake"), log: f.log, stop: f.closing, spawn: f.later, waiting: make(map[string][]*waiter)}
-	f.wakes.teller, _ = backend.(teller)
-	switch b := backend.(type) {
+	f.wakes.teller, _ = store.(teller)
+	switch b := store.(type) {
 	case noneBackend:
 		f.off, f.local, f.backend = true, true, b
 	case *memoryBackend:
@@ -120,70 +121,13 @@ func newFront(backend Cache, cfg Config) *front {
 	return f
 }
 
-// fronts remembers the fronts made for Caches that did not come with one, so
-// that all calls with one Cache share it.
-var fronts struct {
-	sync.Mutex
-	made map[Cache]*front
-}
-
-// frontOf returns c's front. A Cache of the caller's own that New was not called
-// for gets one with the default Config, for the life of the process. It is an error
-// where that front would hide another one and its Config, or can not be found again.
+// frontOf returns c as what Open, NewRedis and New make.
 func frontOf(c Cache) (*front, error) {
-	if f, ok := c.(*front); ok {
-		return f, nil
+	f, ok := c.(*front)
+	if !ok || f == nil {
+		return nil, fmt.Errorf("aside: a Cache of type %T was not made by Open, NewRedis or New: want what one of them returns (a store of your own goes to New; what wraps a Cache hands out the one in it)", c)
 	}
-	v := reflect.ValueOf(c)
-	switch {
-	case c == nil, v.Kind() == reflect.Pointer && v.IsNil():
-		return nil, fmt.Errorf("aside: the Cache is nil (%T); Open, NewRedis or New make one", c)
-	case hasFront(v, maxNested):
-		return nil, fmt.Errorf("aside: a Cache of type %T has in it one that Open, NewRedis or New returned, whose Config would not be used: call New with it and use what that returns, or use the one in it", c)
-	case !v.Comparable():
-		return nil, fmt.Errorf("aside: a Cache of type %T can not be told from others: call New with it and use what that returns, or use a pointer to it", c)
-	}
-	fronts.Lock()
-	defer fronts.Unlock()
-	if f := fronts.made[c]; f != nil {
-		return f, nil
-	}
-	cache, err := New(c, Config{})
-	if err != nil {
-		return nil, err
-	}
-	if fronts.made == nil {
-		fronts.made = make(map[Cache]*front)
-	}
-	f := cache.(*front)
-	fronts.made[c] = f
 	return f, nil
-}
-
-// maxNested is how deep hasFront looks: a Cache in one that is in another. It ends the
-// search also where one is in itself.
-const maxNested = 4
-
-// hasFront reports whether a front is in a field of the struct that v is or points to.
-func hasFront(v reflect.Value, depth int) bool {
-	for v.Kind() == reflect.Interface || v.Kind() == reflect.Pointer {
-		if v.Type() == reflect.TypeFor[*front]() {
-			return !v.IsNil()
-		}
-		if depth--; depth < 0 {
-			return false
-		}
-		v = v.Elem()
-	}
-	if v.Kind() != reflect.Struct {
-		return false
-	}
-	for _, field := range v.Fields() {
-		if hasFront(field, depth) {
-			return true
-		}
-	}
-	return false
 }
 
 func (f *front) shard(key string) string {
@@ -214,7 +158,7 @@ func (f *front) nodeOf(key string) *node {
 			return err
 		}),
 		store: f.newBreaker(shard, "store", func(ctx context.Context) error {
-			_, err := f.backend.Lease(ctx, probe, LeaseRequest{TTL: minTTL})
+			_, err := f.backend.Lease(ctx, probe, backend.LeaseRequest{TTL: minTTL})
 			return err
 		}),
 	}
@@ -512,8 +456,8 @@ func (f *front) get(ctx context.Context, key string, b *budget) (found, error) {
 	return f.nodeOf(key).reads.get(ctx, key, b)
 }
 
-func (f *front) lease(ctx context.Context, key string, b *budget, req LeaseRequest) (Lease, error) {
-	return do(ctx, f, key, b, true, func(ctx context.Context) (Lease, error) {
+func (f *front) lease(ctx context.Context, key string, b *budget, req backend.LeaseRequest) (backend.Lease, error) {
+	return do(ctx, f, key, b, true, func(ctx context.Context) (backend.Lease, error) {
 		return f.backend.Lease(ctx, key, req)
 	})
 }
@@ -524,7 +468,7 @@ func (f *front) extend(ctx context.Context, key, token string, ttl time.Duration
 	})
 }
 
-func (f *front) fill(ctx context.Context, key, token string, fill Fill) (bool, error) {
+func (f *front) fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
 	b := budget{left: f.cfg.Timeout, bulk: len(fill.Value) > aloneBytes}
 	if b.bulk {
 		f.filling.Add(1)

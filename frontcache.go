@@ -8,9 +8,17 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/cacheaside/aside/backend"
 )
 
-// The methods of front that make it a Cache.
+// The methods of front that make it a Cache, and a backend.Backend, so that one may be
+// put behind another, as asidetest.Faulty is.
+
+var (
+	_ Cache           = (*front)(nil)
+	_ backend.Backend = (*front)(nil)
+)
 
 func (f *front) name(key string) string {
 	if f.cfg.KeyPrefix == "" {
@@ -67,12 +75,12 @@ func (f *front) Delete(ctx context.Context, keys ...string) error {
 	return f.invalidateIn(ctx, f.newBudget(), f.scopeOf, f.names(keys))
 }
 
-func (f *front) Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error) {
+func (f *front) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
 	if err := checkTTL(req.TTL); err != nil {
-		return Lease{}, fmt.Errorf("aside: Lease of %.200q: %w", key, err)
+		return backend.Lease{}, fmt.Errorf("aside: Lease of %.200q: %w", key, err)
 	}
 	if key = f.name(key); f.queue.distrusts(key) {
-		return Lease{State: Writing}, nil
+		return backend.Lease{State: backend.Writing}, nil
 	}
 	return f.lease(ctx, key, f.newBudget(), req)
 }
@@ -84,7 +92,7 @@ func (f *front) Extend(ctx context.Context, key, token string, ttl time.Duration
 	return f.extend(ctx, f.name(key), token, ttl)
 }
 
-func (f *front) Fill(ctx context.Context, key, token string, fill Fill) (bool, error) {
+func (f *front) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
 	if err := checkTTL(fill.TTL); err != nil {
 		return false, fmt.Errorf("aside: Fill of %.200q: %w", key, err)
 	}
@@ -230,7 +238,8 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 	}
 	limited, cancel := timed(ctx, f.cfg.Timeout)
 	defer cancel()
-	s, err := f.backend.Status(limited)
+	info, err := f.backend.Info(limited)
+	s := Status{Backend: info.Name, Version: info.Version, UsedMemory: info.UsedMemory, Keys: info.Keys}
 	if err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
@@ -244,6 +253,14 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 	s.Queued, s.Overflowed = f.queue.status()
 	s.Stats = f.count.stats()
 	return s, err
+}
+
+// Info is the backend's.
+func (f *front) Info(ctx context.Context) (backend.Info, error) {
+	if f.closed.Load() {
+		return backend.Info{}, ErrClosed
+	}
+	return f.backend.Info(ctx)
 }
 
 // Close tries once more to deliver the queue, and says how much is left of it.

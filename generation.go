@@ -6,6 +6,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 const (
@@ -307,25 +309,25 @@ func (g *Generation) claim(ctx context.Context, b *budget) {
 		if key.ok {
 			// A request that cannot be granted has the backend see to a claim whose time
 			// is longer than a claim's, since its clock was set back.
-			_, _ = f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, LeaseRequest{TTL: ttl, Bad: []byte(g.token), Claim: []byte("1"), Owner: g.token})
+			_, _ = f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, backend.LeaseRequest{TTL: ttl, Undecodable: []byte(g.token), Claim: []byte("1"), Owner: g.token})
 		}
 		if key.ok || errors.Join(signal.err, key.err, err) != nil {
 			return
 		}
 	}
 	// What the front distrusts are values that were loaded, not this.
-	l, err := f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
+	l, err := f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, backend.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
 	g.mu.Lock()
 	switch {
 	case err != nil:
 		g.claimed, g.until = true, sent.Add(ttl+f.cfg.Timeout)
-	case l.State == Granted:
+	case l.State == backend.Granted:
 		g.owns(sent, ttl)
-	case l.State == Present:
+	case l.State == backend.Present:
 		g.taken = true
 	}
 	g.mu.Unlock()
-	if mark != "" && err == nil && l.State == Granted {
+	if mark != "" && err == nil && l.State == backend.Granted {
 		_ = f.release(ctx, f.name(CancelKey(g.chatID).String()), b, mark) // else it expires
 	}
 }
@@ -340,13 +342,13 @@ func (g *Generation) mark(ctx context.Context, b *budget, signal found) (mark st
 	for signal.ok {
 		mark = rand.Text() // a name for each attempt, as one that got no answer may be carried out later
 		bad := append([]byte{}, signal.value...)
-		l, err := f.lease(ctx, f.name(CancelKey(g.chatID).String()), b, LeaseRequest{
-			TTL: f.ttl.base(&cancelSignal), Bad: bad, Claim: append(bad[:len(bad):len(bad)], " "+mark...), Owner: mark,
+		l, err := f.lease(ctx, f.name(CancelKey(g.chatID).String()), b, backend.LeaseRequest{
+			TTL: f.ttl.base(&cancelSignal), Undecodable: bad, Claim: append(bad[:len(bad):len(bad)], " "+mark...), Owner: mark,
 		})
-		if err != nil || l.State == Granted {
+		if err != nil || l.State == backend.Granted {
 			return mark, err
 		}
-		signal = found{value: l.Value, ok: l.State == Present} // it has changed
+		signal = found{value: l.Value, ok: l.State == backend.Present} // it has changed
 	}
 	return "", nil
 }
@@ -396,7 +398,7 @@ func (g *Generation) beat(ctx context.Context, b *budget, gone bool) {
 func (g *Generation) extend(ctx context.Context) (held bool) {
 	ttl := g.all.f.ttl.base(&generation)
 	sent := time.Now()
-	held, err := g.all.cache.Extend(ctx, GenerationKey(g.chatID).String(), g.token, ttl)
+	held, err := g.all.f.Extend(ctx, GenerationKey(g.chatID).String(), g.token, ttl)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {

@@ -15,13 +15,14 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
 // step has something happen at one of the calls that a process makes to the backend.
 // It counts those that concern the room's state, after arm.
 type step struct {
-	aside.Cache
+	backend.Backend
 	mu    sync.Mutex
 	armed bool
 	at, n int
@@ -61,21 +62,21 @@ func (s *step) take(key string, call func() error) error {
 }
 
 func (s *step) Get(ctx context.Context, key string) (value []byte, ok bool, err error) {
-	err = s.take(key, func() error { value, ok, err = s.Cache.Get(ctx, key); return err })
+	err = s.take(key, func() error { value, ok, err = s.Backend.Get(ctx, key); return err })
 	return value, ok, err
 }
 
-func (s *step) Lease(ctx context.Context, key string, req aside.LeaseRequest) (l aside.Lease, err error) {
-	err = s.take(key, func() error { l, err = s.Cache.Lease(context.WithoutCancel(ctx), key, req); return err })
+func (s *step) Lease(ctx context.Context, key string, req backend.LeaseRequest) (l backend.Lease, err error) {
+	err = s.take(key, func() error { l, err = s.Backend.Lease(context.WithoutCancel(ctx), key, req); return err })
 	return l, err
 }
 
 func (s *step) Release(ctx context.Context, key, token string) error {
-	return s.take(key, func() error { return s.Cache.Release(context.WithoutCancel(ctx), key, token) })
+	return s.take(key, func() error { return s.Backend.Release(context.WithoutCancel(ctx), key, token) })
 }
 
 func (s *step) Delete(ctx context.Context, keys ...string) error {
-	return s.take(keys[0], func() error { return s.Cache.Delete(context.WithoutCancel(ctx), keys...) })
+	return s.take(keys[0], func() error { return s.Backend.Delete(context.WithoutCancel(ctx), keys...) })
 }
 
 // stepping calls test with two processes over one backend in virtual time, again and
@@ -87,8 +88,8 @@ func stepping(t *testing.T, test func(t *testing.T, n int, memory aside.Cache, h
 			synctest.Test(t, func(t *testing.T) {
 				memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
 				defer memory.Close()
-				s := &step{Cache: memory}
-				process, other := must(aside.New(s, aside.Config{})), must(aside.New(memory, aside.Config{}))
+				s := &step{Backend: backendOf(memory)}
+				process, other := must(aside.New(s, aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
 				defer process.Close()
 				defer other.Close()
 				more = test(t, n, memory, generations(t, process), generations(t, other), s)
@@ -287,7 +288,7 @@ func TestGenerations_ASignalThatTwoHaveMarked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
 		defer memory.Close()
-		slow, deaf := &step{Cache: memory}, &asidetest.Faulty{Cache: memory}
+		slow, deaf := &step{Backend: backendOf(memory)}, &asidetest.Faulty{Backend: backendOf(memory)}
 		late, process := must(aside.New(slow, aside.Config{})), must(aside.New(deaf, aside.Config{}))
 		defer late.Close()
 		defer process.Close()
@@ -327,9 +328,9 @@ func TestRelease_LeavesWhatAnotherProgramStored(t *testing.T) {
 			c := overRedis(t, s.addr, aside.Config{})
 			client := redis.NewClient(&redis.Options{Addr: s.addr})
 			defer client.Close()
-			must(c.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute, Claim: []byte("1 mine"), Owner: "mine"}))
+			must(backendOf(c).Lease(t.Context(), "s:1", backend.LeaseRequest{TTL: time.Minute, Claim: []byte("1 mine"), Owner: "mine"}))
 			client.Do(t.Context(), "SETEX", "s:1", 60, "1")
-			if err := c.Release(t.Context(), "s:1", "mine"); err != nil {
+			if err := backendOf(c).Release(t.Context(), "s:1", "mine"); err != nil {
 				t.Error(err)
 			}
 			if v := client.Get(t.Context(), "s:1").Val(); v != "1" {
@@ -346,8 +347,8 @@ func TestGenerations_SignalsOverRedis(t *testing.T) {
 	t.Parallel()
 	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
 		backend := newCache(t)
-		s := &step{Cache: backend}
-		here, there := must(aside.New(s, aside.Config{Timeout: 20 * time.Second})), must(aside.New(backend, aside.Config{Timeout: 20 * time.Second}))
+		s := &step{Backend: backendOf(backend)}
+		here, there := must(aside.New(s, aside.Config{Timeout: 20 * time.Second})), must(aside.New(backendOf(backend), aside.Config{Timeout: 20 * time.Second}))
 		t.Cleanup(func() { here.Close(); there.Close() })
 		for n, more := 0, true; more; n++ {
 			signal(t, backend)
@@ -378,7 +379,7 @@ func TestGenerations_OneBudget(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-				slow := &asidetest.Faulty{Cache: memory}
+				slow := &asidetest.Faulty{Backend: backendOf(memory)}
 				c := must(aside.New(slow, aside.Config{}))
 				defer c.Close()
 				gs := generations(t, c)
@@ -427,7 +428,7 @@ func TestGenerations_AKeyThatIsGoneIsClaimedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
 		defer memory.Close()
-		process, other := must(aside.New(memory, aside.Config{})), must(aside.New(memory, aside.Config{}))
+		process, other := must(aside.New(backendOf(memory), aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer process.Close()
 		defer other.Close()
 		here, there := generations(t, process), generations(t, other)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -143,7 +144,7 @@ func TestGenerations_SignalIsSeenWithin250ms(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-		process, there := must(aside.New(memory, aside.Config{})), must(aside.New(memory, aside.Config{}))
+		process, there := must(aside.New(backendOf(memory), aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
 		here := generations(t, process)
 		defer process.Close()
 		var gs []*aside.Generation
@@ -173,8 +174,8 @@ func TestGenerations_CancelDuringAStartThatComesTooLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
 		defer memory.Close()
-		slow := &asidetest.Faulty{Cache: memory}
-		process, other := must(aside.New(slow, aside.Config{})), must(aside.New(memory, aside.Config{}))
+		slow := &asidetest.Faulty{Backend: backendOf(memory)}
+		process, other := must(aside.New(slow, aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer process.Close()
 		defer other.Close()
 		g := start(t, generations(t, other), "A")
@@ -207,8 +208,8 @@ func TestGenerations_KeyIsKeptAndNeverTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
 		defer memory.Close()
-		away := &asidetest.Faulty{Cache: memory}
-		process, other := must(aside.New(away, aside.Config{})), must(aside.New(memory, aside.Config{}))
+		away := &asidetest.Faulty{Backend: backendOf(memory)}
+		process, other := must(aside.New(away, aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer process.Close()
 		defer other.Close()
 		here, there := generations(t, process), generations(t, other)
@@ -242,7 +243,7 @@ func TestGenerations_LostReplies(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-		backend := &loseReplies{Cache: memory}
+		backend := &loseReplies{Backend: backendOf(memory)}
 		c := must(aside.New(backend, aside.Config{}))
 		defer c.Close()
 		gs := generations(t, c)
@@ -267,14 +268,14 @@ func TestGenerations_LostReplies(t *testing.T) {
 
 // loseReplies loses the replies of as many Lease calls.
 type loseReplies struct {
-	aside.Cache
+	backend.Backend
 	lost atomic.Int64
 }
 
-func (l *loseReplies) Lease(ctx context.Context, key string, req aside.LeaseRequest) (aside.Lease, error) {
-	lease, err := l.Cache.Lease(ctx, key, req)
+func (l *loseReplies) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
+	lease, err := l.Backend.Lease(ctx, key, req)
 	if l.lost.Add(-1) >= 0 {
-		return aside.Lease{}, errDown
+		return backend.Lease{}, errDown
 	}
 	return lease, err
 }
@@ -309,7 +310,7 @@ func TestGenerations_FinishedWhileAwayIsRemovedLater(t *testing.T) {
 		g.Finish()
 		backend.SetFault(nil)
 		time.Sleep(2 * time.Second)
-		if _, ok, _ := backend.Cache.Get(t.Context(), "generation:A"); ok {
+		if _, ok, _ := backend.Backend.Get(t.Context(), "generation:A"); ok {
 			t.Error("generation:A is still there")
 		}
 		// Started while away: the key is written when the backend is back.
@@ -317,7 +318,7 @@ func TestGenerations_FinishedWhileAwayIsRemovedLater(t *testing.T) {
 		g = start(t, gs, "A")
 		backend.SetFault(nil)
 		time.Sleep(3 * time.Second)
-		if _, ok, _ := backend.Cache.Get(t.Context(), "generation:A"); !ok {
+		if _, ok, _ := backend.Backend.Get(t.Context(), "generation:A"); !ok {
 			t.Error("generation:A was not written when the backend was back")
 		}
 		g.Finish()
@@ -357,8 +358,8 @@ func TestGenerations_AnOverflowHidesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-		backend := &asidetest.Faulty{Cache: memory}
-		here, there := must(aside.New(backend, aside.Config{QueueSize: 1})), must(aside.New(memory, aside.Config{}))
+		backend := &asidetest.Faulty{Backend: backendOf(memory)}
+		here, there := must(aside.New(backend, aside.Config{QueueSize: 1})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer there.Close()
 		defer here.Close()
 		g, err := generations(t, there).Start(t.Context(), "A")

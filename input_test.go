@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -186,11 +187,11 @@ func TestBadCalls(t *testing.T) {
 		"nil backend":       second(aside.New(nil, aside.Config{})),
 		"nil generations":   second(aside.NewGenerations(nil)),
 		"zero ttl":          c.Set(ctx, "s:1", nil, 0),
-		"zero lease":        second(c.Lease(ctx, "s:1", aside.LeaseRequest{})),
-		"zero extension":    second(c.Extend(ctx, "s:1", "t", 0)),
-		"zero fill":         second(c.Fill(ctx, "s:1", "t", aside.Fill{})),
-		"zero block":        c.Block(ctx, "t", 0, "s:1"),
-		"nobody's block":    c.Block(ctx, "", time.Second, "s:1"),
+		"zero lease":        second(backendOf(c).Lease(ctx, "s:1", backend.LeaseRequest{})),
+		"zero extension":    second(backendOf(c).Extend(ctx, "s:1", "t", 0)),
+		"zero fill":         second(backendOf(c).Fill(ctx, "s:1", "t", backend.Fill{})),
+		"zero block":        backendOf(c).Block(ctx, "t", 0, "s:1"),
+		"nobody's block":    backendOf(c).Block(ctx, "", time.Second, "s:1"),
 		"empty key":         c.Set(ctx, "", nil, time.Second),
 		"empty prefix":      c.Clear(ctx, ""),
 	} {
@@ -279,10 +280,10 @@ func TestClear_EndsLoadsBeforeItRemovesValues(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	filler := overRedis(t, r.Addr, aside.Config{})
-	l := must(filler.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute}))
+	l := must(backendOf(filler).Lease(t.Context(), "s:1", backend.LeaseRequest{TTL: time.Minute}))
 	client := r.Client()
 	client.AddHook(afterEach{func() {
-		_, _ = filler.Fill(t.Context(), "s:1", l.Token, aside.Fill{Value: []byte("old"), TTL: time.Minute})
+		_, _ = backendOf(filler).Fill(t.Context(), "s:1", l.Token, backend.Fill{Value: []byte("old"), TTL: time.Minute})
 	}})
 	c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
 	t.Cleanup(func() { c.Close() })

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9/push"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 func TestSlotsAreThoseOfRedisCluster(t *testing.T) {
@@ -57,13 +59,13 @@ func FuzzLeaseKey(f *testing.F) {
 }
 
 // halfSick is a backend of two shards, one of which takes no blocks.
-type halfSick struct{ Cache }
+type halfSick struct{ backend.Backend }
 
 func (h halfSick) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
 	if strings.HasPrefix(keys[0], "sick:") {
 		return errors.New("away")
 	}
-	return h.Cache.Block(ctx, token, ttl, keys...)
+	return h.Backend.Block(ctx, token, ttl, keys...)
 }
 
 // The keys whose shard is well stay blocked for as long as the write takes.
@@ -81,8 +83,8 @@ func TestAWriteBlockedInPartKeepsWhatItHas(t *testing.T) {
 		well, sick := Keyspace{Name: "well"}.Key("1"), Keyspace{Name: "sick"}.Key("1")
 		err = Update(t.Context(), f, func(context.Context) error {
 			time.Sleep(time.Minute)
-			l, err := memory.Lease(t.Context(), well.String(), LeaseRequest{TTL: time.Second})
-			if err != nil || l.State != Writing {
+			l, err := memory.Lease(t.Context(), well.String(), backend.LeaseRequest{TTL: time.Second})
+			if err != nil || l.State != backend.Writing {
 				t.Errorf("after a minute the well key is %v, %v", l.State, err)
 			}
 			if !Pending(f, sick) || Pending(f, well) {
@@ -97,7 +99,7 @@ func TestAWriteBlockedInPartKeepsWhatItHas(t *testing.T) {
 }
 
 // hung is a backend of two shards that take no block and lift none.
-type hung struct{ Cache }
+type hung struct{ backend.Backend }
 
 func (hung) Block(ctx context.Context, _ string, _ time.Duration, _ ...string) error {
 	<-ctx.Done()

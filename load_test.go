@@ -14,6 +14,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/backend"
 )
 
 func TestP3_AColdKeyIsLoadedOnce(t *testing.T) {
@@ -55,7 +56,7 @@ func TestP3_AHolderThatDiesIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
 		defer c.Close()
-		must(c.Lease(t.Context(), room.String(), aside.LeaseRequest{TTL: 2 * time.Second})) // as a process that dies now
+		must(backendOf(c).Lease(t.Context(), room.String(), backend.LeaseRequest{TTL: 2 * time.Second})) // as a process that dies now
 		start := time.Now()
 		read(t, c, func(context.Context) (string, error) { return "v", nil })
 		if took := time.Since(start); took > 2500*time.Millisecond {
@@ -68,7 +69,7 @@ func TestP3_ALongLoadKeepsItsLease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-		one, two := must(aside.New(memory, aside.Config{})), must(aside.New(memory, aside.Config{}))
+		one, two := must(aside.New(backendOf(memory), aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer one.Close()
 		var loads counter
 		load := func(context.Context) (string, error) {
@@ -101,7 +102,7 @@ func TestP3_FailingLoadsAreNotWaitedForInTurn(t *testing.T) {
 		start := time.Now()
 		var wg sync.WaitGroup
 		for range 8 {
-			c := must(aside.New(memory, aside.Config{}))
+			c := must(aside.New(backendOf(memory), aside.Config{}))
 			wg.Go(func() {
 				_, err := aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) {
 					time.Sleep(time.Second)
@@ -289,7 +290,7 @@ func TestP5_OneBudgetForACallThatJoins(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-		backend := &asidetest.Faulty{Cache: memory}
+		backend := &asidetest.Faulty{Backend: backendOf(memory)}
 		c := must(aside.New(backend, aside.Config{}))
 		defer c.Close()
 		var gets atomic.Int64
@@ -330,7 +331,7 @@ func TestP3_ACallerInAHurryHurriesNobody(t *testing.T) {
 		}
 		var caches []aside.Cache
 		for range 3 {
-			slow := &asidetest.Faulty{Cache: memory}
+			slow := &asidetest.Faulty{Backend: backendOf(memory)}
 			slow.SetFault(func(ctx context.Context, _ string) error {
 				select {
 				case <-time.After(2 * time.Millisecond):
@@ -365,7 +366,7 @@ func TestP3_ALoaderThatHangsIsReplaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-		one, two := must(aside.New(memory, aside.Config{LoadTimeout: time.Minute})), must(aside.New(memory, aside.Config{}))
+		one, two := must(aside.New(backendOf(memory), aside.Config{LoadTimeout: time.Minute})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer one.Close()
 		hangs := make(chan struct{})
 		go aside.GetOrLoad(t.Context(), one, room, func(context.Context) (string, error) { <-hangs; return "old", nil })

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
@@ -22,7 +23,7 @@ func TestAKeyOfAnotherTypeIsNotRemovedInSilence(t *testing.T) {
 	commands := map[string]func(t *testing.T, c aside.Cache, key aside.Key){
 		"a read": func(t *testing.T, c aside.Cache, key aside.Key) { ask(t, c, key) },
 		"a claim": func(t *testing.T, c aside.Cache, key aside.Key) {
-			must(c.Lease(t.Context(), key.String(), aside.LeaseRequest{TTL: time.Second, Claim: []byte("1"), Owner: "me"}))
+			must(backendOf(c).Lease(t.Context(), key.String(), backend.LeaseRequest{TTL: time.Second, Claim: []byte("1"), Owner: "me"}))
 		},
 		"Set": func(t *testing.T, c aside.Cache, key aside.Key) {
 			if err := c.Set(t.Context(), key.String(), []byte("1"), time.Minute); err != nil {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 // A lease that was renewed since its waiter took it for overdue goes on.
@@ -17,23 +19,23 @@ func TestP3_ARenewedLeaseIsNotOverdue(t *testing.T) {
 	b := newRedisBackend(client, Config{})
 	start := time.Now()
 	server.SetTime(start)
-	ask := func(waited Lease) Lease {
+	ask := func(waited backend.Lease) backend.Lease {
 		t.Helper()
-		l, err := b.Lease(t.Context(), "item:1", LeaseRequest{TTL: time.Minute, Waited: waited.Token, overdue: waited.deadline})
+		l, err := b.Lease(t.Context(), "item:1", backend.LeaseRequest{TTL: time.Minute, WaitedFor: waited.Token, Overdue: waited.Deadline})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return l
 	}
-	held := ask(Lease{})
-	seen := ask(Lease{})
+	held := ask(backend.Lease{})
+	seen := ask(backend.Lease{})
 	server.SetTime(start.Add(time.Second))
 	if ok, err := b.Extend(t.Context(), "item:1", held.Token, time.Minute); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	if l := ask(seen); l.State != Loading || l.Token != held.Token {
+	if l := ask(seen); l.State != backend.Loading || l.Token != held.Token {
 		t.Errorf("asked with the deadline of before the renewal, it is %v", l.State)
-	} else if l = ask(l); l.State != Granted {
+	} else if l = ask(l); l.State != backend.Granted {
 		t.Errorf("asked with its deadline, it is %v, want granted", l.State)
 	}
 }

@@ -71,7 +71,7 @@ func TestP6_AnOverflowClearsNothingForeign(t *testing.T) {
 		"texts of no keyspace that a write names": {
 			aside.Config{},
 			[]string{"prod:1", "prod:2"},
-			func(c aside.Cache) error { return c.Unblock(context.Background(), "w", "prod:1", "prod:2") },
+			func(c aside.Cache) error { return backendOf(c).Unblock(context.Background(), "w", "prod:1", "prod:2") },
 			[]string{"prod:3"},
 		},
 	} {
@@ -80,7 +80,7 @@ func TestP6_AnOverflowClearsNothingForeign(t *testing.T) {
 			c, backend := faulty(t, row.cfg)
 			defer c.Close()
 			for _, key := range slices.Concat(row.old, row.foreign) {
-				if err := backend.Cache.Set(t.Context(), key, []byte("old"), time.Hour); err != nil {
+				if err := backend.Backend.Set(t.Context(), key, []byte("old"), time.Hour); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -91,12 +91,12 @@ func TestP6_AnOverflowClearsNothingForeign(t *testing.T) {
 			backend.SetFault(nil)
 			time.Sleep(5 * time.Second)
 			for _, key := range row.old {
-				if _, ok, _ := backend.Cache.Get(t.Context(), key); ok {
+				if _, ok, _ := backend.Backend.Get(t.Context(), key); ok {
 					t.Errorf("%s: the old value of %s is left", name, key)
 				}
 			}
 			for _, key := range row.foreign {
-				if _, ok, _ := backend.Cache.Get(t.Context(), key); !ok {
+				if _, ok, _ := backend.Backend.Get(t.Context(), key); !ok {
 					t.Errorf("%s: %s was cleared, and is not the cache's", name, key)
 				}
 			}

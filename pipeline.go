@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 const (
@@ -107,7 +109,7 @@ func (p *pipeline) answer(c *scriptCall) {
 	if c.script != leaseScript || c.err != nil {
 		return
 	}
-	if l, err := p.b.leaseFrom(c.res, ""); err == nil && l.State == Granted {
+	if l, err := p.b.leaseFrom(c.res, ""); err == nil && l.State == backend.Granted {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), leaseTTL)
 			defer cancel()

@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
@@ -295,14 +296,14 @@ func TestALeaseDoesNotWaitForLargeValues(t *testing.T) {
 		}
 		by.one = carry
 		by.many = func(ctx context.Context, text string, _ int) error { return carry(ctx, text) }
-		large := aside.Fill{Value: []byte(strings.Repeat("7", 400_000)), TTL: time.Minute}
+		large := backend.Fill{Value: []byte(strings.Repeat("7", 400_000)), TTL: time.Minute}
 		var fills sync.WaitGroup
 		for i := range 200 {
-			fills.Go(func() { _, _ = c.Fill(t.Context(), fmt.Sprint("item:large", i), "token", large) })
+			fills.Go(func() { _, _ = backendOf(c).Fill(t.Context(), fmt.Sprint("item:large", i), "token", large) })
 		}
 		time.Sleep(5 * time.Millisecond)
 		start := time.Now()
-		if _, err := c.Lease(t.Context(), "item:small", aside.LeaseRequest{TTL: time.Second}); err != nil || time.Since(start) > 5*time.Millisecond {
+		if _, err := backendOf(c).Lease(t.Context(), "item:small", backend.LeaseRequest{TTL: time.Second}); err != nil || time.Since(start) > 5*time.Millisecond {
 			t.Errorf("it took %v, and %v", time.Since(start), err)
 		}
 		fills.Wait()
@@ -317,12 +318,12 @@ func TestAHookThatRefusesAPipeline(t *testing.T) {
 		by.many = func(context.Context, string, int) error { refusals.Add(1); return refused }
 		var tokens []string
 		for i := range 60 {
-			tokens = append(tokens, must(c.Lease(t.Context(), fmt.Sprint("item:", i), aside.LeaseRequest{TTL: time.Second})).Token)
+			tokens = append(tokens, must(backendOf(c).Lease(t.Context(), fmt.Sprint("item:", i), backend.LeaseRequest{TTL: time.Second})).Token)
 		}
 		var fills sync.WaitGroup
 		for i, token := range tokens {
 			fills.Go(func() {
-				if ok, err := c.Fill(t.Context(), fmt.Sprint("item:", i), token, aside.Fill{Value: []byte("1"), TTL: time.Minute}); !ok && !errors.Is(err, refused) {
+				if ok, err := backendOf(c).Fill(t.Context(), fmt.Sprint("item:", i), token, backend.Fill{Value: []byte("1"), TTL: time.Minute}); !ok && !errors.Is(err, refused) {
 					t.Errorf("a fill that was not sent: %v, %v", ok, err)
 				}
 			})
@@ -354,7 +355,7 @@ func TestAHookThatPanics(t *testing.T) {
 						if command == "[get" {
 							ask1(t, c, items.Key("1"))
 						} else {
-							_, _ = c.Fill(t.Context(), "item:1", "token", aside.Fill{Value: []byte("1"), TTL: time.Minute})
+							_, _ = backendOf(c).Fill(t.Context(), "item:1", "token", backend.Fill{Value: []byte("1"), TTL: time.Minute})
 						}
 					}()
 				}

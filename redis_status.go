@@ -8,14 +8,16 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside/backend"
 )
 
-func (b *redisBackend) Status(ctx context.Context) (Status, error) {
+func (b *redisBackend) Info(ctx context.Context) (backend.Info, error) {
 	if err := b.inspect(ctx); err != nil {
-		return Status{Backend: TypeRedis}, err
+		return backend.Info{Name: TypeRedis}, err
 	}
-	return beside(ctx, b, func(ctx context.Context) (Status, error) {
-		s := Status{Backend: TypeRedis}
+	return beside(ctx, b, func(ctx context.Context) (backend.Info, error) {
+		s := backend.Info{Name: TypeRedis}
 		var used int64
 		err := b.eachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 			// What this user may not ask is left out; that there is an answer shows

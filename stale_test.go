@@ -16,6 +16,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -307,7 +308,7 @@ func TestP1_RaceUnderFaults(t *testing.T) {
 	failed := errors.New("connection reset")
 	caches := make([]aside.Cache, 2)
 	for i := range caches {
-		backend := &lossy{Cache: memory, err: failed}
+		backend := &lossy{Backend: backendOf(memory), err: failed}
 		caches[i] = must(aside.New(backend, aside.Config{}))
 		t.Cleanup(func() { caches[i].Close() })
 	}
@@ -316,7 +317,7 @@ func TestP1_RaceUnderFaults(t *testing.T) {
 
 // lossy loses one call in eight, and the replies of as many.
 type lossy struct {
-	aside.Cache
+	backend.Backend
 	err error
 }
 
@@ -338,24 +339,24 @@ func lose(l *lossy, call func() error) error {
 }
 
 func (l *lossy) Delete(ctx context.Context, keys ...string) error {
-	return lose(l, func() error { return l.Cache.Delete(ctx, keys...) })
+	return lose(l, func() error { return l.Backend.Delete(ctx, keys...) })
 }
 
 func (l *lossy) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
-	return lose(l, func() error { return l.Cache.Block(ctx, token, ttl, keys...) })
+	return lose(l, func() error { return l.Backend.Block(ctx, token, ttl, keys...) })
 }
 
 func (l *lossy) Unblock(ctx context.Context, token string, keys ...string) error {
-	return lose(l, func() error { return l.Cache.Unblock(ctx, token, keys...) })
+	return lose(l, func() error { return l.Backend.Unblock(ctx, token, keys...) })
 }
 
-func (l *lossy) Lease(ctx context.Context, key string, req aside.LeaseRequest) (lease aside.Lease, err error) {
-	err = lose(l, func() (err error) { lease, err = l.Cache.Lease(ctx, key, req); return err })
+func (l *lossy) Lease(ctx context.Context, key string, req backend.LeaseRequest) (lease backend.Lease, err error) {
+	err = lose(l, func() (err error) { lease, err = l.Backend.Lease(ctx, key, req); return err })
 	return lease, err
 }
 
-func (l *lossy) Fill(ctx context.Context, key, token string, fill aside.Fill) (stored bool, err error) {
-	err = lose(l, func() (err error) { stored, err = l.Cache.Fill(ctx, key, token, fill); return err })
+func (l *lossy) Fill(ctx context.Context, key, token string, fill backend.Fill) (stored bool, err error) {
+	err = lose(l, func() (err error) { stored, err = l.Backend.Fill(ctx, key, token, fill); return err })
 	return stored, err
 }
 
@@ -363,7 +364,7 @@ func TestP2_AWriterThatDiesLeavesNothingStale(t *testing.T) {
 	t.Parallel()
 	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
 		c := newCache(t)
-		dying := &asidetest.Faulty{Cache: c}
+		dying := &asidetest.Faulty{Backend: backendOf(c)}
 		process := must(aside.New(dying, aside.Config{Timeout: 20 * time.Second}))
 		defer process.Close()
 		read(t, c, func(context.Context) (string, error) { return "old", nil })
@@ -419,21 +420,21 @@ func TestP2_AWriteStopsBeforeItsBlockLapses(t *testing.T) {
 // lateReplies holds the replies of one method back for a second, once it was
 // carried out.
 type lateReplies struct {
-	aside.Cache
+	backend.Backend
 	method string
 }
 
-func (l *lateReplies) Fill(ctx context.Context, key, token string, fill aside.Fill) (bool, error) {
-	stored, err := l.Cache.Fill(ctx, key, token, fill)
+func (l *lateReplies) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
+	stored, err := l.Backend.Fill(ctx, key, token, fill)
 	if l.method == "Fill" {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return stored, err
 }
 
-func (l *lateReplies) Lease(ctx context.Context, key string, req aside.LeaseRequest) (aside.Lease, error) {
-	lease, err := l.Cache.Lease(ctx, key, req)
-	if l.method == "Lease" && lease.State == aside.Present {
+func (l *lateReplies) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
+	lease, err := l.Backend.Lease(ctx, key, req)
+	if l.method == "Lease" && lease.State == backend.Present {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return lease, err
@@ -446,18 +447,18 @@ func TestP1_AReaderDoesNotTakeWhatWasStoredOrFoundBeforeItCame(t *testing.T) {
 	for _, method := range []string{"Fill", "Lease"} {
 		synctest.Test(t, func(t *testing.T) {
 			memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
-			one := must(aside.New(&lateReplies{Cache: memory, method: method}, aside.Config{}))
-			two := must(aside.New(memory, aside.Config{}))
+			one := must(aside.New(&lateReplies{Backend: backendOf(memory), method: method}, aside.Config{}))
+			two := must(aside.New(backendOf(memory), aside.Config{}))
 			defer two.Close()
 			defer one.Close()
-			var foreign aside.Lease
+			var foreign backend.Lease
 			if method == "Lease" {
-				foreign = must(memory.Lease(t.Context(), room.String(), aside.LeaseRequest{TTL: time.Minute}))
+				foreign = must(backendOf(memory).Lease(t.Context(), room.String(), backend.LeaseRequest{TTL: time.Minute}))
 			}
 			go aside.GetOrLoad(t.Context(), one, room, func(context.Context) (string, error) { return "old", nil })
 			synctest.Wait() // the reply to Fill is held back, or the lease is waited for
 			if method == "Lease" {
-				must(memory.Fill(t.Context(), room.String(), foreign.Token, aside.Fill{Value: []byte(`"old"`), TTL: time.Minute}))
+				must(backendOf(memory).Fill(t.Context(), room.String(), foreign.Token, backend.Fill{Value: []byte(`"old"`), TTL: time.Minute}))
 				time.Sleep(20 * time.Millisecond) // the value was found; the reply is held back
 			}
 			writes["Update"](t, two)
@@ -480,7 +481,7 @@ func TestP1_ALateCopyOfALeaseRequestGrantsAnotherLease(t *testing.T) {
 	client.AddHook(last)
 	c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
 	t.Cleanup(func() { c.Close() })
-	l := must(c.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute}))
+	l := must(backendOf(c).Lease(t.Context(), "s:1", backend.LeaseRequest{TTL: time.Minute}))
 	request := last.args
 	if err := c.Delete(t.Context(), "s:1"); err != nil {
 		t.Fatal(err)
@@ -488,7 +489,7 @@ func TestP1_ALateCopyOfALeaseRequestGrantsAnotherLease(t *testing.T) {
 	if err := client.Do(t.Context(), request...).Err(); err != nil {
 		t.Fatal(err)
 	}
-	if stored := must(c.Fill(t.Context(), "s:1", l.Token, aside.Fill{Value: []byte("old"), TTL: time.Minute})); stored {
+	if stored := must(backendOf(c).Fill(t.Context(), "s:1", l.Token, backend.Fill{Value: []byte("old"), TTL: time.Minute})); stored {
 		t.Error("a load that began before the invalidation was stored")
 	}
 }
@@ -503,17 +504,17 @@ func TestP5_ALeaseWhoseAnswerWasLostIsNotWaitedFor(t *testing.T) {
 	client.AddHook(sendTwice{})
 	c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
 	t.Cleanup(func() { c.Close() })
-	l := must(c.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute}))
-	if l.State != aside.Granted {
+	l := must(backendOf(c).Lease(t.Context(), "s:1", backend.LeaseRequest{TTL: time.Minute}))
+	if l.State != backend.Granted {
 		t.Fatalf("got %+v", l)
 	}
-	if other := must(c.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Minute})); other.State != aside.Loading || other.Token != l.Token {
+	if other := must(backendOf(c).Lease(t.Context(), "s:1", backend.LeaseRequest{TTL: time.Minute})); other.State != backend.Loading || other.Token != l.Token {
 		t.Errorf("another request got %+v, beside %+v", other, l)
 	}
 	if err := c.Delete(t.Context(), "s:1"); err != nil {
 		t.Fatal(err)
 	}
-	if stored := must(c.Fill(t.Context(), "s:1", l.Token, aside.Fill{Value: []byte("old"), TTL: time.Minute})); stored {
+	if stored := must(backendOf(c).Fill(t.Context(), "s:1", l.Token, backend.Fill{Value: []byte("old"), TTL: time.Minute})); stored {
 		t.Error("a load that began before the invalidation was stored")
 	}
 	soon, cancel := context.WithTimeout(t.Context(), 20*time.Second)

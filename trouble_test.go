@@ -17,6 +17,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
@@ -28,18 +29,18 @@ func refuse(context.Context, string) error { return errDown }
 // faulty returns a Cache over a memory backend that can be told to fail.
 func faulty(t *testing.T, cfg aside.Config) (aside.Cache, *asidetest.Faulty) {
 	t.Helper()
-	backend := &asidetest.Faulty{Cache: must(aside.Open(aside.Config{Type: aside.TypeMemory}))}
-	c := must(aside.New(backend, cfg))
+	store := &asidetest.Faulty{Backend: asidetest.Memory()}
+	c := must(aside.New(store, cfg))
 	t.Cleanup(func() { c.Close() })
-	return c, backend
+	return c, store
 }
 
 func TestP5_ABackendThatHangsCostsOneBudgetThenNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
-		backend.SetFault(asidetest.Hang)
+		store.SetFault(asidetest.Hang)
 		var costs []time.Duration
 		for i := range 10 {
 			key := aside.ChatMessages(fmt.Sprint(i))
@@ -61,7 +62,7 @@ func TestP5_ABackendThatHangsCostsOneBudgetThenNothing(t *testing.T) {
 		if s, _ := c.Status(t.Context()); s.Breaker != "open" {
 			t.Errorf("the breaker is %s", s.Breaker)
 		}
-		backend.SetFault(nil)
+		store.SetFault(nil)
 		time.Sleep(600 * time.Millisecond)
 		read(t, c, func(context.Context) (string, error) { return "v", nil })
 		read(t, c, fails(t))
@@ -74,9 +75,9 @@ func TestP5_ABackendThatHangsCostsOneBudgetThenNothing(t *testing.T) {
 func TestP5_WhileTheBackendHangsLoadsAreCoalesced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
-		backend.SetFault(asidetest.Hang)
+		store.SetFault(asidetest.Hang)
 		var loads counter
 		var wg sync.WaitGroup
 		for range 500 {
@@ -98,9 +99,9 @@ func TestP5_WhileTheBackendHangsLoadsAreCoalesced(t *testing.T) {
 func TestP5_TheCallersOwnCancellationDoesNotOpenTheBreaker(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
-		backend.SetFault(asidetest.Hang)
+		store.SetFault(asidetest.Hang)
 		for range 10 {
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(100*time.Millisecond, cancel)
@@ -119,9 +120,9 @@ func TestP5_TheCallersOwnCancellationDoesNotOpenTheBreaker(t *testing.T) {
 func TestP5_ShortDeadlines(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
-		backend.SetFault(asidetest.Hang)
+		store.SetFault(asidetest.Hang)
 		for range 5 {
 			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 			v, err := aside.GetOrLoad(ctx, c, room, func(context.Context) (string, error) {
@@ -177,10 +178,10 @@ func (refusal) RedisError()     {}
 func TestP5_ARefusalToStoreIsNoOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
 		read(t, c, func(context.Context) (string, error) { return "v", nil })
-		backend.SetFault(func(_ context.Context, method string) error {
+		store.SetFault(func(_ context.Context, method string) error {
 			time.Sleep(10 * time.Millisecond) // so that all Gets are answered before a Lease is
 			if method == "Lease" {
 				return refusal("OOM command not allowed when used memory > 'maxmemory'.")
@@ -307,12 +308,12 @@ func TestP6_RealOutages(t *testing.T) {
 func TestP6_AnInvalidationIsKeptAndDelivered(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
 		read(t, c, func(context.Context) (string, error) { return "old", nil })
-		backend.SetFault(refuse)
+		store.SetFault(refuse)
 		writes["Invalidate"](t, c)
-		backend.SetFault(func(_ context.Context, method string) error {
+		store.SetFault(func(_ context.Context, method string) error {
 			if method == "Delete" {
 				return errDown // reads work, deliveries do not yet
 			}
@@ -323,9 +324,9 @@ func TestP6_AnInvalidationIsKeptAndDelivered(t *testing.T) {
 				t.Errorf("read %q of a distrusted key", got)
 			}
 		}
-		backend.SetFault(nil)
+		store.SetFault(nil)
 		time.Sleep(2 * time.Second)
-		if _, ok, _ := backend.Cache.Get(t.Context(), room.String()); ok || aside.Pending(c, room) {
+		if _, ok, _ := store.Backend.Get(t.Context(), room.String()); ok || aside.Pending(c, room) {
 			t.Error("not delivered")
 		}
 		if s, _ := c.Status(t.Context()); s.Queued != 0 || s.Stats.InvalidationQueued != 1 {
@@ -341,19 +342,19 @@ func TestP6_AnInvalidationIsKeptAndDelivered(t *testing.T) {
 func TestP6_NothingIsDeliveredWhileTheWriteRuns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
 		var loads counter
-		backend.SetFault(refuse)
+		store.SetFault(refuse)
 		err := aside.Update(t.Context(), c, func(context.Context) error {
 			writes["Invalidate"](t, c) // due, but not before the write is over
-			backend.SetFault(nil)
+			store.SetFault(nil)
 			time.Sleep(5 * time.Second)
 			if !aside.Pending(c, room) {
 				t.Error("trusted while the write runs")
 			}
 			read(t, c, loads.load("old"))
-			if _, ok, _ := backend.Cache.Get(t.Context(), room.String()); ok {
+			if _, ok, _ := store.Backend.Get(t.Context(), room.String()); ok {
 				t.Error("the old value was stored while the write runs")
 			}
 			return nil
@@ -372,10 +373,10 @@ func TestP6_NothingIsDeliveredWhileTheWriteRuns(t *testing.T) {
 func TestP6_NothingIsStoredUnderADistrustedKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
 		finish := slowLoad(t, c, "old")
-		backend.SetFault(func(_ context.Context, method string) error {
+		store.SetFault(func(_ context.Context, method string) error {
 			if method == "Block" || method == "Unblock" || method == "Delete" {
 				return errDown
 			}
@@ -383,10 +384,10 @@ func TestP6_NothingIsStoredUnderADistrustedKey(t *testing.T) {
 		})
 		writes["Update"](t, c)
 		finish()
-		if _, ok, _ := backend.Cache.Get(t.Context(), room.String()); ok {
+		if _, ok, _ := store.Backend.Get(t.Context(), room.String()); ok {
 			t.Error("the old value was stored")
 		}
-		backend.SetFault(nil)
+		store.SetFault(nil)
 		time.Sleep(2 * time.Second)
 	})
 }
@@ -394,14 +395,14 @@ func TestP6_NothingIsStoredUnderADistrustedKey(t *testing.T) {
 func TestP6_AFullQueueIsSafe(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{QueueSize: 10})
+		c, store := faulty(t, aside.Config{QueueSize: 10})
 		defer c.Close()
 		users := aside.Keyspace{Name: "user"}
 		old := func(context.Context) (string, error) { return "old", nil }
 		for i := range 30 {
 			must(aside.GetOrLoad(t.Context(), c, users.Key(fmt.Sprint(i)), old))
 		}
-		backend.SetFault(refuse)
+		store.SetFault(refuse)
 		for i := range 30 {
 			if err := aside.Invalidate(t.Context(), c, users.Key(fmt.Sprint(i))); err != nil {
 				t.Fatal(err)
@@ -411,7 +412,7 @@ func TestP6_AFullQueueIsSafe(t *testing.T) {
 		if s.Queued != 10 || !s.Overflowed {
 			t.Errorf("queued %d, overflowed %v", s.Queued, s.Overflowed)
 		}
-		backend.SetFault(func(_ context.Context, method string) error {
+		store.SetFault(func(_ context.Context, method string) error {
 			if method == "Clear" {
 				return errDown
 			}
@@ -426,7 +427,7 @@ func TestP6_AFullQueueIsSafe(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		check("before the Clear")
-		backend.SetFault(nil)
+		store.SetFault(nil)
 		time.Sleep(2 * time.Second)
 		check("after the Clear")
 		if s, _ := c.Status(t.Context()); s.Overflowed || s.Queued != 0 {
@@ -439,11 +440,11 @@ func TestP6_CloseDeliversOrSaysWhatIsLeft(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for name, fault := range map[string]asidetest.Fault{"back": nil, "away": refuse} {
-			c, backend := faulty(t, aside.Config{})
-			must(c.Lease(t.Context(), "s:1", aside.LeaseRequest{TTL: time.Second}))
-			backend.SetFault(refuse)
+			c, store := faulty(t, aside.Config{})
+			must(backendOf(c).Lease(t.Context(), "s:1", backend.LeaseRequest{TTL: time.Second}))
+			store.SetFault(refuse)
 			writes["Invalidate"](t, c)
-			backend.SetFault(fault)
+			store.SetFault(fault)
 			err := c.Close()
 			if fault == nil && err != nil || fault != nil && (err == nil || !strings.Contains(err.Error(), "1 invalidations undelivered")) {
 				t.Errorf("%s: Close returned %v", name, err)
@@ -455,18 +456,18 @@ func TestP6_CloseDeliversOrSaysWhatIsLeft(t *testing.T) {
 func TestP2_RefuseWrites(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{RefuseWrites: true})
+		c, store := faulty(t, aside.Config{RefuseWrites: true})
 		defer c.Close()
 		write := func(context.Context) error { return nil }
 		if err := aside.Update(t.Context(), c, write, room); err != nil {
 			t.Error(err)
 		}
-		backend.SetFault(refuse)
+		store.SetFault(refuse)
 		err := aside.Update(t.Context(), c, func(context.Context) error { t.Error("wrote"); return nil }, room)
 		if !errors.Is(err, aside.ErrWriteRefused) {
 			t.Errorf("got %v", err)
 		}
-		backend.SetFault(nil)
+		store.SetFault(nil)
 	})
 }
 
@@ -475,16 +476,16 @@ func TestP5_OutOfMemoryNothingIsStored(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t, "--maxmemory-policy", "noeviction")
 	c, client := overRedis(t, r.Addr, aside.Config{}), r.Client()
-	l := must(c.Lease(t.Context(), "s:leased", aside.LeaseRequest{TTL: time.Minute}))
+	l := must(backendOf(c).Lease(t.Context(), "s:leased", backend.LeaseRequest{TTL: time.Minute}))
 	client.Set(t.Context(), "s:old", "v", time.Minute)
 	client.ConfigSet(t.Context(), "maxmemory", "1")
-	if err := c.Block(t.Context(), "w", time.Minute, "s:old"); err != nil || client.Exists(t.Context(), "s:old").Val() != 0 {
+	if err := backendOf(c).Block(t.Context(), "w", time.Minute, "s:old"); err != nil || client.Exists(t.Context(), "s:old").Val() != 0 {
 		t.Errorf("a writer's block was not taken, or left the value: %v", err)
 	}
-	if _, err := c.Fill(t.Context(), "s:leased", l.Token, aside.Fill{Value: []byte("v"), TTL: time.Minute}); err == nil {
+	if _, err := backendOf(c).Fill(t.Context(), "s:leased", l.Token, backend.Fill{Value: []byte("v"), TTL: time.Minute}); err == nil {
 		t.Error("Fill stored")
 	}
-	if _, err := c.Lease(t.Context(), "s:new", aside.LeaseRequest{TTL: time.Minute}); err == nil {
+	if _, err := backendOf(c).Lease(t.Context(), "s:new", backend.LeaseRequest{TTL: time.Minute}); err == nil {
 		t.Error("Lease stored")
 	}
 	if err := c.Set(t.Context(), "s:set", []byte("v"), time.Minute); err == nil {
@@ -498,9 +499,9 @@ func TestP5_OutOfMemoryNothingIsStored(t *testing.T) {
 func TestP5_ManyShortDeadlinesOpenTheBreaker(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
-		backend.SetFault(asidetest.Hang)
+		store.SetFault(asidetest.Hang)
 		for range 20 {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 			if _, err := aside.GetOrLoad(ctx, c, room, func(context.Context) (string, error) { return "v", nil }); err != nil {
@@ -546,16 +547,16 @@ func TestP6_WithRightsToTheKeyPrefixAlone(t *testing.T) {
 func TestP6_AnAcknowledgementRemovesItsOwnEntryOnly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
 		var deliveries atomic.Int64
-		backend.SetFault(refuse)
+		store.SetFault(refuse)
 		writes["Invalidate"](t, c)
-		backend.SetFault(func(ctx context.Context, method string) error {
+		store.SetFault(func(ctx context.Context, method string) error {
 			if method == "Delete" && deliveries.Add(1) == 1 {
 				// While the first delivery is on its way, another one is asked for and
 				// can not be delivered.
-				backend.SetFault(refuse)
+				store.SetFault(refuse)
 				writes["Invalidate"](t, c)
 			}
 			return nil
@@ -564,7 +565,7 @@ func TestP6_AnAcknowledgementRemovesItsOwnEntryOnly(t *testing.T) {
 		if !aside.Pending(c, room) {
 			t.Error("the acknowledgement of the first delivery removed the second invalidation")
 		}
-		backend.SetFault(nil)
+		store.SetFault(nil)
 		time.Sleep(2 * time.Second)
 		if aside.Pending(c, room) {
 			t.Error("not delivered")
@@ -575,8 +576,8 @@ func TestP6_AnAcknowledgementRemovesItsOwnEntryOnly(t *testing.T) {
 func TestP6_CloseDoesNotLoseAnInvalidationOnItsWay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
-		backend.SetFault(func(context.Context, string) error { time.Sleep(100 * time.Millisecond); return errDown })
+		c, store := faulty(t, aside.Config{})
+		store.SetFault(func(context.Context, string) error { time.Sleep(100 * time.Millisecond); return errDown })
 		got := make(chan error, 1)
 		go func() { got <- aside.Invalidate(context.Background(), c, room) }()
 		synctest.Wait()
@@ -592,20 +593,20 @@ func TestP6_CloseDoesNotLoseAnInvalidationOnItsWay(t *testing.T) {
 func TestP6_AnOverflowDuringAClearIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{QueueSize: 1})
+		c, store := faulty(t, aside.Config{QueueSize: 1})
 		defer c.Close()
 		for _, id := range []string{"1", "2"} {
 			must(aside.GetOrLoad(t.Context(), c, aside.UserChats(id), func(context.Context) (string, error) { return "old", nil }))
 		}
 		invalidate := func(keys ...aside.Key) {
-			backend.SetFault(refuse)
+			store.SetFault(refuse)
 			if err := aside.Invalidate(t.Context(), c, keys...); err != nil {
 				t.Error(err)
 			}
-			backend.SetFault(nil)
+			store.SetFault(nil)
 		}
 		invalidate(room, aside.ChatMessages("B")) // the second overflows
-		backend.SetFault(func(_ context.Context, method string) error {
+		store.SetFault(func(_ context.Context, method string) error {
 			if method == "Clear" {
 				invalidate(aside.UserChats("1"), aside.UserChats("2"))
 			}
@@ -626,18 +627,18 @@ func TestP6_AnOverflowDuringAClearIsNotForgotten(t *testing.T) {
 func TestP6_OverflowOfAKeyWithoutAKeyspace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{QueueSize: 1})
+		c, store := faulty(t, aside.Config{QueueSize: 1})
 		defer c.Close()
 		for _, key := range []string{"a", "b"} {
 			if err := c.Set(t.Context(), key, []byte("old"), time.Hour); err != nil {
 				t.Fatal(err)
 			}
 		}
-		backend.SetFault(refuse)
+		store.SetFault(refuse)
 		if err := c.Delete(t.Context(), "a", "b"); err != nil {
 			t.Fatal(err)
 		}
-		backend.SetFault(nil)
+		store.SetFault(nil)
 		time.Sleep(5 * time.Second)
 		for _, key := range []string{"a", "b"} {
 			if _, ok, _ := c.Get(t.Context(), key); ok {
@@ -659,9 +660,9 @@ func TestP5_ASilentBackendIsLeftAloneSoon(t *testing.T) {
 		"slow":   {func(context.Context, string) error { time.Sleep(80 * time.Millisecond); return nil }, "closed"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			cache, backend := faulty(t, aside.Config{})
+			cache, store := faulty(t, aside.Config{})
 			defer cache.Close()
-			backend.SetFault(c.fault)
+			store.SetFault(c.fault)
 			for i := range 20 {
 				go aside.GetOrLoad(t.Context(), cache, aside.ChatMessages(fmt.Sprint(i)), func(context.Context) (int, error) { return i, nil })
 				time.Sleep(5 * time.Millisecond)
@@ -669,7 +670,7 @@ func TestP5_ASilentBackendIsLeftAloneSoon(t *testing.T) {
 			if s, _ := cache.Status(t.Context()); s.Breaker != c.want {
 				t.Errorf("%s: after 100ms the breaker is %s", name, s.Breaker)
 			}
-			backend.SetFault(nil)
+			store.SetFault(nil)
 			time.Sleep(time.Second)
 			if s, _ := cache.Status(t.Context()); s.Breaker != "closed" {
 				t.Errorf("%s: at the end the breaker is %s", name, s.Breaker)
@@ -683,7 +684,7 @@ func TestP6_AnInvalidationWaitsForReplicas(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t, "--repl-diskless-sync-delay", "0")
 	c := overRedis(t, r.Addr, aside.Config{WaitReplicas: 1, Timeout: 250 * time.Millisecond})
-	if err := c.Block(t.Context(), "w", time.Second, "s:other"); !errors.Is(err, aside.ErrUnavailable) {
+	if err := backendOf(c).Block(t.Context(), "w", time.Second, "s:other"); !errors.Is(err, aside.ErrUnavailable) {
 		t.Errorf("a block that no replica has was taken: %v", err)
 	}
 	writes["Invalidate"](t, c)
@@ -715,14 +716,14 @@ func TestP6_RightsAndReplicas(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := overRedis(t, r.Addr, aside.Config{WaitReplicas: 1, Timeout: time.Second, Redis: aside.Redis{Username: user, Password: "p"}})
-		if err := admin.Block(t.Context(), "w", time.Minute, room.String()); err != nil {
+		if err := backendOf(admin).Block(t.Context(), "w", time.Minute, room.String()); err != nil {
 			t.Fatal(err)
 		}
 		writes["Invalidate"](t, c)
 		if !aside.Pending(c, room) {
 			t.Errorf("%s: applied, and no replica has it", rule)
 		}
-		if l := must(admin.Lease(t.Context(), room.String(), aside.LeaseRequest{TTL: time.Second})); l.State != aside.Writing {
+		if l := must(backendOf(admin).Lease(t.Context(), room.String(), backend.LeaseRequest{TTL: time.Second})); l.State != backend.Writing {
 			t.Errorf("%s: another writer's block was lifted: %v", rule, l.State)
 		}
 	}
@@ -752,18 +753,18 @@ func TestP6_CloseDeliversAnOverflowOrSaysSo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for name, fault := range map[string]asidetest.Fault{"back": nil, "away": refuse} {
-			c, backend := faulty(t, aside.Config{QueueSize: 1})
+			c, store := faulty(t, aside.Config{QueueSize: 1})
 			other := aside.ChatMessages("B")
 			for _, key := range []aside.Key{room, other} {
 				must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) { return "old", nil }))
 			}
-			backend.SetFault(refuse)
+			store.SetFault(refuse)
 			if err := aside.Invalidate(t.Context(), c, room, other); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
 			left := 2
-			backend.SetFault(func(ctx context.Context, method string) error {
+			store.SetFault(func(ctx context.Context, method string) error {
 				if fault != nil {
 					return fault(ctx, method)
 				}
@@ -783,20 +784,20 @@ func TestP6_CloseDeliversAnOverflowOrSaysSo(t *testing.T) {
 func TestP5_OneBudgetForAFailedLoadsLease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c, backend := faulty(t, aside.Config{})
+		c, store := faulty(t, aside.Config{})
 		defer c.Close()
 		go aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) {
 			time.Sleep(time.Second)
 			return "", errors.New("database down")
 		})
 		time.Sleep(900 * time.Millisecond)
-		time.AfterFunc(50*time.Millisecond, func() { backend.SetFault(asidetest.Hang) })
+		time.AfterFunc(50*time.Millisecond, func() { store.SetFault(asidetest.Hang) })
 		start := time.Now()
 		read(t, c, func(context.Context) (string, error) { return "v", nil })
 		if took := time.Since(start); took > 350*time.Millisecond { // the load's last 100 ms, and a budget
 			t.Errorf("the call took %v", took)
 		}
-		backend.SetFault(nil)
+		store.SetFault(nil)
 		time.Sleep(time.Second)
 	})
 }
@@ -815,10 +816,10 @@ func TestP5_OneBudgetForACallOfSeveralCommands(t *testing.T) {
 		"Finish": func(t *testing.T, c aside.Cache, _ *asidetest.Faulty) func() {
 			return must(generations(t, c).Start(t.Context(), "A")).Finish
 		},
-		"Start after a Finish that was not heard": func(t *testing.T, c aside.Cache, backend *asidetest.Faulty) func() {
+		"Start after a Finish that was not heard": func(t *testing.T, c aside.Cache, store *asidetest.Faulty) func() {
 			gs := generations(t, c)
 			g := must(gs.Start(t.Context(), "A"))
-			backend.SetFault(func(_ context.Context, method string) error {
+			store.SetFault(func(_ context.Context, method string) error {
 				if method == "Release" {
 					return errDown
 				}
@@ -830,16 +831,16 @@ func TestP5_OneBudgetForACallOfSeveralCommands(t *testing.T) {
 	}
 	for name, prepare := range calls {
 		synctest.Test(t, func(t *testing.T) {
-			c, backend := faulty(t, aside.Config{})
+			c, store := faulty(t, aside.Config{})
 			defer c.Close()
-			call := prepare(t, c, backend)
-			backend.SetFault(asidetest.Hang)
+			call := prepare(t, c, store)
+			store.SetFault(asidetest.Hang)
 			start := time.Now()
 			call()
 			if took := time.Since(start); took > 300*time.Millisecond {
 				t.Errorf("%s took %v", name, took)
 			}
-			backend.SetFault(nil)
+			store.SetFault(nil)
 			time.Sleep(time.Second)
 		})
 	}
@@ -849,8 +850,8 @@ func TestP5_OneBudgetForACallOfSeveralCommands(t *testing.T) {
 // invalidation is applied, not queued.
 func TestP6_AnInvalidationOutlivesItsCaller(t *testing.T) {
 	t.Parallel()
-	c, backend := faulty(t, aside.Config{})
-	backend.SetFault(func(ctx context.Context, _ string) error { return ctx.Err() }) // as a client does
+	c, store := faulty(t, aside.Config{})
+	store.SetFault(func(ctx context.Context, _ string) error { return ctx.Err() }) // as a client does
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
 	if err := aside.Invalidate(ctx, c, room); err != nil || aside.Pending(c, room) {

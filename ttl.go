@@ -2,7 +2,6 @@ package aside
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -64,12 +63,7 @@ func checkTTL(d time.Duration) error {
 // TTL returns how long key's value will still be kept: for a page that shows it, or a
 // test. ok is false when there is no value. ttl is 0 when the value has no end,
 // which only another program can have stored. It is the backend's answer, within
-// Config.Timeout: what a near cache has may be gone before. A backend of one's own
-// has to have a method
-//
-//	TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error)
-//
-// or the error is [errors.ErrUnsupported].
+// Config.Timeout: what a near cache has may be gone before.
 func TTL(ctx context.Context, c Cache, key Key) (ttl time.Duration, ok bool, err error) {
 	f, err := frontOf(c)
 	if err == nil {
@@ -81,19 +75,10 @@ func TTL(ctx context.Context, c Cache, key Key) (ttl time.Duration, ok bool, err
 	return f.TTL(ctx, key.text)
 }
 
-type ttler interface {
-	TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error)
-}
-
 func (f *front) TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error) {
-	b, ok := f.own.(ttler)
-	if !ok {
-		return 0, false, fmt.Errorf("aside: the time to live in a %T: %w", f.own, errors.ErrUnsupported)
-	}
 	key = f.name(key)
 	ttl, err = do(ctx, f, key, f.newBudget(), false, func(ctx context.Context) (ttl time.Duration, err error) {
-		defer caught(&err)
-		ttl, ok, err = b.TTL(ctx, key)
+		ttl, ok, err = f.backend.TTL(ctx, key)
 		return ttl, err
 	})
 	return ttl, ok && err == nil, err

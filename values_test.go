@@ -451,14 +451,7 @@ func TestTTL_OfOtherBackends(t *testing.T) {
 	if _, ok, err := aside.TTL(t.Context(), open(t, aside.Config{Disabled: true}), key); ok || err != nil {
 		t.Errorf("with the cache off: %v, %v", ok, err)
 	}
-	for _, backend := range []aside.Cache{&struct{ aside.Cache }{prefixed}, &asidetest.Faulty{Cache: &struct{ aside.Cache }{prefixed}}} {
-		own := must(aside.New(backend, aside.Config{}))
-		defer own.Close()
-		if _, _, err := aside.TTL(t.Context(), own, key); !errors.Is(err, errors.ErrUnsupported) {
-			t.Errorf("of a backend without TTL: %v", err)
-		}
-	}
-	faulty := &asidetest.Faulty{Cache: prefixed}
+	faulty := &asidetest.Faulty{Backend: backendOf(prefixed)}
 	over := must(aside.New(faulty, aside.Config{}))
 	defer over.Close()
 	if _, ok, err := aside.TTL(t.Context(), over, key); !ok || err != nil {

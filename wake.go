@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 const (
@@ -144,9 +146,9 @@ func (x *waiter) patience(waited time.Duration) time.Duration {
 // as long as the lease lasts, by this process's clock, and otherwise "". Its holder has
 // not renewed it, and a backend whose clock was set back, or stands still, would keep
 // it for longer.
-func (x *waiter) overdue(found Lease) string {
-	if found.deadline != x.deadline {
-		x.deadline, x.since = found.deadline, time.Now()
+func (x *waiter) overdue(found backend.Lease) string {
+	if found.Deadline != x.deadline {
+		x.deadline, x.since = found.Deadline, time.Now()
 	}
 	_, lasts, _ := strings.Cut(x.deadline, " ")
 	if ms, err := strconv.ParseInt(lasts, 10, 64); err != nil || time.Since(x.since) < time.Duration(ms)*time.Millisecond {
@@ -166,8 +168,8 @@ func (x *waiter) enlist() {
 // found takes the answer that ends the waiting. A value that nobody told of is a
 // sign that not all is well: those who end leases may not have the right to tell,
 // say. One of them may be chance, as the message may be on its way.
-func (x *waiter) found(state LeaseState) {
-	if x.late && len(x.woken) == 0 && (state == Present || state == Absent) {
+func (x *waiter) found(state backend.LeaseState) {
+	if x.late && len(x.woken) == 0 && (state == backend.Present || state == backend.Absent) {
 		x.w.mu.Lock()
 		x.w.missed++
 		x.w.mu.Unlock()

@@ -20,6 +20,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
@@ -192,27 +193,29 @@ func TestWake_WhatIsNotWaitedForCostsNothing(t *testing.T) {
 // ends are the ways in which a lease that is waited for ends.
 var ends = map[string]func(ctx context.Context, c aside.Cache, token string) error{
 	"Fill": func(ctx context.Context, c aside.Cache, token string) error {
-		_, err := c.Fill(ctx, "item:x", token, aside.Fill{Value: []byte(`"v"`), TTL: time.Minute})
+		_, err := backendOf(c).Fill(ctx, "item:x", token, backend.Fill{Value: []byte(`"v"`), TTL: time.Minute})
 		return err
 	},
 	"Fill with not found": func(ctx context.Context, c aside.Cache, token string) error {
-		_, err := c.Fill(ctx, "item:x", token, aside.Fill{NotFound: true, TTL: time.Minute})
+		_, err := backendOf(c).Fill(ctx, "item:x", token, backend.Fill{NotFound: true, TTL: time.Minute})
 		return err
 	},
-	"Release": func(ctx context.Context, c aside.Cache, token string) error { return c.Release(ctx, "item:x", token) },
+	"Release": func(ctx context.Context, c aside.Cache, token string) error {
+		return backendOf(c).Release(ctx, "item:x", token)
+	},
 	"Set": func(ctx context.Context, c aside.Cache, _ string) error {
 		return c.Set(ctx, "item:x", []byte(`"v"`), time.Minute)
 	},
 	"Delete": func(ctx context.Context, c aside.Cache, _ string) error { return c.Delete(ctx, "item:x") },
 	"Block": func(ctx context.Context, c aside.Cache, _ string) error {
-		return c.Block(ctx, "writer", time.Minute, "item:y", "item:x")
+		return backendOf(c).Block(ctx, "writer", time.Minute, "item:y", "item:x")
 	},
 	"Unblock": func(ctx context.Context, c aside.Cache, _ string) error {
-		return c.Unblock(ctx, "writer", "item:y", "item:x")
+		return backendOf(c).Unblock(ctx, "writer", "item:y", "item:x")
 	},
 	"Clear": func(ctx context.Context, c aside.Cache, _ string) error { return c.Clear(ctx, "item:") },
 	"a claim": func(ctx context.Context, c aside.Cache, _ string) error {
-		_, err := c.Lease(ctx, "item:x", aside.LeaseRequest{TTL: time.Minute, Claim: []byte(`"v"`), Owner: "owner"})
+		_, err := backendOf(c).Lease(ctx, "item:x", backend.LeaseRequest{TTL: time.Minute, Claim: []byte(`"v"`), Owner: "owner"})
 		return err
 	},
 }
@@ -249,7 +252,7 @@ func TestWake_AHolderThatDiesIsReplacedByOne(t *testing.T) {
 	t.Parallel()
 	apart(t, 4, func(t *testing.T, p processes) {
 		p.contend(t, items.Key("warm"), 50*time.Millisecond)
-		must(p.caches[0].Lease(t.Context(), "item:x", aside.LeaseRequest{TTL: 2 * time.Second})) // as a process that dies now
+		must(backendOf(p.caches[0]).Lease(t.Context(), "item:x", backend.LeaseRequest{TTL: 2 * time.Second})) // as a process that dies now
 		start := time.Now()
 		var loads counter
 		var wg sync.WaitGroup
@@ -282,7 +285,7 @@ func TestWake_AHolderThatDiesIsReplacedByOne(t *testing.T) {
 func (p processes) held(t *testing.T) (token string, knew <-chan time.Time) {
 	t.Helper()
 	p.contend(t, items.Key("warm"), 50*time.Millisecond)
-	l := must(p.caches[0].Lease(t.Context(), "item:x", aside.LeaseRequest{TTL: time.Minute}))
+	l := must(backendOf(p.caches[0]).Lease(t.Context(), "item:x", backend.LeaseRequest{TTL: time.Minute}))
 	got := make(chan time.Time, 1)
 	go func() {
 		v, err := aside.GetOrLoad(t.Context(), p.caches[1], items.Key("x"), func(context.Context) (string, error) { return "v", nil })
@@ -325,7 +328,7 @@ func TestWake_ASubscriptionThatBreaks(t *testing.T) {
 			t.Errorf("with another one it sent %d commands in a second", n)
 		}
 		ended := time.Now()
-		must(p.caches[0].Fill(t.Context(), "item:x", token, aside.Fill{Value: []byte(`"v"`), TTL: time.Minute}))
+		must(backendOf(p.caches[0]).Fill(t.Context(), "item:x", token, backend.Fill{Value: []byte(`"v"`), TTL: time.Minute}))
 		if late := (<-knew).Sub(ended); late > 4*time.Millisecond {
 			t.Errorf("it had the value after %v", late)
 		}
@@ -342,7 +345,7 @@ func TestWake_ASubscriptionThatGoesDeaf(t *testing.T) {
 			p.lines[1].setDeaf(true)
 			time.Sleep(after)
 			ended := time.Now()
-			must(p.caches[0].Fill(t.Context(), "item:x", token, aside.Fill{Value: []byte(`"v"`), TTL: time.Minute}))
+			must(backendOf(p.caches[0]).Fill(t.Context(), "item:x", token, backend.Fill{Value: []byte(`"v"`), TTL: time.Minute}))
 			if late := (<-knew).Sub(ended); late > limit+4*time.Millisecond {
 				t.Errorf("deaf for %v, it had the value after %v", after, late)
 			}
@@ -563,7 +566,7 @@ func TestWake_AUserWhoMayNotPublish(t *testing.T) {
 	}
 	for _, write := range writes {
 		write(t, two)
-		l := must(two.Lease(t.Context(), room.String(), aside.LeaseRequest{TTL: time.Minute}))
+		l := must(backendOf(two).Lease(t.Context(), room.String(), backend.LeaseRequest{TTL: time.Minute}))
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -577,7 +580,7 @@ func TestWake_AUserWhoMayNotPublish(t *testing.T) {
 			t.Error("an invalidation is pending")
 		}
 		<-done
-		if stored := must(two.Fill(t.Context(), room.String(), l.Token, aside.Fill{Value: []byte("1"), TTL: time.Minute})); stored {
+		if stored := must(backendOf(two).Fill(t.Context(), room.String(), l.Token, backend.Fill{Value: []byte("1"), TTL: time.Minute})); stored {
 			t.Error("the lease has not ended")
 		}
 	}
@@ -593,9 +596,9 @@ func TestWake_AUserWhoMayNotPublish(t *testing.T) {
 func TestWake_WhoAskedBeforeTheSubscription(t *testing.T) {
 	t.Parallel()
 	apart(t, 2, func(t *testing.T, p processes) {
-		x := must(p.caches[0].Lease(t.Context(), "item:x", aside.LeaseRequest{TTL: time.Minute}))
-		y := must(p.caches[0].Lease(t.Context(), "item:y", aside.LeaseRequest{TTL: time.Minute}))
-		fill := aside.Fill{Value: []byte(`"v"`), TTL: time.Minute}
+		x := must(backendOf(p.caches[0]).Lease(t.Context(), "item:x", backend.LeaseRequest{TTL: time.Minute}))
+		y := must(backendOf(p.caches[0]).Lease(t.Context(), "item:y", backend.LeaseRequest{TTL: time.Minute}))
+		fill := backend.Fill{Value: []byte(`"v"`), TTL: time.Minute}
 		var wg sync.WaitGroup
 		wg.Go(func() { ask(t, p.caches[1], items.Key("x")) }) // subscribes when it knows the lease, 4 ms from now, and has it 2 ms later
 		time.Sleep(3 * time.Millisecond)
@@ -610,8 +613,8 @@ func TestWake_WhoAskedBeforeTheSubscription(t *testing.T) {
 		if fields, _ := p.server.HKeys("{item:y}:lease"); !slices.Contains(fields, "waits") {
 			t.Errorf("the lease has the fields %q", fields)
 		}
-		must(p.caches[0].Fill(t.Context(), "item:y", y.Token, fill))
-		must(p.caches[0].Fill(t.Context(), "item:x", x.Token, fill))
+		must(backendOf(p.caches[0]).Fill(t.Context(), "item:y", y.Token, fill))
+		must(backendOf(p.caches[0]).Fill(t.Context(), "item:x", x.Token, fill))
 		wg.Wait()
 	})
 }

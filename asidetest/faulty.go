@@ -2,18 +2,28 @@ package asidetest
 
 import (
 	"context"
-	"errors"
 	"sync/atomic"
 	"time"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 )
 
-// Faulty is a Cache that does what the Cache in it does until it is told to fail.
-// Put a memory Cache in it, from [aside.Open], and hand it to [aside.New], to see
-// a service through its cache's trouble. Its methods may be called concurrently.
+// Memory returns a backend that keeps everything in this process's memory, as
+// aside.TypeMemory does.
+func Memory() backend.Backend {
+	c, err := aside.Open(aside.Config{Type: aside.TypeMemory})
+	if err != nil {
+		panic(err) // the Config is a constant
+	}
+	return c.(backend.Backend)
+}
+
+// Faulty is a backend that does what the Backend in it does until it is told to fail.
+// Put [Memory] in it, and hand it to [aside.New], to see a service through its cache's
+// trouble. Its methods may be called concurrently.
 type Faulty struct {
-	aside.Cache
+	backend.Backend
 	fault atomic.Pointer[Fault]
 	calls atomic.Int64
 }
@@ -28,7 +38,7 @@ func Hang(ctx context.Context, _ string) error {
 	return ctx.Err()
 }
 
-// SetFault makes every call but Status and Close ask fault from now on; nil ends
+// SetFault makes every call but Info and Close ask fault from now on; nil ends
 // it.
 func (c *Faulty) SetFault(fault Fault) {
 	if fault == nil {
@@ -38,7 +48,7 @@ func (c *Faulty) SetFault(fault Fault) {
 	c.fault.Store(&fault)
 }
 
-// Calls returns how many calls have been made, failed ones included, Status and
+// Calls returns how many calls have been made, failed ones included, Info and
 // Close not.
 func (c *Faulty) Calls() int64 { return c.calls.Load() }
 
@@ -54,82 +64,75 @@ func (c *Faulty) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if err := c.ask(ctx, "Get"); err != nil {
 		return nil, false, err
 	}
-	return c.Cache.Get(ctx, key)
+	return c.Backend.Get(ctx, key)
 }
 
 func (c *Faulty) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	if err := c.ask(ctx, "Set"); err != nil {
 		return err
 	}
-	return c.Cache.Set(ctx, key, value, ttl)
+	return c.Backend.Set(ctx, key, value, ttl)
 }
 
 func (c *Faulty) Delete(ctx context.Context, keys ...string) error {
 	if err := c.ask(ctx, "Delete"); err != nil {
 		return err
 	}
-	return c.Cache.Delete(ctx, keys...)
+	return c.Backend.Delete(ctx, keys...)
 }
 
-func (c *Faulty) Lease(ctx context.Context, key string, req aside.LeaseRequest) (aside.Lease, error) {
+func (c *Faulty) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
 	if err := c.ask(ctx, "Lease"); err != nil {
-		return aside.Lease{}, err
+		return backend.Lease{}, err
 	}
-	return c.Cache.Lease(ctx, key, req)
+	return c.Backend.Lease(ctx, key, req)
 }
 
 func (c *Faulty) Extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
 	if err := c.ask(ctx, "Extend"); err != nil {
 		return false, err
 	}
-	return c.Cache.Extend(ctx, key, token, ttl)
+	return c.Backend.Extend(ctx, key, token, ttl)
 }
 
-func (c *Faulty) Fill(ctx context.Context, key, token string, fill aside.Fill) (bool, error) {
+func (c *Faulty) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
 	if err := c.ask(ctx, "Fill"); err != nil {
 		return false, err
 	}
-	return c.Cache.Fill(ctx, key, token, fill)
+	return c.Backend.Fill(ctx, key, token, fill)
 }
 
 func (c *Faulty) Release(ctx context.Context, key, token string) error {
 	if err := c.ask(ctx, "Release"); err != nil {
 		return err
 	}
-	return c.Cache.Release(ctx, key, token)
+	return c.Backend.Release(ctx, key, token)
 }
 
 func (c *Faulty) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
 	if err := c.ask(ctx, "Block"); err != nil {
 		return err
 	}
-	return c.Cache.Block(ctx, token, ttl, keys...)
+	return c.Backend.Block(ctx, token, ttl, keys...)
 }
 
 func (c *Faulty) Unblock(ctx context.Context, token string, keys ...string) error {
 	if err := c.ask(ctx, "Unblock"); err != nil {
 		return err
 	}
-	return c.Cache.Unblock(ctx, token, keys...)
+	return c.Backend.Unblock(ctx, token, keys...)
 }
 
 func (c *Faulty) Clear(ctx context.Context, prefixes ...string) error {
 	if err := c.ask(ctx, "Clear"); err != nil {
 		return err
 	}
-	return c.Cache.Clear(ctx, prefixes...)
+	return c.Backend.Clear(ctx, prefixes...)
 }
 
-// TTL is what [aside.TTL] asks for, and supported where the backend supports it.
 func (c *Faulty) TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error) {
-	b, ok := c.Cache.(interface {
-		TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error)
-	})
-	if !ok {
-		return 0, false, errors.ErrUnsupported
-	}
 	if err := c.ask(ctx, "TTL"); err != nil {
 		return 0, false, err
 	}
-	return b.TTL(ctx, key)
+	return c.Backend.TTL(ctx, key)
 }

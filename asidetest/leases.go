@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"time"
 
-	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 )
 
 // ofLeases are the rules of those who load: leases, what is remembered of a load, and claims.
@@ -17,7 +17,7 @@ var ofLeases = []testCase{
 	}},
 	{"FilledValueExpires", func(t *test) {
 		token := t.granted(key)
-		stored, err := t.c.Fill(t.Context(), key, token, aside.Fill{Value: value, TTL: 300 * time.Millisecond})
+		stored, err := t.c.Fill(t.Context(), key, token, backend.Fill{Value: value, TTL: 300 * time.Millisecond})
 		t.must(err)
 		t.want("stored", stored, true)
 		t.h.Advance(t.T, 400*time.Millisecond)
@@ -25,13 +25,13 @@ var ofLeases = []testCase{
 	}},
 	{"LeaseOfAPresentKeyIsItsValue", func(t *test) {
 		t.set(key, value)
-		if l := t.lease(key, aside.Present); !bytes.Equal(l.Value, value) {
+		if l := t.lease(key, backend.Present); !bytes.Equal(l.Value, value) {
 			t.Errorf("Lease value %q, want %q", l.Value, value)
 		}
 	}},
 	{"OneLeaseAtATime", func(t *test) {
 		token := t.granted(key)
-		if l := t.lease(key, aside.Loading); l.Token != token {
+		if l := t.lease(key, backend.Loading); l.Token != token {
 			t.Errorf("Lease token %q, want the holder's, %q", l.Token, token)
 		}
 	}},
@@ -71,7 +71,7 @@ var ofLeases = []testCase{
 		t.wantHit(key, value)
 	}},
 	{"LeasesExpire", func(t *test) {
-		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond})
+		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: 300 * time.Millisecond})
 		t.must(err)
 		t.h.Advance(t.T, 400*time.Millisecond)
 		t.fill(key, l.Token, value, false)
@@ -82,22 +82,22 @@ var ofLeases = []testCase{
 		// The mark of a failed load outlives the lease, so that what a backend keeps
 		// of the key is not gone as a whole.
 		t.must(t.c.Release(t.Context(), key, t.granted(key)))
-		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond})
+		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: 300 * time.Millisecond})
 		t.must(err)
-		t.want("state", l.State, aside.Granted)
+		t.want("state", l.State, backend.Granted)
 		t.h.Advance(t.T, 400*time.Millisecond)
 		t.extend(key, l.Token, false)
 		t.fill(key, l.Token, value, false)
 		token := t.granted(key)
-		t.lease(key, aside.Loading)
+		t.lease(key, backend.Loading)
 		t.fill(key, token, value, true)
 		t.wantHit(key, value)
 	}},
 	{"ExtendKeepsALease", func(t *test) {
-		var l aside.Lease
+		var l backend.Lease
 		t.brief(func(d time.Duration) bool {
 			var err error
-			l, err = t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: d})
+			l, err = t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: d})
 			t.must(err)
 			return t.extended(key, l.Token)
 		})
@@ -111,7 +111,7 @@ var ofLeases = []testCase{
 	{"ReleaseLetsTheNextLoad", func(t *test) {
 		token := t.granted(key)
 		t.must(t.c.Release(t.Context(), key, "another"))
-		t.lease(key, aside.Loading)
+		t.lease(key, backend.Loading)
 		t.must(t.c.Release(t.Context(), key, token))
 		t.fill(key, token, value, false)
 		t.granted(key)
@@ -122,11 +122,11 @@ var ofLeases = []testCase{
 			failed := t.granted(key)
 			t.must(t.c.Release(t.Context(), key, failed))
 			t.granted(key)
-			t.lease(key, aside.Loading) // who did not wait for it waits
-			l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Waited: failed})
+			t.lease(key, backend.Loading) // who did not wait for it waits
+			l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, WaitedFor: failed})
 			t.must(err)
-			if l.State != aside.Loading || time.Since(start) < time.Second {
-				t.want("state", l.State, aside.Unleased)
+			if l.State != backend.Loading || time.Since(start) < time.Second {
+				t.want("state", l.State, backend.Unleased)
 				return
 			}
 			t.must(t.c.Delete(t.Context(), key)) // it took so long that the failure is forgotten: once more
@@ -136,27 +136,27 @@ var ofLeases = []testCase{
 		gone := t.granted(key)
 		t.must(t.c.Delete(t.Context(), key))
 		t.granted(key)
-		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Waited: gone})
+		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, WaitedFor: gone})
 		t.must(err)
-		t.want("state", l.State, aside.Loading)
+		t.want("state", l.State, backend.Loading)
 	}},
 	{"NotFoundIsRemembered", func(t *test) {
 		t.brief(func(d time.Duration) bool {
 			t.must(t.c.Delete(t.Context(), key))
-			stored, err := t.c.Fill(t.Context(), key, t.granted(key), aside.Fill{NotFound: true, TTL: d})
+			stored, err := t.c.Fill(t.Context(), key, t.granted(key), backend.Fill{NotFound: true, TTL: d})
 			t.must(err)
 			t.want("stored", stored, true)
 			t.wantMiss(key)
-			l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl})
+			l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl})
 			t.must(err)
-			return l.State == aside.Absent
+			return l.State == backend.Absent
 		})
 		t.granted(key)
 	}},
 	{"NotFoundNeedsTheToken", func(t *test) {
 		token := t.granted(key)
 		t.must(t.c.Delete(t.Context(), key))
-		stored, err := t.c.Fill(t.Context(), key, token, aside.Fill{NotFound: true, TTL: ttl})
+		stored, err := t.c.Fill(t.Context(), key, token, backend.Fill{NotFound: true, TTL: ttl})
 		t.must(err)
 		t.want("stored", stored, false)
 		t.granted(key)
@@ -171,7 +171,7 @@ var ofLeases = []testCase{
 			},
 		} {
 			token := t.granted(key)
-			if _, err := t.c.Fill(t.Context(), key, token, aside.Fill{NotFound: true, TTL: ttl}); err != nil {
+			if _, err := t.c.Fill(t.Context(), key, token, backend.Fill{NotFound: true, TTL: ttl}); err != nil {
 				t.Fatal(name, err)
 			}
 			write()
@@ -180,81 +180,81 @@ var ofLeases = []testCase{
 	}},
 	{"BadValueIsRemovedIfItIsStillThere", func(t *test) {
 		t.set(key, []byte("not json"))
-		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Bad: []byte("other")})
+		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Undecodable: []byte("other")})
 		t.must(err)
-		t.want("state", l.State, aside.Present)
-		l, err = t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Bad: []byte("not json")})
+		t.want("state", l.State, backend.Present)
+		l, err = t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Undecodable: []byte("not json")})
 		t.must(err)
-		t.want("state", l.State, aside.Granted)
+		t.want("state", l.State, backend.Granted)
 		t.wantMiss(key)
 	}},
 	{"ClaimShowsItsValue", func(t *test) {
-		token := t.claim(aside.Granted)
+		token := t.claim(backend.Granted)
 		t.wantHit(key, []byte("1"))
-		t.claim(aside.Present)
+		t.claim(backend.Present)
 		t.must(t.c.Release(t.Context(), key, token))
 		t.wantMiss(key)
-		t.claim(aside.Granted)
+		t.claim(backend.Granted)
 	}},
 	{"ClaimIsTheOwners", func(t *test) {
-		old := t.claim(aside.Granted)
+		old := t.claim(backend.Granted)
 		t.must(t.c.Delete(t.Context(), key)) // by another program
-		token := t.claim(aside.Granted)
+		token := t.claim(backend.Granted)
 		t.extend(key, old, false)
 		t.must(t.c.Release(t.Context(), key, old))
 		t.wantHit(key, []byte("1"))
 		t.extend(key, token, true)
 	}},
 	{"AClaimMayBeAskedForAgain", func(t *test) {
-		req := aside.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: "mine"}
+		req := backend.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: "mine"}
 		for range 2 {
 			l, err := t.c.Lease(t.Context(), key, req)
 			t.must(err)
-			t.want("state", l.State, aside.Granted)
+			t.want("state", l.State, backend.Granted)
 			t.want("token", l.Token, "mine")
 		}
-		t.claim(aside.Present)
+		t.claim(backend.Present)
 		t.must(t.c.Release(t.Context(), key, "mine"))
 		t.wantMiss(key)
 	}},
 	{"ClaimYieldsToAValueOfAnother", func(t *test) {
 		t.set(key, []byte("1"))
-		t.claim(aside.Present)
+		t.claim(backend.Present)
 	}},
 	{"SetEndsAClaim", func(t *test) {
-		token := t.claim(aside.Granted)
+		token := t.claim(backend.Granted)
 		t.set(key, []byte("1"))
 		t.extend(key, token, false)
 		t.must(t.c.Release(t.Context(), key, token))
 		t.wantHit(key, []byte("1"))
 	}},
 	{"AClaimTakesThePlaceOfABadValue", func(t *test) {
-		req := aside.LeaseRequest{TTL: ttl, Bad: []byte("1"), Claim: []byte("mine"), Owner: "mine"}
-		claim := func(want aside.LeaseState) aside.Lease {
+		req := backend.LeaseRequest{TTL: ttl, Undecodable: []byte("1"), Claim: []byte("mine"), Owner: "mine"}
+		claim := func(want backend.LeaseState) backend.Lease {
 			t.Helper()
 			l, err := t.c.Lease(t.Context(), key, req)
 			t.must(err)
 			t.want("state of the claim", l.State, want)
 			return l
 		}
-		claim(aside.Absent) // there is nothing whose place it could take
+		claim(backend.Absent) // there is nothing whose place it could take
 		t.wantMiss(key)
 		t.set(key, []byte("other"))
-		if l := claim(aside.Present); string(l.Value) != "other" {
+		if l := claim(backend.Present); string(l.Value) != "other" {
 			t.Errorf("the value is %.80q, want %.80q", l.Value, "other")
 		}
 		t.set(key, []byte("1"))
-		claim(aside.Granted)
+		claim(backend.Granted)
 		t.wantHit(key, []byte("mine"))
-		claim(aside.Granted) // asked for again
+		claim(backend.Granted) // asked for again
 		t.must(t.c.Release(t.Context(), key, "mine"))
 		t.wantMiss(key)
 	}},
 	{"ExtendKeepsAClaim", func(t *test) {
-		var l aside.Lease
+		var l backend.Lease
 		t.brief(func(d time.Duration) bool {
 			var err error
-			l, err = t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: d, Claim: []byte("1"), Owner: "mine"})
+			l, err = t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: d, Claim: []byte("1"), Owner: "mine"})
 			t.must(err)
 			return t.extended(key, l.Token)
 		})
@@ -262,19 +262,19 @@ var ofLeases = []testCase{
 		t.extend(key, l.Token, true)
 	}},
 	{"ClaimsExpire", func(t *test) {
-		l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: 300 * time.Millisecond, Claim: []byte("1"), Owner: "mine"})
+		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: 300 * time.Millisecond, Claim: []byte("1"), Owner: "mine"})
 		t.must(err)
 		t.h.Advance(t.T, 400*time.Millisecond)
 		t.wantMiss(key)
 		t.extend(key, l.Token, false)
-		t.claim(aside.Granted)
+		t.claim(backend.Granted)
 	}},
 	{"ConcurrentLeasesGrantOne", func(t *test) {
 		const n = 32
-		states := make(chan aside.LeaseState, n)
+		states := make(chan backend.LeaseState, n)
 		for range n {
 			go func() {
-				l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl})
+				l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl})
 				if err != nil {
 					t.Error(err)
 				}
@@ -283,7 +283,7 @@ var ofLeases = []testCase{
 		}
 		granted := 0
 		for range n {
-			if <-states == aside.Granted {
+			if <-states == backend.Granted {
 				granted++
 			}
 		}

@@ -1,4 +1,4 @@
-// Package asidetest checks implementations of [aside.Cache], and makes faulty
+// Package asidetest checks implementations of [backend.Backend], and makes faulty
 // ones for tests.
 package asidetest
 
@@ -7,14 +7,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 )
 
 // Harness is what the suite needs of a backend under test.
 type Harness struct {
-	// New returns an empty Cache, for one test, which the suite does not close.
-	// It is the backend itself or a front over it.
-	New func(t *testing.T) aside.Cache
+	// New returns an empty backend, for one test, which the suite does not close.
+	New func(t *testing.T) backend.Backend
 
 	// Advance lets d pass by the backend's clock. Defaults to time.Sleep.
 	Advance func(t *testing.T, d time.Duration)
@@ -24,7 +23,7 @@ type Harness struct {
 	StoresNothing bool
 }
 
-// Run runs the suite: one subtest per rule, each with a Cache of its own.
+// Run runs the suite: one subtest per rule, each with a backend of its own.
 func Run(t *testing.T, h Harness) {
 	if h.Advance == nil {
 		h.Advance = func(_ *testing.T, d time.Duration) { time.Sleep(d) }
@@ -59,14 +58,14 @@ var storingNothing = []testCase{
 	{"StoresNothing", func(t *test) {
 		t.set(key, value)
 		t.wantMiss(key)
-		t.lease(key, aside.Writing)
+		t.lease(key, backend.Writing)
 		t.fill(key, "x", value, false)
 		t.must(t.c.Release(t.Context(), key, "x"))
 		t.must(t.c.Delete(t.Context(), key))
 		t.must(t.c.Block(t.Context(), "w", ttl, key))
 		t.must(t.c.Unblock(t.Context(), "w", key))
 		t.must(t.c.Clear(t.Context(), "chat_messages:"))
-		_, err := t.c.Status(t.Context())
+		_, err := t.c.Info(t.Context())
 		t.must(err)
 	}},
 }

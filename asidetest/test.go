@@ -7,14 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 )
 
-// test is one case's Cache, with methods that fail the test on an error.
+// test is one case's backend, with methods that fail the test on an error.
 type test struct {
 	*testing.T
 	h Harness
-	c aside.Cache
+	c backend.Backend
 }
 
 func (t *test) Context() context.Context { return t.T.Context() }
@@ -56,9 +56,9 @@ func (t *test) wantHit(key string, want []byte) {
 	}
 }
 
-func (t *test) lease(key string, want aside.LeaseState) aside.Lease {
+func (t *test) lease(key string, want backend.LeaseState) backend.Lease {
 	t.Helper()
-	l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl})
+	l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl})
 	t.must(err)
 	t.want("state of the lease", l.State, want)
 	return l
@@ -66,16 +66,16 @@ func (t *test) lease(key string, want aside.LeaseState) aside.Lease {
 
 func (t *test) granted(key string) (token string) {
 	t.Helper()
-	l := t.lease(key, aside.Granted)
+	l := t.lease(key, backend.Granted)
 	if l.Token == "" {
 		t.Fatal("granted a lease without a token")
 	}
 	return l.Token
 }
 
-func (t *test) claim(want aside.LeaseState) (token string) {
+func (t *test) claim(want backend.LeaseState) (token string) {
 	t.Helper()
-	l, err := t.c.Lease(t.Context(), key, aside.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: rand.Text()})
+	l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: rand.Text()})
 	t.must(err)
 	t.want("state of the claim", l.State, want)
 	return l.Token
@@ -83,7 +83,7 @@ func (t *test) claim(want aside.LeaseState) (token string) {
 
 func (t *test) fill(key, token string, value []byte, want bool) {
 	t.Helper()
-	stored, err := t.c.Fill(t.Context(), key, token, aside.Fill{Value: value, TTL: ttl})
+	stored, err := t.c.Fill(t.Context(), key, token, backend.Fill{Value: value, TTL: ttl})
 	t.must(err)
 	t.want("stored", stored, want)
 }

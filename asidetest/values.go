@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 )
 
 // ofValues are the rules of what is stored, and of what removes it.
@@ -80,23 +80,23 @@ var ofValues = []testCase{
 		t.wantHit("ab:1", value)
 		t.wantHit("a[b]*:1", value)
 		t.fill("a:load", load, value, false)
-		t.lease("a:write", aside.Writing)
+		t.lease("a:write", backend.Writing)
 		t.must(t.c.Clear(t.Context(), "a[b]*:"))
 		t.wantMiss("a[b]*:1")
 	}},
 	{"ClearLeavesClaims", func(t *test) {
-		token := t.claim(aside.Granted)
+		token := t.claim(backend.Granted)
 		t.set("chat_messages:B", value)
 		t.must(t.c.Clear(t.Context(), "chat_messages:"))
 		t.wantMiss("chat_messages:B")
 		t.wantHit(key, []byte("1"))
-		t.claim(aside.Present)
+		t.claim(backend.Present)
 		t.extend(key, token, true)
 		t.must(t.c.Release(t.Context(), key, token))
 		t.wantMiss(key)
 	}},
 	{"ClearRemovesTheValueOfAClaimThatHasEnded", func(t *test) {
-		token := t.claim(aside.Granted)
+		token := t.claim(backend.Granted)
 		t.set(key, value)
 		t.extend(key, token, false)
 		t.must(t.c.Clear(t.Context(), "chat_messages:"))
@@ -104,19 +104,19 @@ var ofValues = []testCase{
 	}},
 	{"ClearRemovesNotFoundMarkers", func(t *test) {
 		token := t.granted("a:1")
-		_, err := t.c.Fill(t.Context(), "a:1", token, aside.Fill{NotFound: true, TTL: ttl})
+		_, err := t.c.Fill(t.Context(), "a:1", token, backend.Fill{NotFound: true, TTL: ttl})
 		t.must(err)
 		t.must(t.c.Clear(t.Context(), "a:"))
 		t.granted("a:1")
 	}},
-	{"StatusCountsKeys", func(t *test) {
+	{"InfoCountsKeys", func(t *test) {
 		t.set("a:1", value)
 		t.set("a:2", value)
-		s, err := t.c.Status(t.Context())
+		s, err := t.c.Info(t.Context())
 		t.must(err)
 		t.want("keys", s.Keys, int64(2))
-		if s.Backend == "" {
-			t.Error("Status has no Backend")
+		if s.Name == "" {
+			t.Error("Info has no Name")
 		}
 	}},
 }
@@ -127,7 +127,7 @@ var ofBlocks = []testCase{
 		t.set(key, value)
 		t.must(t.c.Block(t.Context(), "w", ttl, key))
 		t.wantMiss(key)
-		t.lease(key, aside.Writing)
+		t.lease(key, backend.Writing)
 		t.must(t.c.Unblock(t.Context(), "w", key))
 		t.granted(key)
 	}},
@@ -142,16 +142,16 @@ var ofBlocks = []testCase{
 	{"DeleteAndSetLeaveBlocks", func(t *test) {
 		t.must(t.c.Block(t.Context(), "w", ttl, key))
 		t.must(t.c.Delete(t.Context(), key))
-		t.lease(key, aside.Writing)
+		t.lease(key, backend.Writing)
 		t.set(key, value)
 		t.must(t.c.Delete(t.Context(), key))
-		t.lease(key, aside.Writing)
+		t.lease(key, backend.Writing)
 	}},
 	{"EachWriterBlocks", func(t *test) {
 		t.must(t.c.Block(t.Context(), "w1", ttl, key))
 		t.must(t.c.Block(t.Context(), "w2", ttl, key))
 		t.must(t.c.Unblock(t.Context(), "w1", key))
-		t.lease(key, aside.Writing)
+		t.lease(key, backend.Writing)
 		t.must(t.c.Unblock(t.Context(), "w2", key))
 		t.granted(key)
 	}},
@@ -161,7 +161,7 @@ var ofBlocks = []testCase{
 		t.must(t.c.Block(t.Context(), "short2", 300*time.Millisecond, key))
 		t.h.Advance(t.T, 400*time.Millisecond)
 		t.extend(key, "short", false)
-		t.lease(key, aside.Writing)
+		t.lease(key, backend.Writing)
 		t.must(t.c.Unblock(t.Context(), "long", key))
 		t.granted(key)
 	}},
@@ -170,7 +170,7 @@ var ofBlocks = []testCase{
 			t.must(t.c.Block(t.Context(), "w", d, key))
 			return t.extended(key, "w")
 		})
-		t.lease(key, aside.Writing)
+		t.lease(key, backend.Writing)
 	}},
 	{"UnblockRemovesWhateverCame", func(t *test) {
 		// The block was lost, a reader slipped in, and another has the lease.
@@ -185,7 +185,7 @@ var ofBlocks = []testCase{
 	{"BlocksOfSeveralKeys", func(t *test) {
 		t.must(t.c.Block(t.Context(), "w", ttl, "s:1", "s:2", "s:{3}"))
 		for _, k := range []string{"s:1", "s:2", "s:{3}"} {
-			t.lease(k, aside.Writing)
+			t.lease(k, backend.Writing)
 		}
 		t.must(t.c.Unblock(t.Context(), "w", "s:1", "s:2", "s:{3}"))
 		for _, k := range []string{"s:1", "s:2", "s:{3}"} {

@@ -26,6 +26,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -59,11 +60,11 @@ func TestCluster(t *testing.T) {
 	client := redistest.ClusterClient(t, servers)
 	for name, waitReplicas := range map[string]int{"every operation": 0, "every operation, waiting for a replica": 1} {
 		t.Run(name, func(t *testing.T) {
-			asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache {
+			asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend {
 				flush(t, client)
 				cfg := configOf(t, clusterEnv(servers))
 				cfg.Timeout, cfg.WaitReplicas = 20*time.Second, waitReplicas
-				return open(t, cfg)
+				return open(t, cfg).(backend.Backend)
 			}})
 		})
 	}
@@ -393,9 +394,9 @@ func TestTLS(t *testing.T) {
 	space := aside.Keyspace{Name: "s"}
 	admin := redis.NewClient(&redis.Options{Addr: cfg.Redis.Hosts[0], TLSConfig: with(clientCert), Username: "admin", Password: "adm1n"})
 	t.Cleanup(func() { admin.Close() })
-	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) aside.Cache {
+	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend {
 		must(t, admin.FlushAll(t.Context()).Err())
-		return open(t, cfg)
+		return open(t, cfg).(backend.Backend)
 	}})
 	for name, change := range map[string]func(*aside.Redis){
 		"no certificate":    func(r *aside.Redis) { r.TLSConfig = with() },

@@ -22,6 +22,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 )
 
 // network is the way of one process's commands to Redis and of the replies back.
@@ -170,14 +171,15 @@ var scriptNames = sync.OnceValue(func() map[string]string {
 		panic(err)
 	}
 	defer c.Close()
-	_, _ = c.Lease(ctx, key, aside.LeaseRequest{TTL: time.Second})
-	_, _ = c.Extend(ctx, key, "token", time.Second)
-	_, _ = c.Fill(ctx, key, "token", aside.Fill{TTL: time.Second})
-	_ = c.Release(ctx, key, "token")
+	b := c.(backend.Backend)
+	_, _ = b.Lease(ctx, key, backend.LeaseRequest{TTL: time.Second})
+	_, _ = b.Extend(ctx, key, "token", time.Second)
+	_, _ = b.Fill(ctx, key, "token", backend.Fill{TTL: time.Second})
+	_ = b.Release(ctx, key, "token")
 	_ = c.Set(ctx, key, nil, time.Second)
 	_ = c.Delete(ctx, key)
-	_ = c.Block(ctx, "token", time.Second, key)
-	_ = c.Unblock(ctx, "token", key)
+	_ = b.Block(ctx, "token", time.Second, key)
+	_ = b.Unblock(ctx, "token", key)
 	return names
 })
 
