@@ -65,7 +65,7 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 		return zero, err
 	}
 	var start time.Time
-	if f.cfg.Observer != nil {
+	if f.cfg.OnRead != nil {
 		start = time.Now()
 	}
 	space := &key.space // on the stack: see read
@@ -75,8 +75,8 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 		if f.logs.Enabled(ctx, slog.LevelDebug) {
 			f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key)
 		}
-		if f.cfg.Observer != nil {
-			f.observe(ctx, space, Hit, start, nil)
+		if f.cfg.OnRead != nil {
+			f.observe(ctx, space, outcomeHit, start, nil)
 		}
 		return value, nil
 	}
@@ -257,21 +257,21 @@ func handOut[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) 
 
 // missed counts, logs and reports a read that was no hit.
 func (f *front) missed(ctx context.Context, space *Keyspace, r *read, start time.Time, err error) {
-	outcome := Off
+	outcome := outcomeOff
 	if !f.off {
-		outcome = Miss
+		outcome = outcomeMiss
 		f.count.misses.Add(1)
 		if f.logs.Enabled(ctx, slog.LevelDebug) {
 			f.log.DebugContext(ctx, "[CACHE MISS]", "key", r.key)
 		}
 	}
-	if f.cfg.Observer != nil {
+	if f.cfg.OnRead != nil {
 		f.observe(ctx, space, outcome, start, err)
 	}
 }
 
-func (f *front) observe(ctx context.Context, space *Keyspace, outcome Outcome, start time.Time, err error) {
-	f.cfg.Observer.Observe(ctx, Event{Keyspace: space.Name, Outcome: outcome, Duration: time.Since(start), Err: err})
+func (f *front) observe(ctx context.Context, space *Keyspace, outcome string, start time.Time, err error) {
+	f.cfg.OnRead(ctx, ReadEvent{Keyspace: space.Name, Outcome: outcome, Duration: time.Since(start), Err: err})
 }
 
 // Update runs write, which changes the database, and invalidates keys around it:

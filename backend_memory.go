@@ -355,7 +355,7 @@ func (m *memoryBackend) TTL(_ context.Context, key string) (time.Duration, bool,
 func (m *memoryBackend) Info(context.Context) (backend.Info, error) {
 	m.values.CleanUp()
 	return backend.Info{
-		Name:       TypeMemory,
+		Name:       typeMemory,
 		Keys:       int64(m.values.EstimatedSize()),
 		UsedMemory: humanBytes(int64(m.values.WeightedSize())),
 	}, nil

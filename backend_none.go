@@ -26,7 +26,7 @@ func (noneBackend) Lease(context.Context, string, backend.LeaseRequest) (backend
 	return backend.Lease{State: backend.Writing}, nil
 }
 func (noneBackend) Info(context.Context) (backend.Info, error) {
-	return backend.Info{Name: TypeNone}, nil
+	return backend.Info{Name: typeNone}, nil
 }
 func (noneBackend) Extend(context.Context, string, string, time.Duration) (bool, error) {
 	return true, nil // a write under a block that nobody needs is not to be interrupted

@@ -30,7 +30,7 @@ import (
 // have such a client in it. To trace or count commands, hand in the client itself
 // with hooks (AddHook).
 func NewRedis(client redis.UniversalClient, cfg Config) (Cache, error) {
-	cfg.Type = TypeRedis
+	cfg.Type = typeRedis
 	cfg.Redis = Redis{} // not used, so not complained about
 	cfg, err := cfg.withDefaults()
 	if err != nil {

@@ -18,12 +18,12 @@ import (
 
 func TestNone_Conformance(t *testing.T) {
 	t.Parallel()
-	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend { return backendOf(open(t, aside.Config{Type: aside.TypeNone})) }, StoresNothing: true})
+	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend { return backendOf(open(t, aside.Config{Type: "none"})) }, StoresNothing: true})
 }
 
 func TestMemory_Conformance(t *testing.T) {
 	t.Parallel()
-	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend { return backendOf(open(t, aside.Config{Type: aside.TypeMemory})) }})
+	asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend { return backendOf(open(t, aside.Config{Type: "memory"})) }})
 }
 
 func TestMiniredis_Conformance(t *testing.T) {
@@ -88,7 +88,7 @@ func storingWith(t *testing.T, cfg aside.Config, test func(t *testing.T, newCach
 		t.Parallel()
 		test(t, func(t *testing.T) aside.Cache {
 			cfg := cfg
-			cfg.Type = aside.TypeMemory
+			cfg.Type = "memory"
 			return open(t, cfg)
 		})
 	})
@@ -126,6 +126,15 @@ func overRedis(t *testing.T, addr string, cfg aside.Config) aside.Cache {
 // backendOf returns a Cache that Open, NewRedis or New made as the backend that it is
 // too: what another process would do with its keys.
 func backendOf(c aside.Cache) backend.Backend { return c.(backend.Backend) }
+
+// fromEnv is ConfigFromEnv of variables by their names.
+func fromEnv(env map[string]string) (aside.Config, error) {
+	var environ []string
+	for name, value := range env {
+		environ = append(environ, name+"="+value)
+	}
+	return aside.ConfigFromEnv(environ)
+}
 
 func must[T any](v T, err error) T {
 	if err != nil {

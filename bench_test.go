@@ -24,7 +24,7 @@ func BenchmarkHit(b *testing.B) {
 	load := func(context.Context) (string, error) { return "a value of some length", nil }
 	for name, space := range map[string]aside.Keyspace{"json": {Name: "j"}, "bytes": {Name: "b", Codec: aside.Bytes}, "share": shared} {
 		b.Run(name, func(b *testing.B) {
-			c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+			c := must(aside.Open(aside.Config{Type: "memory"}))
 			defer c.Close()
 			key := space.Key("A")
 			parallel(b, func() error {
@@ -142,7 +142,7 @@ func parallel(b *testing.B, do func() error) {
 }
 
 func BenchmarkMiss(b *testing.B) {
-	c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+	c := must(aside.Open(aside.Config{Type: "memory"}))
 	defer c.Close()
 	load := func(context.Context) (string, error) { return "v", nil }
 	b.ReportAllocs()

@@ -69,8 +69,7 @@ type Cache interface {
 	Close() error
 }
 
-// Open returns a Cache with the backend that cfg.Type names, Redis by default,
-// or with none when cfg.Disabled is set. It does not connect: a Redis that is
+// Open returns a Cache with the backend that cfg.Type names, Redis by default. It does not connect: a Redis that is
 // away is no error. Close it when done.
 func Open(cfg Config) (Cache, error) {
 	cfg, err := cfg.withDefaults()
@@ -78,9 +77,9 @@ func Open(cfg Config) (Cache, error) {
 		return nil, err
 	}
 	switch {
-	case cfg.Disabled, cfg.Type == TypeNone:
+	case cfg.Type == typeNone:
 		return newFront(noneBackend{}, cfg), nil
-	case cfg.Type == TypeMemory:
+	case cfg.Type == typeMemory:
 		return newFront(newMemoryBackend(cfg.MemoryMaxBytes), cfg), nil
 	default:
 		client, notes, err := cfg.Redis.client()
@@ -97,7 +96,7 @@ func Open(cfg Config) (Cache, error) {
 // New returns a Cache in front of a backend of the caller's own, which is
 // closed with it. cfg's Type and Redis are not used.
 func New(store backend.Backend, cfg Config) (Cache, error) {
-	cfg.Type = TypeNone // whatever it says, it names no backend here
+	cfg.Type = typeNone // whatever it says, it names no backend here
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ func TestClear_LeavesTheStateOfGenerations(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func(t *testing.T, cfg aside.Config) aside.Cache{
 		"memory": func(t *testing.T, cfg aside.Config) aside.Cache {
-			cfg.Type = aside.TypeMemory
+			cfg.Type = "memory"
 			return open(t, cfg)
 		},
 		"miniredis": func(t *testing.T, cfg aside.Config) aside.Cache {

@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -14,20 +15,17 @@ import (
 
 // The backends that Config.Type names.
 const (
-	TypeRedis  = "redis"
-	TypeMemory = "memory"
-	TypeNone   = "none"
+	typeRedis  = "redis"
+	typeMemory = "memory"
+	typeNone   = "none"
 )
 
 const defaultTimeout = 250 * time.Millisecond
 
 // Config configures a Cache. Its zero value is a Redis on localhost.
 type Config struct {
-	// Disabled switches the cache off: every read loads, nothing is stored.
-	Disabled bool
-
-	// Type is the backend: TypeRedis, TypeMemory or TypeNone. Defaults to
-	// TypeRedis.
+	// Type is the backend: "redis", "memory", or "none", with which the cache is off:
+	// every read loads, and nothing is stored. Defaults to "redis".
 	Type string
 
 	// Redis says which Redis Open connects to.
@@ -62,13 +60,17 @@ type Config struct {
 	LoadTimeout time.Duration
 
 	// MemoryMaxBytes bounds the memory backend: keys, encoded values, the decoded
-	// values that hits have left with them, and about 128 bytes per entry. Over Redis, or
-	// a backend of your own, it bounds the values that are remembered in this process
-	// with their decoded values, so that a hit on the same bytes need not decode them
-	// again. The size of a decoded value is estimated, within a factor of two but for
-	// types that hide what they refer to. One that is larger than MemoryMaxBytes is not
-	// kept, and its bytes are decoded by each hit. Defaults to 64 MiB; 1 remembers nothing.
+	// values that hits have left with them, and about 128 bytes per entry. The size of a
+	// decoded value is estimated, within a factor of two but for types that hide what
+	// they refer to. One that is larger than MemoryMaxBytes is not kept, and its bytes
+	// are decoded by each hit. Defaults to 64 MiB.
 	MemoryMaxBytes int64
+
+	// DecodedMaxBytes bounds what this process remembers of values from Redis, or from a
+	// backend of your own: their bytes with what these were decoded to, so that a hit on
+	// the same bytes need not decode them again. Sizes are estimated as for
+	// MemoryMaxBytes. Defaults to 64 MiB; negative remembers nothing.
+	DecodedMaxBytes int64
 
 	// NearMaxBytes, when it is positive, has values that were read from Redis kept in
 	// this process as well, in so many bytes, decoded values included as for
@@ -117,8 +119,10 @@ type Config struct {
 	// redis.SetLogger changes that.
 	Logger *slog.Logger
 
-	// Observer, if any, is told of each read.
-	Observer Observer
+	// OnRead, if any, is called at the end of each GetOrLoad, in the caller's goroutine
+	// and with its context, before GetOrLoad returns. It must be quick, and may be
+	// called concurrently.
+	OnRead func(ctx context.Context, e ReadEvent)
 
 	// Warnings are written to Logger at warn level, once, when the cache is opened.
 	// ConfigFromEnv puts in them the variables that it does not know; they hold no
@@ -176,10 +180,11 @@ func (c Config) withDefaults() (Config, error) {
 		return c, err
 	}
 	c.TTLs = maps.Clone(c.TTLs)
-	setDefault(&c.Type, TypeRedis)
+	setDefault(&c.Type, typeRedis)
 	setDefault(&c.Timeout, defaultTimeout)
 	setDefault(&c.LoadTimeout, 5*time.Minute)
 	setDefault(&c.MemoryMaxBytes, 64<<20)
+	setDefault(&c.DecodedMaxBytes, 64<<20)
 	setDefault(&c.MaxValueBytes, 16<<20)
 	setDefault(&c.QueueSize, 65536)
 	if c.Logger == nil {
@@ -199,9 +204,9 @@ func (c Config) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("aside: "+format, args...)) }
 	switch c.Type {
-	case "", TypeRedis, TypeMemory, TypeNone:
+	case "", typeRedis, typeMemory, typeNone:
 	default:
-		bad("Config.Type %q: %q, %q or %q is accepted", c.Type, TypeRedis, TypeMemory, TypeNone)
+		bad("Config.Type %q: %q, %q or %q is accepted", c.Type, typeRedis, typeMemory, typeNone)
 	}
 	if p := c.KeyPrefix; strings.ContainsAny(p, "{}") && (strings.Count(p, "{") != 1 || strings.Count(p, "}") != 1 || hashTag(p) == p) {
 		bad("Config.KeyPrefix %q: braces are accepted only as one hash tag, {tag}", p)

@@ -4,28 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// Environ returns the variables of the process's environment, for
-// [ConfigFromEnv].
-func Environ() map[string]string {
-	env := make(map[string]string)
-	for _, entry := range os.Environ() {
-		name, value, _ := strings.Cut(entry, "=")
-		env[name] = value
-	}
-	return env
-}
-
-// ConfigFromEnv reads a Config from environment variables, or from any other map
-// of them. A variable that is absent or empty leaves its default. The error
-// names every variable that is wrong and what would be accepted; it shows no
-// password.
+// ConfigFromEnv reads a Config from environment variables, each "NAME=value" as
+// [os.Environ] returns them; of several with one name the last one counts. A variable
+// that is absent or empty leaves its default. The error names every variable that is
+// wrong and what would be accepted; it shows no password.
 //
 //	CACHE_ENABLED           true or false (true)
 //	CACHE_TYPE              redis, memory or none (redis)
@@ -38,8 +26,7 @@ func Environ() map[string]string {
 //	CACHE_TTL_JITTER        share taken off at random, 0 to 0.9 (0)
 //	CACHE_TIMEOUT           what a call may spend on trouble (250ms)
 //	CACHE_LOAD_TIMEOUT      when a loader's context ends (5m)
-//	CACHE_MEMORY_MAX_BYTES  bound of the memory backend; over Redis, of the values
-//	                        that are remembered as decoded (67108864)
+//	CACHE_MEMORY_MAX_BYTES  MemoryMaxBytes and DecodedMaxBytes (67108864)
 //	CACHE_NEAR_MAX_BYTES    bound of the near cache of a Redis (0: none)
 //	CACHE_MAX_VALUE_BYTES   size of the largest value stored (16777216)
 //	CACHE_QUEUE_SIZE        undelivered invalidations kept (65536)
@@ -60,8 +47,17 @@ func Environ() map[string]string {
 // variables whose names begin with CACHE_ or REDIS_ are listed in Config.Warnings, each
 // with the name that was probably meant; those of other programs that are known, such
 // as REDIS_SERVICE_HOST, are not.
-func ConfigFromEnv(env map[string]string) (Config, error) {
+func ConfigFromEnv(environ []string) (Config, error) {
+	env := make(map[string]string, len(environ))
 	e := envReader{env: env}
+	for i, variable := range environ {
+		name, value, ok := strings.Cut(variable, "=")
+		if !ok { // it may be a secret
+			e.errs = append(e.errs, fmt.Errorf("aside: variable %d of the environment has no '=': NAME=value is accepted", i+1))
+			continue
+		}
+		env[name] = value
+	}
 	enabled := true
 	c := Config{TTLs: map[string]time.Duration{
 		chatMessages.Name: chatMessages.TTL,
@@ -89,7 +85,10 @@ func ConfigFromEnv(env map[string]string) (Config, error) {
 		return int(n), err
 	})
 	readVar(&e, "CACHE_REFUSE_WRITES", "true or false", &c.RefuseWrites, parseBool)
-	c.Disabled = !enabled
+	c.DecodedMaxBytes = c.MemoryMaxBytes
+	if !enabled {
+		c.Type = typeNone
+	}
 	e.ttls(c.TTLs)
 	e.redis(&c.Redis)
 	c.Warnings = unknownVars(env)

@@ -82,7 +82,7 @@ func TestP9_EachReaderHasAValueOfItsOwn(t *testing.T) {
 
 func ownValues[T any](t *testing.T, stored ...string) {
 	t.Helper()
-	c := open(t, aside.Config{Type: aside.TypeMemory})
+	c := open(t, aside.Config{Type: "memory"})
 	key := aside.Keyspace{Name: "own"}.Key("1")
 	for _, data := range stored {
 		var want T
@@ -115,7 +115,7 @@ func ownValues[T any](t *testing.T, stored ...string) {
 func TestP9_AKeyThatIsReadAsSeveralTypes(t *testing.T) {
 	t.Parallel()
 	for _, space := range []aside.Keyspace{{Name: "several"}, {Name: "several", Share: true}} {
-		c := open(t, aside.Config{Type: aside.TypeMemory})
+		c := open(t, aside.Config{Type: "memory"})
 		if err := c.Set(t.Context(), "several:1", []byte(`[{"content":"a"}]`), time.Minute); err != nil {
 			t.Fatal(err)
 		}

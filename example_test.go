@@ -10,7 +10,7 @@ import (
 )
 
 func ExampleGetOrLoad() {
-	cache, err := aside.Open(aside.Config{Type: aside.TypeMemory})
+	cache, err := aside.Open(aside.Config{Type: "memory"})
 	if err != nil {
 		panic(err)
 	}
@@ -29,7 +29,7 @@ func ExampleGetOrLoad() {
 }
 
 func ExampleUpdate() {
-	cache, err := aside.Open(aside.Config{Type: aside.TypeMemory})
+	cache, err := aside.Open(aside.Config{Type: "memory"})
 	if err != nil {
 		panic(err)
 	}
@@ -54,7 +54,7 @@ func ExampleUpdate() {
 
 func ExampleKeyspace() {
 	users := aside.Keyspace{Name: "user", TTL: 10 * time.Minute, NotFoundTTL: 30 * time.Second}
-	cache, err := aside.Open(aside.Config{Type: aside.TypeMemory})
+	cache, err := aside.Open(aside.Config{Type: "memory"})
 	if err != nil {
 		panic(err)
 	}
@@ -73,7 +73,7 @@ func ExampleKeyspace() {
 }
 
 func ExampleGenerations() {
-	cache, err := aside.Open(aside.Config{Type: aside.TypeMemory})
+	cache, err := aside.Open(aside.Config{Type: "memory"})
 	if err != nil {
 		panic(err)
 	}
@@ -100,9 +100,9 @@ func ExampleGenerations() {
 }
 
 func ExampleConfigFromEnv() {
-	_, err := aside.ConfigFromEnv(map[string]string{"CACHE_TYPE": "memcached", "REDIS_PORT": "70000"})
+	_, err := aside.ConfigFromEnv([]string{"CACHE_TYPE=memcached", "REDIS_PORT=70000"})
 	fmt.Println(err)
-	cfg, err := aside.ConfigFromEnv(map[string]string{"CACHE_TYPE": "memory", "CACHE_TTL_CHAT_MESSAGES": "30m"})
+	cfg, err := aside.ConfigFromEnv([]string{"CACHE_TYPE=memory", "CACHE_TTL_CHAT_MESSAGES=30m"})
 	fmt.Println(cfg.Type, cfg.TTLs["chat_messages"], err)
 	// Output:
 	// aside: CACHE_TYPE="memcached": redis, memory or none is accepted

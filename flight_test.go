@@ -42,7 +42,7 @@ func hangs(release <-chan struct{}) func(context.Context) (string, error) {
 
 func TestP4_ALoaderThatIgnoresItsContextEndsAtTheTimeout(t *testing.T) {
 	t.Parallel()
-	for name, store := range map[string]string{"memory": aside.TypeMemory, "none": aside.TypeNone} {
+	for name, store := range map[string]string{"memory": "memory", "none": "none"} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := must(aside.Open(aside.Config{Type: store, LoadTimeout: time.Minute}))
@@ -73,7 +73,7 @@ func TestP4_ALoaderThatIgnoresItsContextEndsAtTheTimeout(t *testing.T) {
 				close(release)
 				wg.Wait()
 				synctest.Wait()
-				if store == aside.TypeMemory {
+				if store == "memory" {
 					if v := read(t, c, fails(t)); v != "new" {
 						t.Errorf("stored %q, want new", v)
 					}
@@ -90,7 +90,7 @@ func TestP4_ALoaderThatIgnoresItsContextEndsAtTheTimeout(t *testing.T) {
 func TestP3_ALoadThatTimedOutGivesItsLeaseBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		one, two := must(aside.New(backendOf(memory), aside.Config{LoadTimeout: time.Minute})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer one.Close()
 		release := make(chan struct{})
@@ -118,7 +118,7 @@ func TestP4_LoadersThatWaitForEachOtherTimeOut(t *testing.T) {
 		for _, keys := range [][]aside.Key{{room}, {room, other}} {
 			t.Run(fmt.Sprint(name, len(keys)), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					c := must(aside.Open(aside.Config{Type: aside.TypeMemory, LoadTimeout: time.Minute}))
+					c := must(aside.Open(aside.Config{Type: "memory", LoadTimeout: time.Minute}))
 					defer c.Close()
 					var loads counter
 					var get func(ctx context.Context, i int) (string, error)
@@ -149,7 +149,7 @@ func TestP4_LoadersThatWaitForEachOtherTimeOut(t *testing.T) {
 func TestP4_ALoadWithoutATimeoutLastsForAsLongAsItTakes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory, LoadTimeout: -1}))
+		c := must(aside.Open(aside.Config{Type: "memory", LoadTimeout: -1}))
 		defer c.Close()
 		v := read(t, c, func(ctx context.Context) (string, error) {
 			time.Sleep(24 * time.Hour)
@@ -167,7 +167,7 @@ func TestP4_ALoaderThatEndsLateHarmsNobody(t *testing.T) {
 	for name, end := range map[string]func(){"panics": func() { panic("late") }, "returns": func() {}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := must(aside.Open(aside.Config{Type: aside.TypeMemory, LoadTimeout: time.Second}))
+				c := must(aside.Open(aside.Config{Type: "memory", LoadTimeout: time.Second}))
 				var late sync.WaitGroup
 				late.Add(1)
 				_, err := aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) {
@@ -199,7 +199,7 @@ func (c slowCodec) Decode(data []byte, p any) error { return aside.JSON.Decode(d
 func TestP4_AnEncoderThatHangsEndsAtTheTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory, LoadTimeout: time.Minute}))
+		c := must(aside.Open(aside.Config{Type: "memory", LoadTimeout: time.Minute}))
 		defer c.Close()
 		codec := slowCodec{make(chan struct{})}
 		slow := aside.Keyspace{Name: "chat_messages", Codec: codec}
@@ -231,7 +231,7 @@ func (refuser) Decode([]byte, any) error   { return errors.New("refused") }
 func TestP4_ACallerWhoLoadsAloneLeavesWhenItsContextEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory, LoadTimeout: time.Minute}))
+		c := must(aside.Open(aside.Config{Type: "memory", LoadTimeout: time.Minute}))
 		defer c.Close()
 		space := aside.Keyspace{Name: "chat_messages", Codec: refuser{}}
 		var wg sync.WaitGroup
@@ -283,7 +283,7 @@ func TestP3_AValueThatCanNotBeHandedOn(t *testing.T) {
 		for _, share := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, share), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+					memory := must(aside.Open(aside.Config{Type: "memory"}))
 					store := &asidetest.Faulty{Backend: backendOf(memory)}
 					c := must(aside.New(store, aside.Config{}))
 					defer c.Close()
@@ -428,7 +428,7 @@ func TestP4_NoLoaderIsCalledForNobody(t *testing.T) {
 	for _, callers := range []int{1, 5} {
 		t.Run(fmt.Sprint(callers), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+				memory := must(aside.Open(aside.Config{Type: "memory"}))
 				store := &asidetest.Faulty{Backend: backendOf(memory)}
 				c := must(aside.New(store, aside.Config{}))
 				defer c.Close()
@@ -490,7 +490,7 @@ func together[L, J any](t *testing.T, c aside.Cache, lead, join aside.Keyspace, 
 func TestP9_ACallerIsHandedWhatItsOwnKeyspaceSays(t *testing.T) {
 	t.Parallel()
 	plain, share := aside.Keyspace{Name: "mixed"}, aside.Keyspace{Name: "mixed", Share: true}
-	for _, store := range []string{aside.TypeMemory, aside.TypeNone} {
+	for _, store := range []string{"memory", "none"} {
 		for name, spaces := range map[string][2]aside.Keyspace{
 			"share joined by plain": {share, plain}, "plain joined by share": {plain, share}, "plain": {plain, plain}, "share": {share, share},
 		} {
@@ -500,7 +500,7 @@ func TestP9_ACallerIsHandedWhatItsOwnKeyspaceSays(t *testing.T) {
 					defer c.Close()
 					led := []int{1, 2, 3}
 					l, j, loads := together(t, c, spaces[0], spaces[1], led, []int{4, 5, 6})
-					if loads != 1 && store == aside.TypeMemory {
+					if loads != 1 && store == "memory" {
 						t.Errorf("%d loads, want 1", loads)
 					}
 					same := len(j) > 0 && &l[0] == &j[0]
@@ -545,7 +545,7 @@ func TestP9_ACallerDecodesWithItsOwnCodec(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+				c := must(aside.Open(aside.Config{Type: "memory"}))
 				defer c.Close()
 				lead, join := aside.Keyspace{Name: "mixed", Codec: codecs[0]}, aside.Keyspace{Name: "mixed", Codec: codecs[1]}
 				_, j, loads := together(t, c, lead, join, "led", "joined")
@@ -619,7 +619,7 @@ type fields struct{ A int }
 func TestP8_ANilOfAnInterfaceIsNoZeroOfAnotherType(t *testing.T) {
 	t.Parallel()
 	for _, share := range []bool{false, true} {
-		for _, store := range []string{aside.TypeMemory, aside.TypeNone} {
+		for _, store := range []string{"memory", "none"} {
 			synctest.Test(t, func(t *testing.T) {
 				c := must(aside.Open(aside.Config{Type: store}))
 				defer c.Close()
@@ -628,7 +628,7 @@ func TestP8_ANilOfAnInterfaceIsNoZeroOfAnotherType(t *testing.T) {
 					t.Errorf("%s: got %v, which nobody loaded", store, j)
 				}
 				space.Name = "nil2"
-				if l, j, _ := together[any, any](t, c, space, space, nil, 1); l != nil || store == aside.TypeMemory && j != nil {
+				if l, j, _ := together[any, any](t, c, space, space, nil, 1); l != nil || store == "memory" && j != nil {
 					t.Errorf("%s: got %v and %v, want nil", store, l, j)
 				}
 			})
@@ -685,7 +685,7 @@ func TestP4_AnErrorWhoseMethodsPanicIsReturned(t *testing.T) {
 func TestP8_ANotFoundOfAnotherKeyCountsWhenItIsWrapped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		c := must(aside.Open(aside.Config{Type: "memory"}))
 		defer c.Close()
 		space := aside.Keyspace{Name: "part", NotFoundTTL: time.Minute}
 		for verb, want := range map[string]int64{"%w": 1, "%v": 2} {

@@ -127,7 +127,7 @@ func gobbed(value any) string {
 func TestP8_WhatOtherProgramsStore(t *testing.T) {
 	t.Parallel()
 	// Room and time for large values on a slow machine.
-	cfg := aside.Config{MemoryMaxBytes: 1 << 30, Timeout: time.Minute}
+	cfg := aside.Config{MemoryMaxBytes: 1 << 30, DecodedMaxBytes: 1 << 30, Timeout: time.Minute}
 	storingWith(t, cfg, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
 		c := newCache(t)
 		loads := int64(0)
@@ -189,7 +189,7 @@ func foreignRead[T any](t *testing.T, c aside.Cache, name, stored string, loaded
 // Some that are worth a look.
 func TestP8_WhatOtherProgramsStoreSays(t *testing.T) {
 	t.Parallel()
-	c := open(t, aside.Config{Type: aside.TypeMemory})
+	c := open(t, aside.Config{Type: "memory"})
 	says := func(stored string, want any, read func() any) {
 		t.Helper()
 		if err := c.Set(t.Context(), "several:1", []byte(stored), time.Minute); err != nil {

@@ -240,20 +240,15 @@ func TestP5_ALogHandlerThatPanicsHarmsNobody(t *testing.T) {
 	}
 }
 
-// watcher is an Observer that panics.
-type watcher struct{}
-
-func (watcher) Observe(context.Context, aside.Event) { panic("an observer") }
-
-func TestAnObserverThatPanicsReachesItsCallerAndLeavesNothing(t *testing.T) {
+func TestAnOnReadThatPanicsReachesItsCallerAndLeavesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory, Observer: watcher{}}))
+		c := must(aside.Open(aside.Config{Type: "memory", OnRead: func(context.Context, aside.ReadEvent) { panic("a hook") }}))
 		for range 3 {
 			func() {
 				defer func() {
-					if p := recover(); p != "an observer" {
-						t.Errorf("recovered %v, want the observer's panic", p)
+					if p := recover(); p != "a hook" {
+						t.Errorf("recovered %v, want the hook's panic", p)
 					}
 				}()
 				aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) { return "v", nil })
@@ -269,7 +264,7 @@ func TestAnObserverThatPanicsReachesItsCallerAndLeavesNothing(t *testing.T) {
 // net/http knows http.ErrAbortHandler by its identity, and logs any other panic.
 func TestP4_AnAbortedHandlerReachesNetHTTP(t *testing.T) {
 	t.Parallel()
-	c := open(t, aside.Config{Type: aside.TypeMemory})
+	c := open(t, aside.Config{Type: "memory"})
 	load := func(failure any) func(context.Context) (string, error) {
 		return func(context.Context) (string, error) { panic(failure) }
 	}

@@ -110,9 +110,9 @@ func newFront(store backend.Backend, cfg Config) *front {
 			f.startNear(b)
 		}
 	}
-	maxMemo := cfg.MemoryMaxBytes
-	if f.local { // it serves callers who share a load, and no further ones
-		maxMemo = max(1, maxMemo/16)
+	maxMemo := max(1, cfg.DecodedMaxBytes) // one byte has room for nothing
+	if f.local {                           // it serves callers who share a load, and no further ones
+		maxMemo = max(1, cfg.MemoryMaxBytes/16)
 	}
 	f.memo = newMemo(maxMemo)
 	for _, warning := range cfg.Warnings {
@@ -397,7 +397,10 @@ func (f *front) roomFor(space *Keyspace) int {
 	if f.near != nil && f.near.covers(space.Name) {
 		return int(f.cfg.NearMaxBytes)
 	}
-	return int(f.cfg.MemoryMaxBytes)
+	if f.memory != nil {
+		return int(f.cfg.MemoryMaxBytes)
+	}
+	return int(f.cfg.DecodedMaxBytes)
 }
 
 // weigh has the cache that s is in weigh it anew. One that is in none, as it comes from

@@ -33,14 +33,14 @@ func FuzzConfigFromEnv(f *testing.F) {
 		// Where a secret stands in the value, it is not shown.
 		for _, form := range []string{"redis://:hunter2@%s", "redis://u:%shunter2@h", "%s,password=hunter2", "redis://h/?password=hunter2&%s", "redis://h/0?%s=hunter2"} {
 			if form = strings.Replace(form, "%s", value, 1); strings.HasPrefix(name, "REDIS_") && !strings.Contains(value, "hunter2") {
-				cfg, err := aside.ConfigFromEnv(map[string]string{name: form})
+				cfg, err := fromEnv(map[string]string{name: form})
 				inForce, _ := cfg.InForce()
 				if shown := fmt.Sprint(err, inForce.Redis.Hosts, cfg.Warnings); strings.Contains(shown, "hunter2") {
 					t.Errorf("%s=%q: the secret is shown: %s", name, form, shown)
 				}
 			}
 		}
-		cfg, err := aside.ConfigFromEnv(map[string]string{name: value, "REDIS_PASSWORD": "hunter2"})
+		cfg, err := fromEnv(map[string]string{name: value, "REDIS_PASSWORD": "hunter2"})
 		if err != nil {
 			if !strings.Contains(err.Error(), name) && !strings.Contains(err.Error(), "Config.") {
 				t.Errorf("%s=%q: the error does not name it: %v", name, value, err)
@@ -63,7 +63,7 @@ func FuzzKeys(f *testing.F) {
 	for _, id := range []string{"A", "{A}", "}{", "a{}b", ":", "A:lease", "대화방", "\x00", "*", "[a]"} {
 		f.Add("chat_messages", id, id+"}")
 	}
-	c, err := aside.Open(aside.Config{Type: aside.TypeMemory, MemoryMaxBytes: 1 << 30})
+	c, err := aside.Open(aside.Config{Type: "memory", MemoryMaxBytes: 1 << 30})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func FuzzStoredBytes(f *testing.F) {
 	}
 	encoded, _ := gobCodec{}.Encode([]fuzzed{{Role: "user"}})
 	f.Add(encoded)
-	c, err := aside.Open(aside.Config{Type: aside.TypeMemory})
+	c, err := aside.Open(aside.Config{Type: "memory"})
 	if err != nil {
 		f.Fatal(err)
 	}

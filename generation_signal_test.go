@@ -86,7 +86,7 @@ func stepping(t *testing.T, test func(t *testing.T, n int, memory aside.Cache, h
 	for n, more := 0, true; more; n++ {
 		t.Run(fmt.Sprint("call ", n), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+				memory := must(aside.Open(aside.Config{Type: "memory"}))
 				defer memory.Close()
 				s := &step{Backend: backendOf(memory)}
 				process, other := must(aside.New(s, aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
@@ -286,7 +286,7 @@ func TestGenerations_ARefusedStartLeavesTheSignal(t *testing.T) {
 func TestGenerations_ASignalThatTwoHaveMarked(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		defer memory.Close()
 		slow, deaf := &step{Backend: backendOf(memory)}, &asidetest.Faulty{Backend: backendOf(memory)}
 		late, process := must(aside.New(slow, aside.Config{})), must(aside.New(deaf, aside.Config{}))
@@ -378,7 +378,7 @@ func TestGenerations_OneBudget(t *testing.T) {
 		t.Run(methods, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+				memory := must(aside.Open(aside.Config{Type: "memory"}))
 				slow := &asidetest.Faulty{Backend: backendOf(memory)}
 				c := must(aside.New(slow, aside.Config{}))
 				defer c.Close()
@@ -426,7 +426,7 @@ func TestGenerations_OneBudget(t *testing.T) {
 func TestGenerations_AKeyThatIsGoneIsClaimedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		defer memory.Close()
 		process, other := must(aside.New(backendOf(memory), aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer process.Close()
@@ -471,7 +471,7 @@ func TestGenerations_AKeyThatIsGoneIsClaimedAgain(t *testing.T) {
 func TestGenerations_ASignalAndAKeyThatIsGone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		defer memory.Close()
 		g := start(t, generations(t, memory), "A")
 		time.Sleep(time.Second)

@@ -49,8 +49,8 @@ func wantCause(t *testing.T, g *aside.Generation, want error, within time.Durati
 func TestGenerations_WithinAProcess(t *testing.T) {
 	t.Parallel()
 	for name, open := range map[string]func(t *testing.T) aside.Cache{
-		"memory": func(t *testing.T) aside.Cache { return must(aside.Open(aside.Config{Type: aside.TypeMemory})) },
-		"none":   func(t *testing.T) aside.Cache { return must(aside.Open(aside.Config{Type: aside.TypeNone})) },
+		"memory": func(t *testing.T) aside.Cache { return must(aside.Open(aside.Config{Type: "memory"})) },
+		"none":   func(t *testing.T) aside.Cache { return must(aside.Open(aside.Config{Type: "none"})) },
 		"away": func(t *testing.T) aside.Cache {
 			c, backend := faulty(t, aside.Config{})
 			backend.SetFault(refuse)
@@ -143,7 +143,7 @@ func TestGenerations_AcrossProcesses(t *testing.T) {
 func TestGenerations_SignalIsSeenWithin250ms(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		process, there := must(aside.New(backendOf(memory), aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
 		here := generations(t, process)
 		defer process.Close()
@@ -172,7 +172,7 @@ func TestGenerations_SignalIsSeenWithin250ms(t *testing.T) {
 func TestGenerations_CancelDuringAStartThatComesTooLate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		defer memory.Close()
 		slow := &asidetest.Faulty{Backend: backendOf(memory)}
 		process, other := must(aside.New(slow, aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
@@ -206,7 +206,7 @@ func TestGenerations_CancelDuringAStartThatComesTooLate(t *testing.T) {
 func TestGenerations_KeyIsKeptAndNeverTakenBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		defer memory.Close()
 		away := &asidetest.Faulty{Backend: backendOf(memory)}
 		process, other := must(aside.New(away, aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
@@ -242,7 +242,7 @@ func TestGenerations_KeyIsKeptAndNeverTakenBack(t *testing.T) {
 func TestGenerations_LostReplies(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		backend := &loseReplies{Backend: backendOf(memory)}
 		c := must(aside.New(backend, aside.Config{}))
 		defer c.Close()
@@ -357,7 +357,7 @@ func TestGenerations_AnAbandonedStartKeepsNobodyOut(t *testing.T) {
 func TestGenerations_AnOverflowHidesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		backend := &asidetest.Faulty{Backend: backendOf(memory)}
 		here, there := must(aside.New(backend, aside.Config{QueueSize: 1})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer there.Close()

@@ -18,7 +18,7 @@ import (
 
 func TestMemory_MarksOfFailedLoadsGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := open(t, aside.Config{Type: aside.TypeMemory})
+		c := open(t, aside.Config{Type: "memory"})
 		defer c.Close()
 		before := heap()
 		for i := range 50_000 {
@@ -39,7 +39,7 @@ func TestMemory_MarksOfFailedLoadsGo(t *testing.T) {
 
 func TestWarnings_AreBounded(t *testing.T) {
 	var log logtest.Buffer
-	c := open(t, aside.Config{Type: aside.TypeMemory, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	c := open(t, aside.Config{Type: "memory", Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	load := func(context.Context) (chan int, error) { return make(chan int), nil }
 	for range 2 {
 		for i := range 1000 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,15 +22,15 @@ import (
 
 func TestConfigFromEnv(t *testing.T) {
 	t.Parallel()
-	cfg, err := aside.ConfigFromEnv(nil)
+	cfg, err := fromEnv(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	guide := map[string]time.Duration{"chat_messages": 1800e9, "user_chats": 600e9, "generation": 300e9, "cancel": 60e9}
-	if diff := cmp.Diff(guide, cfg.TTLs); diff != "" || cfg.Disabled {
-		t.Errorf("defaults: disabled %v, TTLs (-want +got)\n%s", cfg.Disabled, diff)
+	if diff := cmp.Diff(guide, cfg.TTLs); diff != "" || cfg.Type != "" {
+		t.Errorf("defaults: type %q, TTLs (-want +got)\n%s", cfg.Type, diff)
 	}
-	cfg, err = aside.ConfigFromEnv(map[string]string{
+	cfg, err = fromEnv(map[string]string{
 		"CACHE_ENABLED": "False", "CACHE_TYPE": "Memory", "CACHE_KEY_PREFIX": "app:", "CACHE_TTL_JITTER": "0.1",
 		"CACHE_TTL_CHAT_MESSAGES": "30m", "CACHE_TTL_USER": "5", "CACHE_TTL_CANCEL": "0.5", "CACHE_TIMEOUT": "100ms",
 		"CACHE_MEMORY_MAX_BYTES": "1000", "CACHE_NEAR_MAX_BYTES": "2000", "CACHE_REFUSE_WRITES": "1", "CACHE_QUEUE_SIZE": "7", "CACHE_MAX_VALUE_BYTES": "9",
@@ -40,8 +41,8 @@ func TestConfigFromEnv(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := aside.Config{
-		Disabled: true, Type: "memory", KeyPrefix: "app:", Jitter: 0.1, Timeout: 100 * time.Millisecond, LoadTimeout: time.Minute,
-		MemoryMaxBytes: 1000, NearMaxBytes: 2000, MaxValueBytes: 9, QueueSize: 7, RefuseWrites: true,
+		Type: "none", KeyPrefix: "app:", Jitter: 0.1, Timeout: 100 * time.Millisecond, LoadTimeout: time.Minute,
+		MemoryMaxBytes: 1000, DecodedMaxBytes: 1000, NearMaxBytes: 2000, MaxValueBytes: 9, QueueSize: 7, RefuseWrites: true,
 		TTLs:  map[string]time.Duration{"chat_messages": 1800e9, "user_chats": 600e9, "generation": 300e9, "cancel": 5e8, "user": 5e9},
 		Redis: aside.Redis{Hosts: []string{"a", "b:7000", "::1"}, Port: 7001, Username: "u", Password: " p ", TLS: true},
 	}
@@ -52,7 +53,7 @@ func TestConfigFromEnv(t *testing.T) {
 
 func TestConfigFromEnv_ReportsEverythingThatIsWrong(t *testing.T) {
 	t.Parallel()
-	_, err := aside.ConfigFromEnv(map[string]string{
+	_, err := fromEnv(map[string]string{
 		"CACHE_ENABLED": "maybe", "CACHE_TYPE": "memcached", "CACHE_TTL_CHAT_MESSAGES": "-5", "CACHE_TTL_USER_CHATS": "abc",
 		"CACHE_TTL_X": "1000000000000", "REDIS_PORT": "70000", "REDIS_DB": "-1", "CACHE_TTL_JITTER": "NaN", "CACHE_TIMEOUT": "0",
 		"REDIS_URL": "redis://user:hunter2@host:notaport/0", "REDIS_HOST": "x:99999", "CACHE_TTL_": "5", "CACHE_KEY_PREFIX": "{",
@@ -80,8 +81,8 @@ func TestConfigFromEnv_ReportsEverythingThatIsWrong(t *testing.T) {
 // What is wrong only together is reported with all else, by the variables' names.
 func TestConfigFromEnv_ReportsWhatDoesNotGoTogether(t *testing.T) {
 	t.Parallel()
-	_, err := aside.ConfigFromEnv(map[string]string{"REDIS_HOST": "a,b", "REDIS_DB": "2", "REDIS_URL": "redis://c", "CACHE_TIMEOUT": "x"})
-	_, other := aside.ConfigFromEnv(map[string]string{"REDIS_CLUSTER": "true", "REDIS_SENTINEL_MASTER": "m"})
+	_, err := fromEnv(map[string]string{"REDIS_HOST": "a,b", "REDIS_DB": "2", "REDIS_URL": "redis://c", "CACHE_TIMEOUT": "x"})
+	_, other := fromEnv(map[string]string{"REDIS_CLUSTER": "true", "REDIS_SENTINEL_MASTER": "m"})
 	for _, want := range []string{"CACHE_TIMEOUT", "REDIS_DB 2: a Cluster has only 0", "REDIS_URL: it names one server", "REDIS_CLUSTER and REDIS_SENTINEL_MASTER"} {
 		if text := fmt.Sprint(err, other); !strings.Contains(text, want) || strings.Contains(text, "Config.") {
 			t.Errorf("want %q in:\n%s", want, text)
@@ -115,7 +116,7 @@ func TestOpen_RefusesWhatIsWrong(t *testing.T) {
 
 func TestKeys(t *testing.T) {
 	t.Parallel()
-	c := open(t, aside.Config{Type: aside.TypeMemory})
+	c := open(t, aside.Config{Type: "memory"})
 	for _, key := range []aside.Key{
 		{}, aside.ChatMessages(""), aside.Keyspace{Name: "a:b"}.Key("1"), aside.Keyspace{}.Key("1"), aside.Keyspace{Name: "lease"}.Key("1"),
 		aside.Keyspace{Name: "x{y}"}.Key("1"), aside.Keyspace{Name: "ok", TTL: -5}.Key("1"), aside.ChatMessages(strings.Repeat("x", 1<<20)),
@@ -168,7 +169,7 @@ func TestAnyIDIsKeptApart(t *testing.T) {
 
 func TestBadCalls(t *testing.T) {
 	t.Parallel()
-	c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+	c := must(aside.Open(aside.Config{Type: "memory"}))
 	ctx := t.Context()
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
@@ -224,12 +225,12 @@ func TestBadCalls(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-func TestLogAndObserver(t *testing.T) {
+func TestLogAndOnRead(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	var seen recorder
+	var seen []string
 	c := open(t, aside.Config{
-		Type: aside.TypeMemory, Observer: &seen,
+		Type: "memory", OnRead: func(_ context.Context, e aside.ReadEvent) { seen = append(seen, e.Outcome) },
 		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	for range 2 {
@@ -240,18 +241,12 @@ func TestLogAndObserver(t *testing.T) {
 			t.Errorf("the log has not once %s:\n%s", want, &log)
 		}
 	}
-	if !cmp.Equal(seen.outcomes, []aside.Outcome{aside.Miss, aside.Hit}) {
-		t.Errorf("observed %v", seen.outcomes)
+	if !slices.Equal(seen, []string{"miss", "hit"}) {
+		t.Errorf("got the outcomes %v, want miss and hit", seen)
 	}
 	if s := asideStats(t, c); s.Hits != 1 || s.Misses != 1 || s.Loads != 1 {
 		t.Errorf("stats %+v", s)
 	}
-}
-
-type recorder struct{ outcomes []aside.Outcome }
-
-func (r *recorder) Observe(_ context.Context, e aside.Event) {
-	r.outcomes = append(r.outcomes, e.Outcome)
 }
 
 func TestClear(t *testing.T) {
@@ -298,7 +293,7 @@ func TestClear_EndsLoadsBeforeItRemovesValues(t *testing.T) {
 func TestClear_AReaderAfterItDoesNotWaitForAnOldLoad(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		c := must(aside.Open(aside.Config{Type: "memory"}))
 		defer c.Close()
 		go aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) { time.Sleep(time.Minute); return "old", nil })
 		synctest.Wait()

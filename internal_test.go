@@ -72,7 +72,7 @@ func (h halfSick) Block(ctx context.Context, token string, ttl time.Duration, ke
 func TestAWriteBlockedInPartKeepsWhatItHas(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		cfg, err := Config{Type: TypeMemory}.withDefaults()
+		cfg, err := Config{Type: typeMemory}.withDefaults()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func (hung) Unblock(ctx context.Context, _ string, _ ...string) error {
 func TestP5_OneBudgetForAWriteOfSeveralShards(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		cfg, err := Config{Type: TypeMemory}.withDefaults()
+		cfg, err := Config{Type: typeMemory}.withDefaults()
 		if err != nil {
 			t.Fatal(err)
 		}

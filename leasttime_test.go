@@ -20,7 +20,7 @@ func TestConfig_LeastTimes(t *testing.T) {
 		}
 		variable := "CACHE_TTL_" + strings.ToUpper(name)
 		for _, ttl := range []time.Duration{least, least - time.Microsecond} {
-			_, err := aside.ConfigFromEnv(map[string]string{variable: ttl.String()})
+			_, err := fromEnv(map[string]string{variable: ttl.String()})
 			if ok := ttl == least; ok != (err == nil) || !ok && (!strings.Contains(err.Error(), variable) || !strings.Contains(err.Error(), "from "+least.String())) {
 				t.Errorf("%s=%v: %v", variable, ttl, err)
 			}
@@ -35,7 +35,7 @@ func TestConfig_LeastTimes(t *testing.T) {
 
 // opens reports what is wrong with cfg.
 func opens(cfg aside.Config) error {
-	cfg.Type = aside.TypeMemory
+	cfg.Type = "memory"
 	c, err := aside.Open(cfg)
 	if err == nil {
 		err = c.Close()

@@ -21,7 +21,7 @@ func TestP3_AColdKeyIsLoadedOnce(t *testing.T) {
 	t.Parallel()
 	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
 		caches := []aside.Cache{newCache(t)}
-		if s, _ := caches[0].Status(t.Context()); s.Backend != aside.TypeMemory {
+		if s, _ := caches[0].Status(t.Context()); s.Backend != "memory" {
 			caches = append(caches, newCache(t), newCache(t)) // other processes
 		}
 		for try := range 10 {
@@ -54,7 +54,7 @@ func TestP3_AColdKeyIsLoadedOnce(t *testing.T) {
 func TestP3_AHolderThatDiesIsReplaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		c := must(aside.Open(aside.Config{Type: "memory"}))
 		defer c.Close()
 		must(backendOf(c).Lease(t.Context(), room.String(), backend.LeaseRequest{TTL: 2 * time.Second})) // as a process that dies now
 		start := time.Now()
@@ -68,7 +68,7 @@ func TestP3_AHolderThatDiesIsReplaced(t *testing.T) {
 func TestP3_ALongLoadKeepsItsLease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		one, two := must(aside.New(backendOf(memory), aside.Config{})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer one.Close()
 		var loads counter
@@ -96,7 +96,7 @@ func TestP3_ALongLoadKeepsItsLease(t *testing.T) {
 func TestP3_FailingLoadsAreNotWaitedForInTurn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		defer memory.Close()
 		failed := errors.New("database down")
 		start := time.Now()
@@ -176,7 +176,7 @@ func asideStats(t *testing.T, c aside.Cache) aside.Stats {
 func TestP4_AWaiterLeavesAtItsOwnDeadline(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		c := must(aside.Open(aside.Config{Type: "memory"}))
 		defer c.Close()
 		finish := slowLoad(t, c, "v")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -195,7 +195,7 @@ func TestP4_AWaiterLeavesAtItsOwnDeadline(t *testing.T) {
 func TestP4_TheLastWaiterEndsTheLoadAndNobodyJoinsIt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		c := must(aside.Open(aside.Config{Type: "memory"}))
 		defer c.Close()
 		ctx, leave := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
@@ -223,7 +223,7 @@ func TestP4_TheLastWaiterEndsTheLoadAndNobodyJoinsIt(t *testing.T) {
 func TestP4_TheLoadKeepsTheCallersValuesAndHasATimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory, LoadTimeout: time.Minute}))
+		c := must(aside.Open(aside.Config{Type: "memory", LoadTimeout: time.Minute}))
 		defer c.Close()
 		type ctxKey struct{}
 		ctx := context.WithValue(t.Context(), ctxKey{}, "trace")
@@ -275,7 +275,7 @@ func explode(context.Context) (string, error) { panic("boom") }
 
 func TestP4_ALoaderThatExitsItsGoroutineHangsNobody(t *testing.T) {
 	t.Parallel()
-	c := open(t, aside.Config{Type: aside.TypeMemory})
+	c := open(t, aside.Config{Type: "memory"})
 	_, err := aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) {
 		runtime.Goexit()
 		return "", nil
@@ -289,7 +289,7 @@ func TestP4_ALoaderThatExitsItsGoroutineHangsNobody(t *testing.T) {
 func TestP5_OneBudgetForACallThatJoins(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		backend := &asidetest.Faulty{Backend: backendOf(memory)}
 		c := must(aside.New(backend, aside.Config{}))
 		defer c.Close()
@@ -321,7 +321,7 @@ func TestP5_OneBudgetForACallThatJoins(t *testing.T) {
 func TestP3_ACallerInAHurryHurriesNobody(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		defer memory.Close()
 		var loads counter
 		load := func(context.Context) (string, error) {
@@ -365,7 +365,7 @@ func TestP3_ACallerInAHurryHurriesNobody(t *testing.T) {
 func TestP3_ALoaderThatHangsIsReplaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+		memory := must(aside.Open(aside.Config{Type: "memory"}))
 		one, two := must(aside.New(backendOf(memory), aside.Config{LoadTimeout: time.Minute})), must(aside.New(backendOf(memory), aside.Config{}))
 		defer one.Close()
 		hangs := make(chan struct{})
@@ -389,7 +389,7 @@ func TestP3_ALoaderThatHangsIsReplaced(t *testing.T) {
 func TestP4_ALoadOfOnesOwnIsProtected(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory, LoadTimeout: time.Minute}))
+		c := must(aside.Open(aside.Config{Type: "memory", LoadTimeout: time.Minute}))
 		defer c.Close()
 		type unstorable struct{ C chan int }
 		var panics atomic.Int64

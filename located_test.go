@@ -48,7 +48,7 @@ func TestP8_TheLogSaysWhereAValueIsWrong(t *testing.T) {
 		"null":                                       "null",
 	} {
 		var log logtest.Buffer
-		c := open(t, aside.Config{Type: aside.TypeMemory, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		c := open(t, aside.Config{Type: "memory", Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		if err := c.Set(t.Context(), items.Key("1").String(), []byte(stored), time.Minute); err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +66,7 @@ func TestTheLogShowsNothingOfAValueThatIsNotStored(t *testing.T) {
 	t.Parallel()
 	for _, value := range []any{talkative{loggedSecret}, map[string]any{"a": talkative{loggedSecret}}, json.RawMessage(loggedSecret + "x"), []string{loggedSecret + "\xe9"}} {
 		var log logtest.Buffer
-		c := open(t, aside.Config{Type: aside.TypeMemory, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		c := open(t, aside.Config{Type: "memory", Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		if _, err := aside.GetOrLoad(t.Context(), c, items.Key("1"), func(context.Context) (any, error) { return value, nil }); err != nil {
 			t.Fatal(err)
 		}

@@ -47,7 +47,7 @@ type placed struct {
 func logOf[T any](t *testing.T, codec aside.Codec, stored string, loaded T) string {
 	t.Helper()
 	var log logtest.Buffer
-	c := open(t, aside.Config{Type: aside.TypeMemory, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	c := open(t, aside.Config{Type: "memory", Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	key := aside.Keyspace{Name: "item", Codec: codec}.Key("1")
 	if stored != "" {
 		if err := c.Set(t.Context(), key.String(), []byte(stored), time.Minute); err != nil {

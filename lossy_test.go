@@ -132,7 +132,7 @@ func (onlyV2) Speak()                            {}
 func comesBack[T any](t *testing.T, name string, value T, stored bool) {
 	t.Helper()
 	var log logtest.Buffer
-	c := open(t, aside.Config{Type: aside.TypeMemory, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	c := open(t, aside.Config{Type: "memory", Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	loads := int64(0)
 	for _, id := range []string{"A", "A", "B", "B"} {
 		key := aside.Keyspace{Name: "back"}.Key(id)

@@ -100,7 +100,7 @@ func TestMemory_DecodedValuesCountInTheMemoryBackend(t *testing.T) {
 	for _, share := range []bool{false, true} {
 		for _, shape := range keptShapes {
 			t.Run(fmt.Sprint(shape.name, " shared ", share), func(t *testing.T) {
-				c := open(t, aside.Config{Type: aside.TypeMemory, MemoryMaxBytes: memoryLimit})
+				c := open(t, aside.Config{Type: "memory", MemoryMaxBytes: memoryLimit})
 				keepsWithin(t, c, aside.Keyspace{Name: "s", Share: share}, shape)
 			})
 		}
@@ -112,7 +112,7 @@ func TestMemory_DecodedValuesCountOverRedis(t *testing.T) {
 		space := aside.Keyspace{Name: "s", Share: i%2 == 0}
 		t.Run(shape.name, func(t *testing.T) {
 			server := miniredis.RunT(t)
-			c := overRedis(t, server.Addr(), aside.Config{MemoryMaxBytes: memoryLimit})
+			c := overRedis(t, server.Addr(), aside.Config{DecodedMaxBytes: memoryLimit})
 			keepsWithin(t, c, space, shape)
 		})
 	}
@@ -123,7 +123,7 @@ func TestMemory_DecodedValuesCountInTheNearCache(t *testing.T) {
 	for i, shape := range keptShapes {
 		space := aside.Keyspace{Name: fmt.Sprint("s", i), Share: i%2 == 1}
 		t.Run(shape.name, func(t *testing.T) {
-			c := overRedis(t, r.Addr, aside.Config{MemoryMaxBytes: 1, NearMaxBytes: memoryLimit, Keyspaces: []aside.Keyspace{space}})
+			c := overRedis(t, r.Addr, aside.Config{DecodedMaxBytes: -1, NearMaxBytes: memoryLimit, Keyspaces: []aside.Keyspace{space}})
 			serves(t, c)
 			keepsWithin(t, c, space, shape)
 		})
@@ -135,7 +135,7 @@ func TestMemory_DecodedValuesCountInTheNearCache(t *testing.T) {
 func TestMemory_AFirstHitDoesNotProlongAValue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := open(t, aside.Config{Type: aside.TypeMemory})
+		c := open(t, aside.Config{Type: "memory"})
 		defer c.Close()
 		key := aside.Keyspace{Name: "s", TTL: 10 * time.Second}.Key("A")
 		loads := 0
@@ -162,7 +162,7 @@ type sparseInJSON struct {
 func TestMemory_AValueTooLargeToBeRememberedIsAHit(t *testing.T) {
 	t.Parallel()
 	for _, share := range []bool{false, true} {
-		c := open(t, aside.Config{Type: aside.TypeMemory, MemoryMaxBytes: 50_000})
+		c := open(t, aside.Config{Type: "memory", MemoryMaxBytes: 50_000})
 		key := aside.Keyspace{Name: "s", Share: share}.Key("A")
 		loads := 0
 		for range 5 {

@@ -1,39 +1,35 @@
 package aside
 
 import (
-	"context"
 	"sync/atomic"
 	"time"
 	"unsafe"
 )
 
-// Outcome is how a GetOrLoad got its value.
-type Outcome string
+// ReadEvent is one finished call of GetOrLoad, as Config.OnRead is told of it.
+type ReadEvent struct {
+	// Keyspace is the name of the key's keyspace, for a label; keys are too many.
+	Keyspace string
 
-const (
-	Hit  Outcome = "HIT"  // a value from the cache, at the first look
-	Miss Outcome = "MISS" // from the loader, another's load, or a later look; a remembered ErrNotFound, too
-	Off  Outcome = "OFF"  // from the loader: the cache is switched off
-)
+	// Outcome is "hit" for a value that the cache had at the first look, "off" for one
+	// from the loader while the cache is switched off, and "miss" for all else: from the
+	// loader, another caller's load, or a later look, and a remembered ErrNotFound.
+	Outcome string
 
-// Event is one finished call of GetOrLoad.
-type Event struct {
-	Keyspace string        // the name of the key's keyspace, for a label; keys are too many
-	Outcome  Outcome       // how the value was got
 	Duration time.Duration // of the whole call
-	Err      error         // what the call returned
+	Err      error         // returned by the call
 }
 
-// Observer is told of each call of GetOrLoad. Observe is called in the caller's
-// goroutine, with its context, before GetOrLoad returns, so it must be quick. It
-// may be called concurrently.
-type Observer interface {
-	Observe(ctx context.Context, e Event)
-}
+// The outcomes of a read.
+const (
+	outcomeHit  = "hit"
+	outcomeMiss = "miss"
+	outcomeOff  = "off"
+)
 
 // Status describes a Cache.
 type Status struct {
-	Backend    string // TypeRedis, TypeMemory, TypeNone, or what a backend of one's own says
+	Backend    string // "redis", "memory", "none", or the Name that a backend of one's own gives
 	Version    string // the server's, where there is one
 	UsedMemory string // of the server or the cache, like 1.21M
 	Keys       int64  // in the database: all keys, not only the cache's

@@ -14,10 +14,10 @@ import (
 
 func (b *redisBackend) Info(ctx context.Context) (backend.Info, error) {
 	if err := b.inspect(ctx); err != nil {
-		return backend.Info{Name: TypeRedis}, err
+		return backend.Info{Name: typeRedis}, err
 	}
 	return beside(ctx, b, func(ctx context.Context) (backend.Info, error) {
-		s := backend.Info{Name: TypeRedis}
+		s := backend.Info{Name: typeRedis}
 		var used int64
 		err := b.eachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 			// What this user may not ask is left out; that there is an answer shows

@@ -101,7 +101,7 @@ func TestSettings_ARefusedTextIsNotShown(t *testing.T) {
 			env[other], value = v, value[:i]
 		}
 		env[name] = value
-		cfg, err := aside.ConfigFromEnv(env)
+		cfg, err := fromEnv(env)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "hunter2") ||
 			!strings.Contains(err.Error(), "accepted") && !strings.Contains(err.Error(), "set ") {
 			t.Errorf("%s: want %q and no secret: %v", text, want, err)
@@ -147,7 +147,7 @@ func TestInForce(t *testing.T) {
 		"REDIS_URL=unix://:p@/run/redis.sock?db=1":           {Hosts: []string{"/run/redis.sock"}, DB: 1, Password: "***"},
 		"REDIS_URL=redis://h REDIS_TLS=true":                 {Hosts: []string{"h:6379"}, Port: 6379, TLS: true},
 	} {
-		cfg, err := aside.ConfigFromEnv(envOf(text))
+		cfg, err := fromEnv(envOf(text))
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
 			continue
@@ -160,7 +160,7 @@ func TestInForce(t *testing.T) {
 		c.Close()
 	}
 	got := must(aside.Config{}.InForce())
-	if got.Timeout != 250*time.Millisecond || got.Type != aside.TypeRedis {
+	if got.Timeout != 250*time.Millisecond || got.Type != "redis" {
 		t.Errorf("without defaults: %+v", got)
 	}
 }
@@ -188,7 +188,7 @@ func TestSettings_MisspeltVariablesAreReportedOnce(t *testing.T) {
 		"CACHE_PREFIX": "CACHE_KEY_PREFIX", "CACHE_WHATEVER": "not a setting", "CACHE_SHARED_BY_NOBODY": "not a setting",
 	} {
 		var log bytes.Buffer
-		cfg, err := aside.ConfigFromEnv(map[string]string{name: "5", "CACHE_TYPE": "memory"})
+		cfg, err := fromEnv(map[string]string{name: "5", "CACHE_TYPE": "memory"})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -200,7 +200,7 @@ func TestSettings_MisspeltVariablesAreReportedOnce(t *testing.T) {
 			t.Errorf("%s: want a warning with %s:\n%s", name, meant, &log)
 		}
 	}
-	cfg := must(aside.ConfigFromEnv(map[string]string{
+	cfg := must(fromEnv(map[string]string{
 		"CACHE_TTL_CHANNEL": "60", "CACHE_TTL_USER": "60", "CACHE_TTL_SESSION": "60", "CACHE_ADMIN_TOKEN": "s3cret", "CACHE_ENABLD": " ",
 		"REDIS_PORT_6379_TCP": "tcp://10.0.0.1:6379", "REDIS_PORT_6379_TCP_ADDR": "10.0.0.1", "REDIS_PORT_6379_TCP_PORT": "6379", "REDIS_PORT_6379_TCP_PROTO": "tcp",
 		"REDIS_SERVICE_HOST": "10.0.0.1", "REDIS_SERVICE_PORT": "6379", "REDIS_SERVICE_PORT_TCP_REDIS": "6379", "REDIS_MASTER_PORT": "tcp://10.0.0.1:6379",
@@ -221,7 +221,7 @@ func TestSettings_NothingIsIgnoredInSilence(t *testing.T) {
 		"REDIS_HOST=h REDIS_SENTINEL_PASSWORD=hunter2":                       {"SentinelPassword"},
 	} {
 		var log bytes.Buffer
-		cfg := must(aside.ConfigFromEnv(envOf(text)))
+		cfg := must(fromEnv(envOf(text)))
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		c := must(aside.Open(cfg))
 		c.Close()

@@ -161,7 +161,7 @@ func overSlowLine(t *testing.T, l *slowLine, test func(t *testing.T, c aside.Cac
 		client := redis.NewClient(o)
 		defer client.Close()
 		var log logtest.Buffer
-		c := must(aside.NewRedis(client, aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), MemoryMaxBytes: 1}))
+		c := must(aside.NewRedis(client, aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), DecodedMaxBytes: -1}))
 		defer c.Close()
 		test(t, c, client, server, &log)
 	})

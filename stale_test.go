@@ -109,7 +109,7 @@ func TestP1_AReaderAfterAWriteDoesNotWaitForTheOldLoad(t *testing.T) {
 	}
 	storing(t, check)
 	t.Run("none", func(t *testing.T) {
-		check(t, func(t *testing.T) aside.Cache { return open(t, aside.Config{Type: aside.TypeNone}) })
+		check(t, func(t *testing.T) aside.Cache { return open(t, aside.Config{Type: "none"}) })
 	})
 }
 
@@ -291,7 +291,7 @@ func TestP1_Race(t *testing.T) {
 	})
 	t.Run("none", func(t *testing.T) {
 		t.Parallel()
-		race(t, []aside.Cache{open(t, aside.Config{Type: aside.TypeNone})}, time.Second, false)
+		race(t, []aside.Cache{open(t, aside.Config{Type: "none"})}, time.Second, false)
 	})
 	t.Run("two processes", func(t *testing.T) {
 		t.Parallel()
@@ -304,7 +304,7 @@ func TestP1_Race(t *testing.T) {
 // out, a process sees at least its own writes.
 func TestP1_RaceUnderFaults(t *testing.T) {
 	t.Parallel()
-	memory := open(t, aside.Config{Type: aside.TypeMemory})
+	memory := open(t, aside.Config{Type: "memory"})
 	failed := errors.New("connection reset")
 	caches := make([]aside.Cache, 2)
 	for i := range caches {
@@ -446,7 +446,7 @@ func TestP1_AReaderDoesNotTakeWhatWasStoredOrFoundBeforeItCame(t *testing.T) {
 	t.Parallel()
 	for _, method := range []string{"Fill", "Lease"} {
 		synctest.Test(t, func(t *testing.T) {
-			memory := must(aside.Open(aside.Config{Type: aside.TypeMemory}))
+			memory := must(aside.Open(aside.Config{Type: "memory"}))
 			one := must(aside.New(&lateReplies{Backend: backendOf(memory), method: method}, aside.Config{}))
 			two := must(aside.New(backendOf(memory), aside.Config{}))
 			defer two.Close()

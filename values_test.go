@@ -104,7 +104,7 @@ func TestP8_WhatDoesNotDecodeIsReplaced(t *testing.T) {
 func TestP8_WhatDoesNotDecodeIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	var log logtest.Buffer
-	c := open(t, aside.Config{Type: aside.TypeMemory, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	c := open(t, aside.Config{Type: "memory", Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	for range 5 {
 		for _, id := range []string{"A", "B"} {
 			if err := c.Set(t.Context(), aside.ChatMessages(id).String(), []byte("{"), time.Minute); err != nil {
@@ -271,7 +271,7 @@ func TestP9_ShareHandsOutTheSameValueWhileTheBytesAreTheSame(t *testing.T) {
 func TestValuesThatCanNotBeStoredAreReturned(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: aside.TypeMemory, MaxValueBytes: 10}))
+		c := must(aside.Open(aside.Config{Type: "memory", MaxValueBytes: 10}))
 		defer c.Close()
 		key := aside.Keyspace{Name: "odd"}.Key("1")
 		for range 3 {
@@ -309,7 +309,7 @@ func (reversed) Decode(data []byte, v any) error { *v.(*string) = string(data[1:
 
 func TestP8_ACodecThatPanicsHasMetBadBytes(t *testing.T) {
 	t.Parallel()
-	c := open(t, aside.Config{Type: aside.TypeMemory})
+	c := open(t, aside.Config{Type: "memory"})
 	key := aside.Keyspace{Name: "c", Codec: reversed{}}.Key("1")
 	if err := c.Set(t.Context(), "c:1", nil, time.Minute); err != nil {
 		t.Fatal(err)
@@ -321,7 +321,7 @@ func TestP8_ACodecThatPanicsHasMetBadBytes(t *testing.T) {
 
 func TestAKeyspaceMayHaveACodec(t *testing.T) {
 	t.Parallel()
-	c := open(t, aside.Config{Type: aside.TypeMemory})
+	c := open(t, aside.Config{Type: "memory"})
 	key := aside.Keyspace{Name: "c", Codec: reversed{}}.Key("1")
 	for range 2 {
 		if v := must(aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) { return "v", nil })); v != "v" {
@@ -448,7 +448,7 @@ func TestTTL_OfOtherBackends(t *testing.T) {
 	if ttl, ok, err := aside.TTL(t.Context(), prefixed, key); ttl != 0 || !ok || err != nil {
 		t.Errorf("of a value without end: %v, %v, %v", ttl, ok, err)
 	}
-	if _, ok, err := aside.TTL(t.Context(), open(t, aside.Config{Disabled: true}), key); ok || err != nil {
+	if _, ok, err := aside.TTL(t.Context(), open(t, aside.Config{Type: "none"}), key); ok || err != nil {
 		t.Errorf("with the cache off: %v, %v", ok, err)
 	}
 	faulty := &asidetest.Faulty{Backend: backendOf(prefixed)}

@@ -20,7 +20,7 @@ type wrapped struct {
 // they take.
 func TestACacheThatNewWasNotCalledFor(t *testing.T) {
 	t.Parallel()
-	ours := open(t, aside.Config{Type: aside.TypeMemory, KeyPrefix: "app:"})
+	ours := open(t, aside.Config{Type: "memory", KeyPrefix: "app:"})
 	for name, c := range map[string]aside.Cache{
 		"of nothing":      wrapped{more: map[string]bool{}},
 		"over ours":       wrapped{Cache: ours, more: []int{}},

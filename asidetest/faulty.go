@@ -10,9 +10,9 @@ import (
 )
 
 // Memory returns a backend that keeps everything in this process's memory, as
-// aside.TypeMemory does.
+// "memory" does.
 func Memory() backend.Backend {
-	c, err := aside.Open(aside.Config{Type: aside.TypeMemory})
+	c, err := aside.Open(aside.Config{Type: "memory"})
 	if err != nil {
 		panic(err) // the Config is a constant
 	}

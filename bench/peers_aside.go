@@ -35,7 +35,7 @@ func nearRedis(s setup) aside.Config {
 }
 
 func inMemory(s setup) aside.Config {
-	return aside.Config{Type: aside.TypeMemory, MemoryMaxBytes: s.maxBytes}
+	return aside.Config{Type: "memory", MemoryMaxBytes: s.maxBytes}
 }
 
 type asideStore struct {

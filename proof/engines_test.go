@@ -45,9 +45,18 @@ func clusterEnv(servers []*redistest.Server) map[string]string {
 	return map[string]string{"REDIS_HOST": servers[0].Addr + "," + servers[1].Addr + "," + servers[2].Addr}
 }
 
+// environ returns variables as ConfigFromEnv takes them.
+func environ(env map[string]string) []string {
+	var out []string
+	for name, value := range env {
+		out = append(out, name+"="+value)
+	}
+	return out
+}
+
 func configOf(t *testing.T, env map[string]string) aside.Config {
 	t.Helper()
-	cfg, err := aside.ConfigFromEnv(env)
+	cfg, err := aside.ConfigFromEnv(environ(env))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func TestSoak(t *testing.T) {
 		cfg := configOf(t, envOf(r.Addr))
 		cfg.Logger, cfg.QueueSize = slog.New(slog.DiscardHandler), 500
 		cfg.TTLs["row"] = 2 * time.Second
-		cfg.MemoryMaxBytes = 2 << 20 // is full when the first churn ends: what values decode to is remembered
+		cfg.MemoryMaxBytes, cfg.DecodedMaxBytes = 2<<20, 2<<20 // is full when the first churn ends: what values decode to is remembered
 		caches = append(caches, open(t, cfg))
 	}
 	churn := func(d time.Duration) {

@@ -92,7 +92,7 @@ func work(text string) error {
 		return err
 	}
 	logging.Disable() // go-redis writes a line for each connection that is refused
-	cfg, err := aside.ConfigFromEnv(w.Redis)
+	cfg, err := aside.ConfigFromEnv(environ(w.Redis))
 	if err != nil {
 		return err
 	}

@@ -214,17 +214,17 @@ func (h *handler) config(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-func (h *handler) off() bool { return h.cfg.Disabled || h.cfg.Type == aside.TypeNone }
+func (h *handler) off() bool { return h.cfg.Type == "none" }
 
 func (h *handler) backend() string {
 	if h.off() {
-		return aside.TypeNone
+		return "none"
 	}
-	return cmp.Or(h.cfg.Type, aside.TypeRedis)
+	return cmp.Or(h.cfg.Type, "redis")
 }
 
 func (h *handler) unavailable() string {
-	if h.backend() == aside.TypeRedis {
+	if h.backend() == "redis" {
 		return "Redis not available"
 	}
 	return "Cache not available"

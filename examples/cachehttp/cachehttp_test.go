@@ -82,7 +82,7 @@ func TestConfig_ShowsTheRedisInForce(t *testing.T) {
 			t.Errorf("%s: %s", url, body)
 		}
 	}
-	c, err := aside.Open(aside.Config{Type: aside.TypeNone})
+	c, err := aside.Open(aside.Config{Type: "none"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -120,8 +120,28 @@ func readSettings(env map[string]string) (settings, error) {
 		bad("OPENAI_BASE_URL: want an address like http://localhost:11434/v1")
 	}
 	s.name = get("SERVER_NAME", s.addr)
-	s.cache, err = aside.ConfigFromEnv(env)
+	s.cache, err = aside.ConfigFromEnv(environ(env))
 	return s, errors.Join(append(errs, err)...)
+}
+
+// variables returns those of the form NAME=value by their names.
+func variables(environ []string) map[string]string {
+	env := make(map[string]string, len(environ))
+	for _, variable := range environ {
+		if name, value, ok := strings.Cut(variable, "="); ok {
+			env[name] = value
+		}
+	}
+	return env
+}
+
+// environ is the reverse of variables.
+func environ(env map[string]string) []string {
+	out := make([]string, 0, len(env))
+	for name, value := range env {
+		out = append(out, name+"="+value)
+	}
+	return out
 }
 
 // environment returns the variables of the process and those that only a .env file
@@ -149,7 +169,7 @@ func environment(file string, process map[string]string) (env map[string]string,
 
 // run serves until ctx ends. It writes its log to logTo.
 func run(ctx context.Context, envFile string, logTo io.Writer) error {
-	env, unused, err := environment(envFile, aside.Environ())
+	env, unused, err := environment(envFile, variables(os.Environ()))
 	if err != nil {
 		return err
 	}
@@ -160,18 +180,18 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 	log := slog.New(slog.NewTextHandler(logTo, &slog.HandlerOptions{Level: set.logLevel}))
 	backend := backendOf(set.cache)
 	begins := []any{"cache", backend, "database", databaseName(set.databaseURL)}
-	if backend == aside.TypeRedis {
+	if backend == "redis" {
 		begins = append(begins, "redis", redisName(set.cache))
 	}
 	log.Info("chatserver begins", begins...)
-	if backend == aside.TypeRedis && len(unused) > 0 {
+	if backend == "redis" && len(unused) > 0 {
 		log.Warn("REDIS_URL of the .env file overrules variables of the environment: remove it there, or set REDIS_URL in the environment, perhaps to nothing", "file", envFile, "unused", unused)
 	}
 	quiet := logging.VoidLogger{} // the cache says once when Redis is away; the client would at each dial
 	redis.SetLogger(&quiet)
 	metrics := newMetrics()
 	set.cache.Logger = log
-	set.cache.Observer = observer{metrics}
+	set.cache.OnRead = onRead(metrics)
 
 	db, err := openDatabase(ctx, set.databaseURL)
 	if err != nil {
@@ -200,10 +220,7 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 
 // backendOf returns the type of the cache's backend.
 func backendOf(c aside.Config) string {
-	if c.Disabled {
-		return aside.TypeNone
-	}
-	return cmp.Or(c.Type, aside.TypeRedis)
+	return cmp.Or(c.Type, "redis")
 }
 
 // redisName says which Redis is used, host:port/database or several of them, without
@@ -236,7 +253,7 @@ func newServer(ctx context.Context, set settings, repo *Repository, metrics *met
 	backend := backendOf(set.cache)
 	return &Server{
 		about:       about{Server: set.name, Model: set.model.name, Database: databaseName(set.databaseURL)},
-		cacheOn:     backend != aside.TypeNone,
+		cacheOn:     backend != "none",
 		backend:     backend,
 		repo:        repo,
 		generations: generations,

@@ -48,8 +48,8 @@ func (m *metrics) request(route, method string, code int, took time.Duration) {
 	m.requests.WithLabelValues(route, method, strconv.Itoa(code)).Observe(took.Seconds())
 }
 
-func (m *metrics) read(e aside.Event) {
-	m.reads.WithLabelValues(e.Keyspace, string(e.Outcome)).Observe(e.Duration.Seconds())
+func (m *metrics) read(e aside.ReadEvent) {
+	m.reads.WithLabelValues(e.Keyspace, e.Outcome).Observe(e.Duration.Seconds())
 }
 
 // watch has the cache's own counts collected.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,7 +13,7 @@ import (
 
 // trace tells a request how its read of the cache went.
 type trace struct {
-	outcome  aside.Outcome
+	outcome  string       // HIT, MISS or OFF
 	database atomic.Int64 // nanoseconds in its loader
 }
 
@@ -20,7 +21,7 @@ type traceKey struct{}
 
 // traced returns a context whose read is traced.
 func traced(ctx context.Context) (context.Context, *trace) {
-	t := &trace{outcome: aside.Off}
+	t := &trace{outcome: "OFF"}
 	return context.WithValue(ctx, traceKey{}, t), t
 }
 
@@ -34,23 +35,23 @@ func timeLoad(ctx context.Context) (done func()) {
 	return func() { t.database.Add(int64(time.Since(start))) }
 }
 
-// observer is the cache's: it is called with the context of the read.
-type observer struct{ metrics *metrics }
-
-func (o observer) Observe(ctx context.Context, e aside.Event) {
-	if t, ok := ctx.Value(traceKey{}).(*trace); ok {
-		t.outcome = e.Outcome
+// onRead returns the cache's: it is called with the context of the read.
+func onRead(m *metrics) func(context.Context, aside.ReadEvent) {
+	return func(ctx context.Context, e aside.ReadEvent) {
+		if t, ok := ctx.Value(traceKey{}).(*trace); ok {
+			t.outcome = strings.ToUpper(e.Outcome)
+		}
+		m.read(e)
 	}
-	o.metrics.read(e)
 }
 
 // chatRead is one read of a conversation, as pages show it.
 type chatRead struct {
-	ChatID     string        `json:"chat_id"`
-	Outcome    aside.Outcome `json:"outcome"`
-	TotalMS    float64       `json:"total_ms"`
-	DatabaseMS float64       `json:"database_ms"`
-	At         time.Time     `json:"at"`
+	ChatID     string    `json:"chat_id"`
+	Outcome    string    `json:"outcome"`
+	TotalMS    float64   `json:"total_ms"`
+	DatabaseMS float64   `json:"database_ms"`
+	At         time.Time `json:"at"`
 }
 
 const recentReads = 20

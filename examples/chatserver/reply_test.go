@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -138,7 +139,7 @@ func TestGenerate_RoomDeleted(t *testing.T) {
 	c.say(room, "?")
 	_, events := c.stream(t.Context(), room)
 	<-begun
-	env, _, err := environment(s.env, aside.Environ())
+	env, _, err := environment(s.env, variables(os.Environ()))
 	if err != nil {
 		t.Fatal(err)
 	}

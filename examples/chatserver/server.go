@@ -162,7 +162,7 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) {
 }
 
 // conversation reads one, and notes how that went.
-func (s *Server) conversation(ctx context.Context, chatID string) (Conversation, aside.Outcome, error) {
+func (s *Server) conversation(ctx context.Context, chatID string) (Conversation, string, error) {
 	start := time.Now()
 	ctx, t := traced(ctx)
 	c, err := s.repo.Conversation(ctx, chatID)

@@ -51,7 +51,7 @@ func serverOn(t *testing.T, env map[string]string) *client {
 	}
 	log := slog.New(slog.DiscardHandler)
 	metrics := newMetrics()
-	set.cache.Logger, set.cache.Observer = log, observer{metrics}
+	set.cache.Logger, set.cache.OnRead = log, onRead(metrics)
 	db, err := openDatabase(t.Context(), set.databaseURL)
 	if err != nil {
 		t.Fatal(err)
@@ -684,7 +684,7 @@ func TestSettings(t *testing.T) {
 	if err := os.WriteFile(file, []byte("CACHE_TYPE=memory\nASIDE_TEST_ONLY_IN_FILE='x y'\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env, _, err := environment(file, aside.Environ())
+	env, _, err := environment(file, variables(os.Environ()))
 	if err != nil || env["ASIDE_TEST_ONLY_IN_FILE"] != "x y" || env["PATH"] != os.Getenv("PATH") {
 		t.Errorf("%v", err)
 	}

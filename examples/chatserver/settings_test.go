@@ -153,7 +153,7 @@ func TestRedisName(t *testing.T) {
 		"cluster a:1,b:6379":                  {"REDIS_HOST": "a:1,b"},
 		"master m of sentinels a:26379,b:1/2": {"REDIS_HOST": "a,b:1", "REDIS_SENTINEL_MASTER": "m", "REDIS_DB": "2", "REDIS_USERNAME": "u", "REDIS_PASSWORD": "hunter2"},
 	} {
-		c, err := aside.ConfigFromEnv(env)
+		c, err := aside.ConfigFromEnv(environ(env))
 		if err != nil {
 			t.Fatal(err)
 		}
