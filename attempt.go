@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside/internal/deadline"
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 // budget is what one call may still spend on commands that fail.
@@ -67,7 +70,7 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 		return attempt{}, ErrUnavailable
 	}
 	a := attempt{f: f, node: n, caller: ctx, stores: stores, start: time.Now(), limit: b.left, bulk: b.bulk}
-	if left, ok := timeLeft(ctx); ok {
+	if left, ok := deadline.Left(ctx); ok {
 		a.limit = min(a.limit, left/2) // the loader needs time, too
 		a.brief = a.limit < f.hastyLimit() && a.limit < max(f.cfg.Timeout/250, n.reads.trip())
 	}
@@ -78,7 +81,7 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 	if a.limit == f.cfg.Timeout && f.shares {
 		a.ctx = &limited{ctx, f.sharedLimit(a.start)}
 	} else {
-		a.ctx, a.cancel = context.WithTimeout(undated{ctx}, a.limit)
+		a.ctx, a.cancel = context.WithTimeout(deadline.Without(ctx), a.limit)
 	}
 	return a, nil
 }
@@ -91,7 +94,7 @@ func (a *attempt) end(err error, b *budget) error {
 	}
 	now := time.Now()
 	a.took = now.Sub(a.start)
-	replied := err == nil || answered(err)
+	replied := err == nil || redisstore.Answered(err)
 	heard := a.node.answersSince(a.start)
 	a.over(now, replied)
 	if err == nil {
@@ -113,14 +116,14 @@ func (a *attempt) end(err error, b *budget) error {
 	case a.limit < a.f.hastyLimit():
 		weight = hastyFails
 	}
-	if errors.As(err, new(notAgain)) || redis.HasErrorPrefix(err, "TRYAGAIN") || a.f.panicked(err) {
+	if errors.As(err, new(redisstore.NotAgain)) || redis.HasErrorPrefix(err, "TRYAGAIN") || a.f.panicked(err) {
 		weight = 0 // another tells of it; or a slot is moving, or code of others panicked, which says nothing of the node
 	}
-	unfit := errors.As(err, new(*misfit))
+	unfit := errors.As(err, new(*redisstore.Misfit))
 	if unfit {
 		weight = breakerOpens // it has said what it is
 	}
-	if isShortage(err) && a.node.failures.Load() == 0 {
+	if redisstore.IsShortage(err) && a.node.failures.Load() == 0 {
 		weight = 0 // nothing was sent; after a failure, those that hang may be what it is short of
 	}
 	if a.bulk && heard && isTimeout(err) {
@@ -188,28 +191,6 @@ func (f *front) hasty(ctx context.Context) bool {
 	if f.local {
 		return false
 	}
-	left, ok := timeLeft(ctx)
+	left, ok := deadline.Left(ctx)
 	return ok && left < f.hastyLimit()
-}
-
-// troubles are how replies start that say that nothing will work, without the "ERR " in
-// front of some, as go-redis compares them. Each is sent by a test.
-var troubles = []string{
-	"LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "NOAUTH", "WRONGPASS", "DENIED", "max number of clients",
-	"DB index", "invalid DB", "SELECT", "AUTH", "invalid password", "Client sent AUTH", "This instance has cluster",
-}
-
-// answered reports whether err shows that the backend is up: it is a reply, and
-// not one of a Redis that can not serve yet or any more.
-func answered(err error) bool {
-	var reply redis.Error
-	if !errors.As(err, &reply) {
-		return false
-	}
-	for _, prefix := range troubles {
-		if redis.HasErrorPrefix(err, prefix) {
-			return false
-		}
-	}
-	return true
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"fmt"
 	"hash/maphash"
 	"math"
 	"sync"
@@ -22,7 +21,7 @@ import (
 // are few, short, and must not be evicted.
 type memoryBackend struct {
 	values  *otter.Cache[string, *memoryEntry]
-	states  []string // see covers
+	covers  func(prefixes []string, key string) bool // see coversUnder
 	seed    maphash.Seed
 	stripes [64]memoryStripe
 	closed  atomic.Bool
@@ -113,7 +112,7 @@ func (m *memoryBackend) lease(s *memoryStripe, key string) *memoryLease {
 // sweepLater has the leases swept once a failed one's mark is over.
 func (m *memoryBackend) sweepLater() {
 	if !m.sweeps.Load() && !m.closed.Load() && m.sweeps.CompareAndSwap(false, true) {
-		time.AfterFunc(failedMark, m.sweep)
+		time.AfterFunc(backend.FailedFor, m.sweep)
 	}
 }
 
@@ -145,7 +144,7 @@ func (l *memoryLease) expire(now time.Time) {
 	if !now.Before(l.until) {
 		l.token, l.claim = "", false
 	}
-	if now.Sub(l.failedAt) >= failedMark {
+	if now.Sub(l.failedAt) >= backend.FailedFor {
 		l.failed = ""
 	}
 	for token, until := range l.blocks {
@@ -154,10 +153,6 @@ func (l *memoryLease) expire(now time.Time) {
 		}
 	}
 }
-
-// failedMark is how long the token of a lease that was released without a value
-// is remembered: long enough for each who waits for it to come by.
-const failedMark = 2 * time.Second
 
 func (m *memoryBackend) Get(_ context.Context, key string) ([]byte, bool, error) {
 	if s, ok := m.look(key); ok {
@@ -325,14 +320,14 @@ func (m *memoryBackend) Clear(_ context.Context, prefixes ...string) error {
 		s := &m.stripes[i]
 		s.mu.Lock()
 		for key, l := range s.leases {
-			if l.expire(time.Now()); !l.claim && covers(prefixes, m.states, key) {
+			if l.expire(time.Now()); !l.claim && m.covers(prefixes, key) {
 				l.endLoad()
 			}
 		}
 		s.mu.Unlock()
 	}
 	for key := range m.values.Keys() {
-		if !covers(prefixes, m.states, key) {
+		if !m.covers(prefixes, key) {
 			continue
 		}
 		s, l := m.lock(key)
@@ -355,9 +350,9 @@ func (m *memoryBackend) TTL(_ context.Context, key string) (time.Duration, bool,
 func (m *memoryBackend) Info(context.Context) (backend.Info, error) {
 	m.values.CleanUp()
 	return backend.Info{
-		Name:       typeMemory,
-		Keys:       int64(m.values.EstimatedSize()),
-		UsedMemory: humanBytes(int64(m.values.WeightedSize())),
+		Name:      typeMemory,
+		Keys:      int64(m.values.EstimatedSize()),
+		UsedBytes: int64(m.values.WeightedSize()),
 	}, nil
 }
 
@@ -367,17 +362,4 @@ func (m *memoryBackend) Close() error {
 		m.values.StopAllGoroutines()
 	}
 	return nil
-}
-
-// humanBytes writes n as Redis's used_memory_human does: 1.21M.
-func humanBytes(n int64) string {
-	units := "BKMGT"
-	f, i := float64(n), 0
-	for f >= 1024 && i < len(units)-1 {
-		f, i = f/1024, i+1
-	}
-	if i == 0 {
-		return fmt.Sprintf("%dB", n)
-	}
-	return fmt.Sprintf("%.2f%c", f, units[i])
 }

@@ -2,20 +2,13 @@ package aside
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
-	"strings"
-	"sync"
-	"sync/atomic"
-	"time"
-	"unsafe"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 // NewRedis returns a Cache on a Redis client that the service already has: a
@@ -42,7 +35,7 @@ func NewRedis(client redis.UniversalClient, cfg Config) (Cache, error) {
 	if err := checkClient(client); err != nil {
 		return nil, err
 	}
-	return newFront(newRedisBackend(client, cfg), cfg), nil
+	return newFront(newRedisStore(client, cfg, redisstore.Options{}), cfg), nil
 }
 
 // checkClient returns why a client can not be used.
@@ -64,441 +57,49 @@ func checkClient(client redis.UniversalClient) error {
 	return nil
 }
 
-// redisBackend keeps values and leases in Redis. Its methods are a script each,
-// so that value and lease change together; a read is a plain GET.
-type redisBackend struct {
-	client  redis.UniversalClient
-	node    *redis.Client        // client, when it is of one node: a script may touch any keys
-	cluster *redis.ClusterClient // client, when it is of several
-	obeys   bool                 // client obeys a context's deadline by itself
-	doubts  bool                 // a nil may be of what client does when it connects: values are read by MGET, which answers no nil
-	owned   bool                 // Close closes client
-	master  string               // the name that Sentinels know the master by, when client is made here
-	probe   string               // a key that every user of the cache has the right to, and that is not there
-	wait    int                  // how many replicas must have an invalidation
-	states  []string             // see covers
-
-	// replaced, when not nil, is called when a key of another type, which another
-	// program must have stored, was removed.
-	replaced func(key, kind string)
-
-	reached atomic.Bool // a command has been answered
-	closed  atomic.Bool
-	limited bool // client has a limiter that may refuse commands
-
-	misfit   atomic.Pointer[misfit] // nil unless the server is one
-	moves    atomic.Int64           // how many times it became one, or was replaced: what connections are kept lead elsewhere
-	checking sync.Mutex             // held while it is seen whether it still is
-
-	pipelines sync.Map // shard name: *pipeline
-	turns     *turns   // of the one node there is
-	turnsAt   sync.Map // shard name: *turns, of a Cluster
+// newRedisStore makes a backend of a client that checkClient accepts.
+func newRedisStore(client redis.UniversalClient, cfg Config, o redisstore.Options) *redisstore.Store {
+	o.Probe, o.WaitReplicas, o.Covers = cfg.KeyPrefix+probeKey, cfg.WaitReplicas, coversUnder(cfg.KeyPrefix)
+	return redisstore.New(client, o)
 }
 
-// newRedisBackend makes a backend of a client that checkClient accepts.
-func newRedisBackend(client redis.UniversalClient, cfg Config) *redisBackend {
-	b := &redisBackend{client: client, wait: cfg.WaitReplicas, probe: cfg.KeyPrefix + probeKey, turns: newTurns(0, 0)}
-	switch c := client.(type) {
-	case *redis.Client:
-		b.node = c
-		o := c.Options()
-		b.obeys, b.doubts = o.ContextTimeoutEnabled, o.OnConnect != nil
-		b.limited, b.turns = o.Limiter != nil, newTurns(o.PoolSize, o.MaxActiveConns)
-	case *redis.ClusterClient:
-		// It is not among the obedient: it looks up its nodes and commands with
-		// deadlines of its own.
-		b.cluster = c
-		b.doubts = c.Options().OnConnect != nil
+// useRedis sets up what a front has over Redis alone.
+func (f *front) useRedis(b *redisstore.Store) {
+	if b.IsCluster() {
+		f.shardOf = b.Shard
+		f.lookUp = func() { b.Reload(f.closing) }
+	} else {
+		f.look = func(ctx context.Context) { _ = b.Inspect(ctx) } // a misfit is told by the next command
 	}
-	return b
-}
-
-// within runs a command, and returns when ctx ends even if the client does not.
-// The command's results are then its goroutine's alone.
-func within[T any](ctx context.Context, b *redisBackend, command func(context.Context) (T, error)) (T, error) {
-	if err := b.admits(ctx); err != nil {
-		var zero T
-		return zero, err
-	}
-	return inTime(ctx, b, command)
-}
-
-// admits returns why no command can be sent, if none can.
-func (b *redisBackend) admits(ctx context.Context) error {
-	if b.closed.Load() {
-		return ErrClosed
-	}
-	if m := b.misfit.Load(); m != nil {
-		return b.recheck(ctx, m)
-	}
-	return nil
-}
-
-// inTime is within whatever the server is.
-func inTime[T any](ctx context.Context, b *redisBackend, command func(context.Context) (T, error)) (T, error) {
-	if b.obeys {
-		v, err := command(ctx)
-		return v, b.told(err)
-	}
-	type result struct {
-		v   T
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		v, err := safely(ctx, command)
-		done <- result{v, err}
-	}()
-	select {
-	case r := <-done:
-		return r.v, b.told(r.err)
-	case <-ctx.Done():
-		var zero T
-		return zero, ctx.Err()
+	f.shares = b.Obeys()
+	b.Replaced = f.replaced
+	f.wakes.listen = b.Listen
+	if f.cfg.NearMaxBytes > 0 {
+		f.startNear(b)
 	}
 }
 
-// isReply reports whether err is an answer of Redis, which shows that it lives. Errors
-// that told returned have no other in them.
-func isReply(err error) bool {
-	var reply redis.Error
-	return errors.As(err, &reply)
-}
-
-func (b *redisBackend) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
-	return inTurn(ctx, b, keys[0], func(ctx context.Context) (any, error) {
-		return script.Run(ctx, b.client, keys, args...).Result()
+// startNear makes a near cache of the keyspaces that the cache owns, but for those
+// whose keys are signals, and has Redis tell what changes in them.
+func (f *front) startNear(b *redisstore.Store) {
+	var prefixes []string
+	spaces := make(map[string]bool)
+	for _, s := range f.spaces() {
+		if !isState(s) {
+			spaces[s] = true
+			prefixes = append(prefixes, f.name(s+":"))
+		}
+	}
+	f.near = newNear(f.cfg.NearMaxBytes, func(space string) bool { return spaces[space] })
+	f.later(func() {
+		b.Track(f.closing, prefixes, nearChanges{f.near}, f.log)
+		f.near.close()
 	})
 }
 
-func (b *redisBackend) runOn(ctx context.Context, script *redis.Script, key string, args ...any) (any, error) {
-	return b.run(ctx, script, []string{key, leaseKey(key)}, args...)
-}
+// nearChanges tells a near cache what changes in Redis.
+type nearChanges struct{ near *near }
 
-func (b *redisBackend) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	if b.doubts {
-		found, err := b.getMany(ctx, []string{key})
-		if err != nil {
-			return nil, false, err
-		}
-		return found[0].value, found[0].ok, found[0].err
-	}
-	var short error
-	if b.obeys && !b.closed.Load() && b.misfit.Load() == nil { // what within does, and no closure
-		value, err := b.getNow(ctx, key)
-		if err == nil || !isShortage(err) {
-			return got(value, b.refused(b.told(err)))
-		}
-		short = err
-	}
-	value, err := inTurnAfter(ctx, b, key, short, func(ctx context.Context) ([]byte, error) {
-		return b.client.Get(ctx, key).Bytes()
-	})
-	return got(value, err)
-}
-
-func (b *redisBackend) getNow(ctx context.Context, key string) ([]byte, error) {
-	t := b.turnsOf(key)
-	own, err := t.begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer t.end()
-	value, err := b.client.Get(ctx, key).Bytes()
-	return value, t.failed(own, err)
-}
-
-func got(value []byte, err error) ([]byte, bool, error) {
-	switch {
-	case err == nil:
-		return value, true, nil
-	case errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "WRONGTYPE"):
-		return nil, false, nil // Lease removes what is of another type
-	default:
-		return nil, false, err
-	}
-}
-
-// getMany is one MGET, or where the keys are of several slots, or the user may not
-// read all of them, a pipeline of GETs.
-func (b *redisBackend) getMany(ctx context.Context, keys []string) (_ []found, err error) {
-	defer caught(&err)
-	if b.cluster != nil {
-		return b.getEach(ctx, keys)
-	}
-	values, err := inTurn(ctx, b, keys[0], func(ctx context.Context) ([]any, error) {
-		return b.client.MGet(ctx, keys...).Result()
-	})
-	if isReply(err) {
-		return b.getEach(ctx, keys)
-	}
-	out := make([]found, len(values))
-	for i, v := range values {
-		out[i].value, out[i].ok = element(v)
-	}
-	return out, err
-}
-
-// element returns a value that MGET has answered.
-func element(v any) ([]byte, bool) {
-	text, ok := v.(string)
-	return unsafe.Slice(unsafe.StringData(text), len(text)), ok // not copied, as it is not modified
-}
-
-func (b *redisBackend) getEach(ctx context.Context, keys []string) ([]found, error) {
-	out := make([]found, len(keys))
-	var first error
-	cmds, err := inTurn(ctx, b, keys[0], func(ctx context.Context) ([]redis.Cmder, error) {
-		cmds, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, key := range keys {
-				if b.doubts {
-					p.MGet(ctx, key)
-				} else {
-					p.Get(ctx, key)
-				}
-			}
-			return nil
-		})
-		if _, own := ownReply(err); own {
-			first, err = err, nil // of one of them
-		}
-		return cmds, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	failed := 0
-	for i, cmd := range cmds {
-		var value []byte
-		ok, err := true, error(nil)
-		switch cmd := cmd.(type) {
-		case *redis.StringCmd:
-			value, err = cmd.Bytes()
-		case *redis.SliceCmd:
-			if err = cmd.Err(); err == nil && len(cmd.Val()) != 1 {
-				err = first // go-redis does not tell each command what OnConnect was answered
-			} else if err == nil {
-				value, ok = element(cmd.Val()[0])
-			}
-		}
-		if err != nil {
-			value, ok, err = got(nil, b.told(err))
-		}
-		if out[i] = (found{value: value, ok: ok, err: err}); err != nil {
-			failed++
-		}
-	}
-	if failed == len(keys) {
-		return nil, out[0].err
-	}
-	return out, nil
-}
-
-func (b *redisBackend) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	res, err := b.runOn(ctx, setScript, key, ttl.Milliseconds(), value)
-	b.tellReplaced(res)
-	return err
-}
-
-func (b *redisBackend) Delete(ctx context.Context, keys ...string) error {
-	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
-		err := b.apply(ctx, deleteScript, pairs)
-		return b.orPlain(ctx, err, pairs, "")
-	})
-}
-
-// orPlain invalidates where Redis does not allow scripts, with single commands:
-// the lease ends before the value goes, so that no fill comes between.
-func (b *redisBackend) orPlain(ctx context.Context, err error, pairs []string, block string) error {
-	if !isForbidden(err) {
-		return err
-	}
-	send := func(p redis.Pipeliner) {
-		for i := 0; i < len(pairs); i += 2 {
-			p.HDel(ctx, pairs[i+1], append(leaseFields, "w:"+block)...)
-			p.Del(ctx, pairs[i])
-		}
-	}
-	if b.wait > 0 {
-		return b.andWait(ctx, pairs[0], send)
-	}
-	_, err = inTurn(ctx, b, pairs[0], func(ctx context.Context) (any, error) {
-		return b.client.Pipelined(ctx, func(p redis.Pipeliner) error { send(p); return nil })
-	})
-	return err
-}
-
-// isForbidden reports whether err is the answer of a Redis that does not allow scripts.
-func isForbidden(err error) bool {
-	return redis.HasErrorPrefix(err, "NOPERM") || isUnknownCommand(err)
-}
-
-func isUnknownCommand(err error) bool {
-	return isReply(err) && strings.Contains(err.Error(), "unknown command")
-}
-
-func (b *redisBackend) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
-	nonce := rand.Text()
-	args := []any{req.TTL.Milliseconds(), nonce, req.WaitedFor,
-		flag(req.Undecodable != nil), req.Undecodable, flag(req.Claim != nil), req.Claim, req.Owner, req.WakeOn, req.Overdue}
-	var res any
-	var err error
-	if req.Claim == nil {
-		res, err = b.runInLine(ctx, leaseScript, len(req.Undecodable), key, args...)
-	} else { // it is seldom, and the release of who gives up on it must not overtake it
-		res, err = b.runOn(ctx, leaseScript, key, args...)
-	}
-	if err != nil {
-		return backend.Lease{}, err
-	}
-	return b.leaseFrom(res, nonce)
-}
-
-// leaseFrom reads what the script has answered to a request with the nonce.
-func (b *redisBackend) leaseFrom(res any, nonce string) (backend.Lease, error) {
-	answer, ok := res.([]any)
-	if !ok || len(answer) < 3 {
-		return backend.Lease{}, fmt.Errorf("aside: Redis answered a lease request with %T", res)
-	}
-	b.tellReplaced(answer[3:])
-	state, _ := answer[0].(string)
-	text, _ := answer[1].(string)
-	switch state {
-	case "granted":
-		return backend.Lease{State: backend.Granted, Token: text}, nil
-	case "loading":
-		if strings.HasPrefix(text, nonce+".") {
-			// The client sent the request again, as its connection broke, after Redis
-			// had granted it: nobody else can have this lease, or end it.
-			return backend.Lease{State: backend.Granted, Token: text}, nil
-		}
-		deadline, _ := answer[2].(string)
-		return backend.Lease{State: backend.Loading, Token: text, Deadline: deadline}, nil
-	case "writing":
-		return backend.Lease{State: backend.Writing}, nil
-	case "unleased":
-		return backend.Lease{State: backend.Unleased}, nil
-	case "absent":
-		return backend.Lease{State: backend.Absent}, nil
-	case "present":
-		return backend.Lease{State: backend.Present, Value: []byte(text)}, nil
-	}
-	return backend.Lease{}, fmt.Errorf("aside: Redis answered a lease request with %.40q", state)
-}
-
-// tellReplaced takes the keys that a script has removed for their types, and the
-// types, in turn.
-func (b *redisBackend) tellReplaced(res any) {
-	list, _ := res.([]any)
-	for pair := range slices.Chunk(list, 2) {
-		if key, ok := pair[0].(string); ok && len(pair) == 2 && b.replaced != nil {
-			b.replaced(key, fmt.Sprint(pair[1]))
-		}
-	}
-}
-
-func flag(b bool) string {
-	if b {
-		return "1"
-	}
-	return "0"
-}
-
-func (b *redisBackend) Extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
-	res, err := b.runOn(ctx, extendScript, key, token, ttl.Milliseconds())
-	return res == int64(1), err
-}
-
-func (b *redisBackend) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
-	res, err := b.runInLine(ctx, fillScript, len(fill.Value), key, token, fill.TTL.Milliseconds(), flag(fill.NotFound), fill.Value)
-	return res == int64(1), err
-}
-
-func (b *redisBackend) Release(ctx context.Context, key, token string) error {
-	_, err := b.runOn(ctx, releaseScript, key, token, failedMark.Milliseconds())
-	return err
-}
-
-func (b *redisBackend) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
-	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
-		return b.apply(ctx, blockScript, pairs, token, ttl.Milliseconds())
-	})
-}
-
-func (b *redisBackend) Unblock(ctx context.Context, token string, keys ...string) error {
-	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
-		err := b.apply(ctx, unblockScript, pairs, token)
-		return b.orPlain(ctx, err, pairs, token)
-	})
-}
-
-// eachSlot calls do with keys and their lease keys, together where one script
-// may touch them together: all at once on one node, slot by slot on Cluster.
-func (b *redisBackend) eachSlot(ctx context.Context, keys []string, do func(context.Context, []string) error) error {
-	groups := make(map[int][]string)
-	for _, key := range keys {
-		slot := 0
-		if b.cluster != nil {
-			slot = slotOf(key)
-		}
-		groups[slot] = append(groups[slot], key, leaseKey(key))
-	}
-	errs := make(chan error, len(groups))
-	for _, pairs := range groups {
-		if len(groups) == 1 {
-			return do(ctx, pairs)
-		}
-		go func() {
-			_, err := safely(ctx, func(ctx context.Context) (any, error) { return nil, do(ctx, pairs) })
-			errs <- err
-		}()
-	}
-	var all []error
-	for range groups {
-		all = append(all, <-errs)
-	}
-	return errors.Join(all...)
-}
-
-// shard names the node that key lives on, so that one node's trouble is not
-// another's. Before the Cluster has answered once, all keys are of one shard.
-func (b *redisBackend) shard(key string) (name string) {
-	if b.cluster == nil || !b.reached.Load() {
-		return ""
-	}
-	defer func() { _ = recover() }() // of what the client calls to look up its nodes
-	node, err := b.cluster.MasterForKey(context.Background(), key)
-	if err != nil {
-		return ""
-	}
-	return node.Options().Addr
-}
-
-// masterOf returns a client of the node that key lives on.
-func (b *redisBackend) masterOf(ctx context.Context, key string) (*redis.Client, error) {
-	if b.cluster == nil {
-		return b.node, nil
-	}
-	return b.cluster.MasterForKey(ctx, key)
-}
-
-// eachMaster calls do with a client of every master, one call at a time.
-func (b *redisBackend) eachMaster(ctx context.Context, do func(context.Context, *redis.Client) error) error {
-	if b.cluster == nil {
-		return do(ctx, b.node)
-	}
-	var mu sync.Mutex
-	return b.cluster.ForEachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
-		mu.Lock()
-		defer mu.Unlock()
-		_, err := safely(ctx, func(ctx context.Context) (any, error) { return nil, do(ctx, node) })
-		return err
-	})
-}
-
-func (b *redisBackend) Close() error {
-	if !b.closed.CompareAndSwap(false, true) || !b.owned {
-		return nil
-	}
-	return b.client.Close()
-}
+func (c nearChanges) Drop(keys ...string)    { c.near.drop(keys...) }
+func (c nearChanges) ForgetAll()             { c.near.forgetAll() }
+func (c nearChanges) Coherent(coherent bool) { c.near.dropAll(coherent) }

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"time"
+
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 const (
@@ -29,14 +31,14 @@ const (
 type breaker struct {
 	failures atomic.Int32
 	open     atomic.Bool
-	waiting  atomic.Int32  // commands on their way
-	heard    atomic.Int64  // when the node last answered, or was asked while nothing was on its way
-	crowded  atomic.Int64  // since when more than silentWaiting wait for it, or 0
-	looking  atomic.Bool   // a probe finds out whether it answers anything
-	looked   atomic.Int64  // when the first probe since it was heard began
-	silence  time.Duration // how long it may be silent; 0 is for ever
-	turns    *turns        // of the commands that are sent to it, or nil when there are none
-	does     string        // what it has to do: "answer", or "store"
+	waiting  atomic.Int32      // commands on their way
+	heard    atomic.Int64      // when the node last answered, or was asked while nothing was on its way
+	crowded  atomic.Int64      // since when more than silentWaiting wait for it, or 0
+	looking  atomic.Bool       // a probe finds out whether it answers anything
+	looked   atomic.Int64      // when the first probe since it was heard began
+	silence  time.Duration     // how long it may be silent; 0 is for ever
+	turns    *redisstore.Turns // of the commands that are sent to it, or nil when there are none
+	does     string            // what it has to do: "answer", or "store"
 	probe    func() error
 	onChange func()
 	log      *slog.Logger
@@ -66,7 +68,7 @@ func (b *breaker) asked(now time.Time, more int) {
 	b.crowded.CompareAndSwap(0, now.UnixNano())
 	heard := b.heard.Load()
 	if b.turns != nil {
-		heard = max(heard, b.turns.since.Load()) // until then they waited for a connection
+		heard = max(heard, b.turns.Since()) // until then they waited for a connection
 	}
 	silent, crowded := now.UnixNano()-heard, now.UnixNano()-b.crowded.Load()
 	if silent > int64(b.silence/2) && b.looking.CompareAndSwap(false, true) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 // Cache is what a service keeps its values in. [Open], [NewRedis] and [New] make one;
@@ -87,9 +88,8 @@ func Open(cfg Config) (Cache, error) {
 			return nil, err
 		}
 		cfg.Warnings = slices.Concat(cfg.Warnings, notes)
-		b := newRedisBackend(client, cfg)
-		b.owned, b.master = true, strings.TrimSpace(cfg.Redis.SentinelMaster)
-		return newFront(b, cfg), nil
+		o := redisstore.Options{Owned: true, Master: strings.TrimSpace(cfg.Redis.SentinelMaster)}
+		return newFront(newRedisStore(client, cfg, o), cfg), nil
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 // The backends that Config.Type names.
@@ -208,7 +210,7 @@ func (c Config) validate() error {
 	default:
 		bad("Config.Type %q: %q, %q or %q is accepted", c.Type, typeRedis, typeMemory, typeNone)
 	}
-	if p := c.KeyPrefix; strings.ContainsAny(p, "{}") && (strings.Count(p, "{") != 1 || strings.Count(p, "}") != 1 || hashTag(p) == p) {
+	if p := c.KeyPrefix; strings.ContainsAny(p, "{}") && (strings.Count(p, "{") != 1 || strings.Count(p, "}") != 1 || redisstore.HashTag(p) == p) {
 		bad("Config.KeyPrefix %q: braces are accepted only as one hash tag, {tag}", p)
 	}
 	if strings.HasPrefix(c.KeyPrefix, "lease:") || len(c.KeyPrefix) > 256 {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 const (
@@ -137,6 +139,14 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 	return n == 0 && !overflowed
 }
 
+// owedClear is a Clear that an overflow owes, and how far it has come.
+type owedClear struct {
+	*redisstore.Sweep
+	prefixes []string
+	seq      uint64        // of the queue, when it began
+	whole    time.Duration // what a backend that cannot go on where it was is given for it
+}
+
 // clearOwed goes on with the Clear that an overflow owes, from where the last call
 // stopped, until it is over, fails, or has gone on until the time given. again says
 // that there is more to do, and that nothing has failed. One goroutine at a time may
@@ -148,12 +158,11 @@ func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
 		return false
 	}
 	if f.owed == nil {
-		f.owed = newSweep(prefixes, f.cfg.Timeout)
-		f.owed.seq, f.owed.whole = seq, wholeClear
+		f.owed = &owedClear{redisstore.NewSweep(prefixes, f.cfg.Timeout), prefixes, seq, wholeClear}
 	}
 	for time.Now().Before(until) {
 		step, cancel := context.WithTimeout(ctx, f.owed.whole)
-		done, err := f.sweepStep(step, f.owed)
+		done, err := f.sweepStep(step, f.owed.Sweep, f.owed.prefixes)
 		late := step.Err() != nil
 		cancel()
 		if err != nil {
@@ -189,7 +198,7 @@ func (f *front) deliverBatch(ctx context.Context, batch []dueKey) {
 	failed, err := f.eachShard(ctx, keys, f.newBudget(), func(ctx context.Context, keys []string) error {
 		return f.backend.Delete(ctx, keys...)
 	})
-	if len(batch) > 1 && answered(err) { // one that is refused does not hold up the others
+	if len(batch) > 1 && redisstore.Answered(err) { // one that is refused does not hold up the others
 		for i := range batch {
 			f.deliverBatch(ctx, batch[i:i+1])
 		}
@@ -235,7 +244,7 @@ func (f *front) lastBatches(ctx context.Context) (answers bool) {
 		cancel()
 		if err == nil {
 			f.queue.delivered(batch)
-		} else if !answered(err) {
+		} else if !redisstore.Answered(err) {
 			return false
 		}
 	}

@@ -6,12 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/batch"
+	"github.com/cacheaside/aside/internal/foreign"
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 // front is the Cache that Open, NewRedis and New return: what all backends have
@@ -55,7 +59,7 @@ type front struct {
 	closing   context.Context // ends when the front closes
 	close     context.CancelFunc
 	deliverer atomic.Bool    // a goroutine delivers the queue
-	owed      *sweep         // the Clear that an overflow owes, and how far the deliverer has come with it
+	owed      *owedClear     // the Clear that an overflow owes, and how far the deliverer has come with it
 	starting  sync.Mutex     // held while something is added to running or settling, or begins or ends to write
 	running   sync.WaitGroup // goroutines that Close waits for
 	settling  sync.WaitGroup // invalidations on their way, which Close waits for
@@ -75,9 +79,24 @@ type node struct {
 	bulk  reads // of keys whose values are large, each on its own
 }
 
+// coversUnder returns a function that reports whether a Clear of prefixes removes key,
+// where keys start with keyPrefix. A prefix that is shorter than one of states does not
+// name that keyspace, and covers none of its keys.
+func coversUnder(keyPrefix string) func(prefixes []string, key string) bool {
+	return func(prefixes []string, key string) bool {
+		least := 0
+		for _, s := range states {
+			if rest, ok := strings.CutPrefix(key, keyPrefix); ok && strings.HasPrefix(rest, s) {
+				least = len(keyPrefix) + len(s)
+			}
+		}
+		return slices.ContainsFunc(prefixes, func(p string) bool { return len(p) >= least && strings.HasPrefix(key, p) })
+	}
+}
+
 func newFront(store backend.Backend, cfg Config) *front {
 	f := &front{
-		backend: foreign{store},
+		backend: guarded{store},
 		own:     store,
 		cfg:     cfg,
 		ttl:     ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
@@ -88,27 +107,14 @@ func newFront(store backend.Backend, cfg Config) *front {
 	}
 	f.closing, f.close = context.WithCancel(context.Background())
 	f.wakes = wakes{channel: f.name("aside:wake"), log: f.log, stop: f.closing, spawn: f.later, waiting: make(map[string][]*waiter)}
-	f.wakes.teller, _ = store.(teller)
 	switch b := store.(type) {
 	case noneBackend:
 		f.off, f.local, f.backend = true, true, b
 	case *memoryBackend:
 		f.local, f.memory, f.backend = true, b, b
-		b.states = f.names(states)
-	case *redisBackend:
-		b.states = f.names(states)
-		if b.cluster != nil {
-			f.shardOf = b.shard
-			f.lookUp = func() { b.cluster.ReloadState(f.closing) }
-		}
-		if b.node != nil {
-			f.look = func(ctx context.Context) { _ = b.inspect(ctx) } // a misfit is told by the next command
-		}
-		f.shares = b.obeys
-		b.replaced = f.replaced
-		if cfg.NearMaxBytes > 0 {
-			f.startNear(b)
-		}
+		b.covers = coversUnder(cfg.KeyPrefix)
+	case *redisstore.Store:
+		f.useRedis(b)
 	}
 	maxMemo := max(1, cfg.DecodedMaxBytes) // one byte has room for nothing
 	if f.local {                           // it serves callers who share a load, and no further ones
@@ -147,12 +153,12 @@ func (f *front) nodeOf(key string) *node {
 	}
 	probe := f.name(probeKey)
 	if shard != "" {
-		probe += "{" + tagForSlot(slotOf(key)) + "}"
+		probe += "{" + redisstore.TagForSlot(redisstore.SlotOf(key)) + "}"
 	}
 	n := &node{
 		breaker: f.newBreaker(shard, "answer", func(ctx context.Context) error {
 			_, _, err := f.backend.Get(ctx, probe)
-			if answered(err) {
+			if redisstore.Answered(err) {
 				return nil
 			}
 			return err
@@ -162,13 +168,13 @@ func (f *front) nodeOf(key string) *node {
 			return err
 		}),
 	}
-	n.reads = reads{f: f, node: n, lanes: lanes{per: readLane}, index: make(map[string]int), large: make(map[string]bool)}
-	n.reads.room = maxLanes
-	n.bulk = reads{f: f, node: n, lanes: lanes{per: readLane}, index: make(map[string]int), of: &n.reads, room: minLanes}
+	n.reads = reads{f: f, node: n, lanes: batch.Lanes{PerLane: readLane}, index: make(map[string]int), large: make(map[string]bool)}
+	n.reads.room = batch.MaxLanes
+	n.bulk = reads{f: f, node: n, lanes: batch.Lanes{PerLane: readLane}, index: make(map[string]int), of: &n.reads, room: batch.MinLanes}
 	n.reads.many, _ = f.own.(manyReader)
-	if b, ok := f.own.(*redisBackend); ok {
-		n.turns = b.turnsOf(key)
-		n.reads.lanes.most, n.bulk.lanes.most = cap(n.turns.taken), cap(n.turns.taken)
+	if b, ok := f.own.(*redisstore.Store); ok {
+		n.turns = b.TurnsOf(key)
+		n.reads.lanes.Most, n.bulk.lanes.Most = n.turns.Limit(), n.turns.Limit()
 	}
 	n.bulk.many = n.reads.many
 	actual, _ := f.nodes.LoadOrStore(shard, n)
@@ -194,12 +200,18 @@ func (f *front) newBreaker(shard, does string, probe func(context.Context) error
 			defer cancel()
 			err := probe(ctx)
 			if err != nil && f.lookUp != nil {
-				_, _ = safely(ctx, func(context.Context) (any, error) { f.lookUp(); return nil, nil }) // go-redis does once a minute, where nobody answers who could say that the keys have moved
+				_, _ = foreign.Safely(ctx, func(context.Context) (any, error) { f.lookUp(); return nil, nil }) // go-redis does once a minute, where nobody answers who could say that the keys have moved
 			}
 			return err
 		},
 	}
 }
+
+// states are the prefixes of keys that say what is going on. They are not cached, so
+// a Clear of what is cached leaves them.
+var states = []string{generation.Name + ":", cancelSignal.Name + ":"}
+
+func isState(space string) bool { return slices.Contains(states, space+":") }
 
 // probeKey is of a keyspace that every user of the cache has the right to.
 var probeKey = cancelSignal.Name + ":aside-probe"
@@ -211,7 +223,7 @@ func (f *front) lookAgain(now time.Time) {
 		return
 	}
 	last := f.looked.Load()
-	if now.UnixNano()-last < int64(lookInterval) || !f.looked.CompareAndSwap(last, now.UnixNano()) {
+	if now.UnixNano()-last < int64(redisstore.LookInterval) || !f.looked.CompareAndSwap(last, now.UnixNano()) {
 		return
 	}
 	f.later(func() {
@@ -359,7 +371,7 @@ func (w *warnings) add(space, message string) (first, last bool) {
 // was removed: a value, or a lease, is kept there.
 func (f *front) replaced(key, kind string) {
 	owner := key
-	if of, ok := leasedKey(key); ok {
+	if of, ok := redisstore.LeasedKey(key); ok {
 		owner = of
 	}
 	f.warnOnce(f.spaceOf(owner), key, "cache: keys of other types, which other programs stored, are removed (logged once per keyspace)",
@@ -427,25 +439,6 @@ func (f *front) away(ctx context.Context, space *Keyspace, key string) (found, e
 	return got, err
 }
 
-// startNear makes a near cache of the keyspaces that the cache owns, but for those
-// whose keys are signals, and has Redis tell what changes in them.
-func (f *front) startNear(b *redisBackend) {
-	var prefixes []string
-	spaces := make(map[string]bool)
-	for _, s := range f.spaces() {
-		if !isState(s) {
-			spaces[s] = true
-			prefixes = append(prefixes, f.name(s+":"))
-		}
-	}
-	f.near = newNear(f.cfg.NearMaxBytes, func(space string) bool { return spaces[space] })
-	t := &tracking{near: f.near, backend: b, prefixes: prefixes, log: f.log, nodes: make(map[string]*trackedNode)}
-	f.later(func() {
-		t.run(f.closing)
-		f.near.close()
-	})
-}
-
 // The backend's commands, each within a budget.
 
 func (f *front) get(ctx context.Context, key string, b *budget) (found, error) {
@@ -472,7 +465,7 @@ func (f *front) extend(ctx context.Context, key, token string, ttl time.Duration
 }
 
 func (f *front) fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
-	b := budget{left: f.cfg.Timeout, bulk: len(fill.Value) > aloneBytes}
+	b := budget{left: f.cfg.Timeout, bulk: len(fill.Value) > redisstore.AloneBytes}
 	if b.bulk {
 		f.filling.Add(1)
 		defer f.filling.Add(-1)

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/deadline"
+	"github.com/cacheaside/aside/internal/foreign"
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 // The methods of front that make it a Cache, and a backend.Backend, so that one may be
@@ -200,13 +203,14 @@ func (f *front) spaces() []string {
 func (f *front) clear(ctx context.Context, prefixes []string) error {
 	overflow, seq := f.queue.toClear()
 	// A backend that does not answer is found out within the budget.
-	if _, err := f.get(ctx, f.name(probeKey), f.newBudget()); err != nil && !answered(err) {
+	if _, err := f.get(ctx, f.name(probeKey), f.newBudget()); err != nil && !redisstore.Answered(err) {
 		return err
 	}
-	s := newSweep(append(overflow, prefixes...), f.cfg.Timeout)
+	prefixes = append(slices.Clone(overflow), prefixes...)
+	s := redisstore.NewSweep(prefixes, f.cfg.Timeout)
 	for done := false; !done; {
 		var err error
-		if done, err = f.sweepStep(ctx, s); err != nil {
+		if done, err = f.sweepStep(ctx, s, prefixes); err != nil {
 			if ctx.Err() == nil && !errors.Is(err, ErrClosed) {
 				err = fmt.Errorf("%w: Clear: %w", ErrUnavailable, err)
 			}
@@ -219,16 +223,23 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 	return nil
 }
 
-// sweepStep does the next step of a Clear. A backend that has no steps does all of it.
-func (f *front) sweepStep(ctx context.Context, s *sweep) (done bool, err error) {
-	defer caught(&err)
+// sweeper is a backend whose Clear is done in steps, each of which has a time of its
+// own.
+type sweeper interface {
+	SweepStep(ctx context.Context, s *redisstore.Sweep) (done bool, err error)
+}
+
+// sweepStep does the next step of a Clear of prefixes. A backend that has no steps does
+// all of it.
+func (f *front) sweepStep(ctx context.Context, s *redisstore.Sweep, prefixes []string) (done bool, err error) {
+	defer foreign.Catch(&err)
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
 	if b, ok := f.own.(sweeper); ok {
-		return b.sweepStep(ctx, s)
+		return b.SweepStep(ctx, s)
 	}
-	return true, f.backend.Clear(ctx, s.prefixes...)
+	return true, f.backend.Clear(ctx, prefixes...)
 }
 
 // Status asks the backend even while the breaker is open.
@@ -236,10 +247,13 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 	if f.closed.Load() {
 		return Status{}, ErrClosed
 	}
-	limited, cancel := timed(ctx, f.cfg.Timeout)
+	limited, cancel := deadline.Within(ctx, f.cfg.Timeout)
 	defer cancel()
 	info, err := f.backend.Info(limited)
-	s := Status{Backend: info.Name, Version: info.Version, UsedMemory: info.UsedMemory, Keys: info.Keys}
+	s := Status{Backend: info.Name, Version: info.Version, Keys: info.Keys}
+	if info.UsedBytes > 0 {
+		s.UsedMemory = humanBytes(info.UsedBytes)
+	}
 	if err != nil && ctx.Err() == nil {
 		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}

@@ -1,62 +1,18 @@
 package aside
 
-// What can only be seen from inside: the slots of lease keys, and a backend of
-// several shards without a Cluster.
+// What can only be seen from inside: a backend of several shards without a Cluster,
+// and a near cache.
 
 import (
 	"context"
 	"errors"
-	"io"
-	"log/slog"
-	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/redis/go-redis/v9/push"
-
 	"github.com/cacheaside/aside/backend"
 )
-
-func TestSlotsAreThoseOfRedisCluster(t *testing.T) {
-	t.Parallel()
-	if crc := crc16("123456789"); crc != 0x31c3 { // the specification's own example
-		t.Errorf("crc16: %#x", crc)
-	}
-	for key, slot := range map[string]int{"foo": 12182, "bar": 5061, "{foo}bar": 12182, "x{foo}{bar}": 12182} {
-		if got := slotOf(key); got != slot {
-			t.Errorf("slot of %q: %d, want %d", key, got, slot)
-		}
-	}
-}
-
-func FuzzLeaseKey(f *testing.F) {
-	for _, id := range []string{"A", "{A}", "}{", "a{}b", "{", "}", "{}{A}", "A}:lease", ":lease", "lease:A", "대화방", ""} {
-		f.Add("chat_messages:"+id, "chat_messages:A")
-	}
-	f.Fuzz(func(t *testing.T, key, other string) {
-		for _, k := range []string{key, other} {
-			name, _, ok := strings.Cut(k, ":")
-			if !ok || checkName(name) != nil {
-				return // no value key
-			}
-		}
-		lease := leaseKey(key)
-		if slotOf(lease) != slotOf(key) {
-			t.Errorf("%q is in slot %d, its lease key %q in %d", key, slotOf(key), lease, slotOf(lease))
-		}
-		if back, ok := leasedKey(lease); !ok || back != key {
-			t.Errorf("leasedKey(%q) = %q, %v, want %q", lease, back, ok, key)
-		}
-		if _, ok := leasedKey(key); ok || lease == other {
-			t.Errorf("%q is a value's key, and taken for a lease's", key)
-		}
-		if key != other && lease == leaseKey(other) {
-			t.Errorf("%q and %q share the lease key %q", key, other, lease)
-		}
-	})
-}
 
 // halfSick is a backend of two shards, one of which takes no blocks.
 type halfSick struct{ backend.Backend }
@@ -134,44 +90,6 @@ func TestP5_OneBudgetForAWriteOfSeveralShards(t *testing.T) {
 // slow the machine, and not for its age.
 func init() { nearMaxAge = time.Hour }
 
-func TestNear_WhatRedisSays(t *testing.T) {
-	t.Parallel()
-	n := newNear(1<<20, nil)
-	defer n.close()
-	node := &trackedNode{}
-	tr := &tracking{near: n, nodes: map[string]*trackedNode{"node": node}, log: slog.New(slog.DiscardHandler)}
-	tr.hears(node, true, nil)
-	says := func(what any) {
-		if err := tr.HandlePushNotification(t.Context(), push.NotificationHandlerContext{}, []any{"invalidate", what}); err != nil {
-			t.Error(err)
-		}
-	}
-	for _, c := range []struct {
-		what string
-		do   func()
-		left string
-	}{
-		{"two of three keys have changed", func() { says([]any{"a", "c"}) }, "b"},
-		{"all have changed", func() { says(nil) }, ""},
-		{"the connection has broken", func() { tr.hears(node, false, io.EOF) }, ""},
-		{"it is there again", func() { tr.hears(node, true, nil) }, ""},
-	} {
-		for _, key := range []string{"a", "b", "c"} {
-			n.keep(key, n.ask(key), []byte("v"))
-		}
-		c.do()
-		left := ""
-		for _, key := range []string{"a", "b", "c"} {
-			if _, ok := n.look(key); ok {
-				left += key
-			}
-		}
-		if left != c.left {
-			t.Errorf("when %s, %q are left, want %q", c.what, left, c.left)
-		}
-	}
-}
-
 // Nothing is served for longer than the age that is promised, also when nobody says
 // that it has changed; and nothing that was asked for before a change is kept.
 func TestNear_WhatIsKept(t *testing.T) {
@@ -219,27 +137,4 @@ func TestNear_WhatIsKept(t *testing.T) {
 			}
 		}
 	})
-}
-
-// What was sent is not kept until the line is empty.
-func TestALineForgetsWhatWasSent(t *testing.T) {
-	p := &pipeline{lanes: lanes{per: scriptLane, busy: 1}}
-	freed := make(chan int, 2*maxPipeline)
-	for i := range 2 * maxPipeline {
-		value := make([]byte, 1000)
-		runtime.AddCleanup(&value[0], func(i int) { freed <- i }, i)
-		p.line = append(p.line, &scriptCall{ctx: t.Context(), args: []any{value}})
-	}
-	if n := len(p.next()); n != maxPipeline {
-		t.Fatalf("%d go together", n)
-	}
-	for range maxPipeline {
-		runtime.GC()
-		select {
-		case <-freed:
-		case <-time.After(10 * time.Second):
-			t.Fatal("what was sent is kept")
-		}
-	}
-	runtime.KeepAlive(p)
 }

@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"fmt"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -103,4 +104,17 @@ func (s *striped) Load() (n int64) {
 		n += s[i].Int64.Load()
 	}
 	return n
+}
+
+// humanBytes writes n as Redis's used_memory_human does: 1.21M.
+func humanBytes(n int64) string {
+	units := "BKMGT"
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f, i = f/1024, i+1
+	}
+	if i == 0 {
+		return fmt.Sprintf("%dB", n)
+	}
+	return fmt.Sprintf("%.2f%c", f, units[i])
 }

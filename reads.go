@@ -7,14 +7,18 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/cacheaside/aside/internal/batch"
+	"github.com/cacheaside/aside/internal/deadline"
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 // manyReader is a backend that reads several keys at a time, for less than as
 // many times Get costs.
 type manyReader interface {
-	// getMany returns what Get returns for each key. It fails as a whole when it
+	// GetMany returns what Get returns for each key. It fails as a whole when it
 	// could not ask.
-	getMany(ctx context.Context, keys []string) ([]found, error)
+	GetMany(ctx context.Context, keys []string) ([]redisstore.Read, error)
 }
 
 // found is what there is under a key.
@@ -23,7 +27,7 @@ type found struct {
 	value []byte
 	own   bool    // nobody else has value
 	kept  *stored // value, when it is kept in this process
-	err   error
+	err   error   // where several are read at once
 }
 
 const (
@@ -46,7 +50,7 @@ const (
 	patience = 10
 )
 
-// reads sends the reads of one node: alone, or each key once together: see lanes.
+// reads sends the reads of one node: alone, or each key once together: see batch.Lanes.
 // Keys whose values are known to be large, or were in a batch that took too long, are
 // read one by one in lanes of their own: see node.
 //
@@ -62,8 +66,8 @@ type reads struct {
 	of   *reads     // the node's other reads, when these are of large values
 
 	mu       sync.Mutex
-	lanes    lanes
-	line     []*batch        // that wait for a lane
+	lanes    batch.Lanes
+	line     []*readBatch    // that wait for a lane
 	index    map[string]int  // the keys of the last one in line
 	waiting  int             // reads of all in line
 	peak     int             // the largest of recent values
@@ -73,8 +77,8 @@ type reads struct {
 	skip     tooLong         // keys that take too long to read even so
 }
 
-// batch is some reads that go together.
-type batch struct {
+// readBatch is some reads that go together.
+type readBatch struct {
 	keys   []string
 	reads  int
 	again  bool // it is a piece of one that failed
@@ -82,9 +86,9 @@ type batch struct {
 	born   time.Time
 
 	done  chan struct{} // closed when the fields below are set
-	found []found
+	found []redisstore.Read
 	err   error
-	parts []*batch // in place of both: it goes in pieces of size keys
+	parts []*readBatch // in place of both: it goes in pieces of size keys
 	size  int
 }
 
@@ -100,7 +104,7 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 		}
 		return r.node.bulk.get(ctx, key, b)
 	}
-	if r.lanes.busy < r.wide() && r.lanes.take() {
+	if r.lanes.Busy < r.wide() && r.lanes.TryAcquire() {
 		b.bulk = r.slow()
 		r.mu.Unlock()
 		got, err := r.single(ctx, key, b)
@@ -111,9 +115,9 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 		r.mu.Unlock()
 		return found{}, ErrUnavailable
 	}
-	batch, i := r.join(key)
+	in, i := r.join(key)
 	r.mu.Unlock()
-	return r.wait(ctx, batch, i, b)
+	return r.wait(ctx, in, i, b)
 }
 
 // single reads one key, in a lane if there are lanes.
@@ -134,7 +138,7 @@ func (r *reads) single(ctx context.Context, key string, b *budget) (got found, e
 }
 
 // join adds a read to the last batch in line. It needs r.mu.
-func (r *reads) join(key string) (b *batch, i int) {
+func (r *reads) join(key string) (b *readBatch, i int) {
 	if r.waiting++; r.waiting%4 == 2 && !r.slow() { // not each: to ask for the time is a fiftieth of a read
 		r.node.breaker.asked(time.Now(), r.waiting)
 	}
@@ -143,7 +147,7 @@ func (r *reads) join(key string) (b *batch, i int) {
 	}
 	i, ok := r.index[key]
 	if b == nil || !ok && len(b.keys) >= r.most() {
-		b = &batch{born: time.Now(), done: make(chan struct{})}
+		b = &readBatch{born: time.Now(), done: make(chan struct{})}
 		r.line = append(r.line, b)
 		clear(r.index)
 		ok = false
@@ -169,9 +173,9 @@ func (r *reads) most() int {
 // r.mu.
 func (r *reads) slow() bool { return r.of != nil || r.peak >= largeBytes }
 
-func (r *reads) wait(ctx context.Context, batch *batch, i int, b *budget) (found, error) {
+func (r *reads) wait(ctx context.Context, in *readBatch, i int, b *budget) (found, error) {
 	var late <-chan time.Time
-	if left, ok := timeLeft(ctx); ok {
+	if left, ok := deadline.Left(ctx); ok {
 		if left /= 2; left < b.left { // the loader needs time, too
 			timer := time.NewTimer(left)
 			defer timer.Stop()
@@ -180,27 +184,28 @@ func (r *reads) wait(ctx context.Context, batch *batch, i int, b *budget) (found
 	}
 	for {
 		select {
-		case <-batch.done:
+		case <-in.done:
 		case <-ctx.Done():
 			return found{}, context.Cause(ctx)
 		case <-late:
-			b.left -= time.Since(batch.born)
+			b.left -= time.Since(in.born)
 			return found{}, fmt.Errorf("%w: %w", ErrUnavailable, context.DeadlineExceeded)
 		}
-		if batch.parts == nil {
+		if in.parts == nil {
 			break
 		}
-		batch, i = batch.parts[i/batch.size], i%batch.size
+		in, i = in.parts[i/in.size], i%in.size
 	}
-	if batch.err != nil {
-		b.left -= time.Since(batch.born)
-		return found{}, batch.err
+	if in.err != nil {
+		b.left -= time.Since(in.born)
+		return found{}, in.err
 	}
-	got := batch.found[i]
-	if got.err != nil {
-		return found{}, fmt.Errorf("%w: %w", ErrUnavailable, got.err)
+	read := in.found[i]
+	if read.Err != nil {
+		return found{}, fmt.Errorf("%w: %w", ErrUnavailable, read.Err)
 	}
-	got.own = len(batch.keys) == batch.reads && !batch.shared // or another may have asked for the same
+	got := found{value: read.Value, ok: read.OK}
+	got.own = len(in.keys) == in.reads && !in.shared // or another may have asked for the same
 	return got, nil
 }
 
@@ -208,14 +213,14 @@ func (r *reads) wait(ctx context.Context, batch *batch, i int, b *budget) (found
 func (r *reads) leave(key string, got found, err error, took time.Duration) {
 	r.mu.Lock()
 	if err == nil || !isTimeout(err) || took >= r.f.cfg.Timeout/2 { // or its caller had little time, which says nothing of the value
-		r.learn(key, got, err)
+		r.learn(key, got.value, err)
 		r.fits(key, err, took)
 	}
 	if err == nil {
-		r.lanes.took(took)
+		r.lanes.Observe(took)
 	}
 	if len(r.line) == 0 {
-		r.lanes.busy--
+		r.lanes.Busy--
 		r.mu.Unlock()
 		return
 	}
@@ -227,11 +232,11 @@ func (r *reads) leave(key string, got found, err error, took time.Duration) {
 
 // learn takes the end of a read of key. It needs r.mu. A value that took too long is
 // taken for a large one: its size is not known.
-func (r *reads) learn(key string, got found, err error) {
-	isLarge := len(got.value) >= largeBytes || err != nil && isTimeout(err)
+func (r *reads) learn(key string, value []byte, err error) {
+	isLarge := len(value) >= largeBytes || err != nil && isTimeout(err)
 	if r.of == nil {
 		r.peak -= r.peak / 64
-		r.peak = max(r.peak, len(got.value))
+		r.peak = max(r.peak, len(value))
 		if isLarge {
 			r.apart(key)
 		}
@@ -251,14 +256,14 @@ func (r *reads) fits(key string, err error, took time.Duration) {
 	switch {
 	case !r.slow():
 	case err == nil && took < r.f.cfg.Timeout/4:
-		r.room = min(r.room+1, maxLanes)
-		if len(r.line) > 0 && r.lanes.busy < r.wide() {
-			if r.lanes.busy++; !r.f.later(r.run) {
-				r.lanes.busy--
+		r.room = min(r.room+1, batch.MaxLanes)
+		if len(r.line) > 0 && r.lanes.Busy < r.wide() {
+			if r.lanes.Busy++; !r.f.later(r.run) {
+				r.lanes.Busy--
 			}
 		}
 	case err != nil && isTimeout(err):
-		if r.of != nil && r.lanes.busy == 1 {
+		if r.of != nil && r.lanes.Busy == 1 {
 			r.f.readTooLong(r.node, key)
 		}
 		r.room = max(r.room/2, 1)
@@ -268,9 +273,9 @@ func (r *reads) fits(key string, err error, took time.Duration) {
 // wide is how many lanes there are. It needs r.mu.
 func (r *reads) wide() int {
 	if r.slow() {
-		return min(r.lanes.all(), r.room)
+		return min(r.lanes.Limit(), r.room)
 	}
-	return r.lanes.all()
+	return r.lanes.Limit()
 }
 
 // apart has keys read by themselves from now on. It needs r.mu.
@@ -290,10 +295,10 @@ func (r *reads) apart(keys ...string) {
 func (r *reads) run() {
 	for b, left := r.next(); b != nil; b, left = r.next() {
 		start := time.Now()
-		b.found, b.err = do(r.f.closing, r.f, b.keys[0], left, false, func(ctx context.Context) ([]found, error) {
-			found, err := r.many.getMany(ctx, b.keys)
+		b.found, b.err = do(r.f.closing, r.f, b.keys[0], left, false, func(ctx context.Context) ([]redisstore.Read, error) {
+			found, err := r.many.GetMany(ctx, b.keys)
 			if err != nil && b.again {
-				err = notAgain{err}
+				err = redisstore.NotAgain{Err: err}
 			}
 			return found, err
 		})
@@ -310,20 +315,20 @@ func (r *reads) run() {
 func (r *reads) trip() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.lanes.trip
+	return r.lanes.RTT
 }
 
 // ended takes the end of a batch, and reports whether that is what its callers get. A
 // batch that failed, and has time left, goes again in two pieces: it may have been too
 // much for the line.
-func (r *reads) ended(b *batch, took time.Duration) bool {
+func (r *reads) ended(b *readBatch, took time.Duration) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.fits(b.keys[0], b.err, took)
 	if b.err == nil {
-		for i, got := range b.found {
-			if got.err == nil {
-				r.learn(b.keys[i], got, nil)
+		for i, read := range b.found {
+			if read.Err == nil {
+				r.learn(b.keys[i], read.Value, nil)
 			}
 		}
 		return true
@@ -332,7 +337,7 @@ func (r *reads) ended(b *batch, took time.Duration) bool {
 		r.peak = max(r.peak, 2*batchBytes/len(b.keys)) // half as many fit
 		r.apart(b.keys...)
 	}
-	if len(b.keys) == 1 || answered(b.err) || r.node.open.Load() || r.left(b) <= 0 || r.f.closed.Load() {
+	if len(b.keys) == 1 || redisstore.Answered(b.err) || r.node.open.Load() || r.left(b) <= 0 || r.f.closed.Load() {
 		return true
 	}
 	r.cut(b, (len(b.keys)+1)/2, 0)
@@ -340,10 +345,10 @@ func (r *reads) ended(b *batch, took time.Duration) bool {
 }
 
 // cut has a batch go in pieces of n keys, which come into line at i. It needs r.mu.
-func (r *reads) cut(b *batch, n, i int) {
+func (r *reads) cut(b *readBatch, n, i int) {
 	b.size = n
 	for keys := range slices.Chunk(b.keys, n) {
-		b.parts = append(b.parts, &batch{keys: keys, reads: len(keys), again: b.again || b.err != nil, shared: b.shared || b.reads != len(b.keys), born: b.born, done: make(chan struct{})})
+		b.parts = append(b.parts, &readBatch{keys: keys, reads: len(keys), again: b.again || b.err != nil, shared: b.shared || b.reads != len(b.keys), born: b.born, done: make(chan struct{})})
 	}
 	if i == len(r.line) {
 		clear(r.index) // of the one that is the last no more
@@ -355,7 +360,7 @@ func (r *reads) cut(b *batch, n, i int) {
 }
 
 // left is what a batch may still spend. It needs r.mu.
-func (r *reads) left(b *batch) time.Duration {
+func (r *reads) left(b *readBatch) time.Duration {
 	since := b.born
 	if r.slow() && r.progress.After(since) {
 		since = r.progress
@@ -365,11 +370,11 @@ func (r *reads) left(b *batch) time.Duration {
 
 // next takes the first batch in line, with its budget, or frees the lane when there is
 // none.
-func (r *reads) next() (*batch, *budget) {
+func (r *reads) next() (*readBatch, *budget) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.line) == 0 || r.lanes.busy > r.wide() {
-		r.lanes.busy--
+	if len(r.line) == 0 || r.lanes.Busy > r.wide() {
+		r.lanes.Busy--
 		return nil, nil
 	}
 	b := r.take()
@@ -381,7 +386,7 @@ func (r *reads) next() (*batch, *budget) {
 }
 
 // take takes the first batch in line. It needs r.mu.
-func (r *reads) take() *batch {
+func (r *reads) take() *readBatch {
 	b := r.line[0]
 	r.line = r.line[1:]
 	r.waiting -= b.reads

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 const (
@@ -62,7 +64,7 @@ func (f *front) readTooLong(n *node, key string) {
 // the node answers others, it is about the value; and to send it again is of no use for
 // a while, unless other large values shared the line with it.
 func (f *front) fillFailed(space *Keyspace, key string, size int, err error) {
-	if f.local || size <= aloneBytes || !isTimeout(err) {
+	if f.local || size <= redisstore.AloneBytes || !isTimeout(err) {
 		return
 	}
 	n, alone := f.nodeOf(key), f.filling.Load() == 0

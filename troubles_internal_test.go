@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside/internal/logtest"
+	"github.com/cacheaside/aside/internal/redisstore"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -99,7 +100,7 @@ func commandFrom(r *bufio.Reader) (name string, err error) {
 // and is in Status, whether it comes for the command or while the client connects.
 func TestTroubles_EachReply(t *testing.T) {
 	t.Parallel()
-	for _, prefix := range troubles {
+	for _, prefix := range redisstore.Troubles {
 		sent := false
 		for _, text := range refusals {
 			sent = sent || strings.HasPrefix(strings.TrimPrefix(text, "ERR "), prefix)

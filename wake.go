@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 const (
@@ -33,17 +34,6 @@ const (
 	refusedAfter = time.Minute
 )
 
-// teller is a backend that can tell when leases end. Its Lease obeys the channel
-// in a request: whatever ends the lease that it found, in any process, is told of
-// there.
-type teller interface {
-	// tell calls w.up when it listens on w.channel, and from then on w.heard with
-	// the key of each lease whose end is told there. It returns when ctx has ended
-	// or w is not wanted any more, and with an error as soon as it knows that it
-	// hears nothing, or that it may not listen.
-	tell(ctx context.Context, w *wakes) error
-}
-
 // wakes lets those who wait for other processes' loads know when to ask again. In
 // a process there is one for all of them, which listens while somebody waits and
 // for a while after.
@@ -53,7 +43,7 @@ type teller interface {
 // is lost, late or forged costs time and a question, and no promise hangs on it.
 // Nor is anything waited for here: while it does not listen, those who wait poll.
 type wakes struct {
-	teller  teller // nil when the backend can not tell
+	listen  func(ctx context.Context, channel string, l redisstore.Listener) error // nil when the backend can not tell
 	channel string
 	log     *slog.Logger
 	stop    context.Context
@@ -88,7 +78,7 @@ func (w *wakes) waiter(key string) *waiter { return &waiter{w: w, key: key} }
 // be found out: what is told from then on ends the next pause.
 func (x *waiter) channel() string {
 	w := x.w
-	if w.teller == nil {
+	if w.listen == nil {
 		return ""
 	}
 	w.mu.Lock()
@@ -123,7 +113,7 @@ func (x *waiter) pause(ctx context.Context, waited time.Duration) bool {
 func (x *waiter) patience(waited time.Duration) time.Duration {
 	w := x.w
 	polling := min(max(waited/16, pollMin), pollMax)
-	if w.teller == nil {
+	if w.listen == nil {
 		return polling
 	}
 	w.mu.Lock()
@@ -199,14 +189,14 @@ func (w *wakes) start() {
 
 // run listens until it is not needed any more, or can not.
 func (w *wakes) run() {
-	err := w.teller.tell(w.stop, w)
+	err := w.listen(w.stop, w.channel, w)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.running, w.live = false, false
 	switch {
 	case err == nil:
 		w.retry = time.Time{}
-	case answered(err):
+	case redisstore.Answered(err):
 		w.retry = time.Now().Add(refusedAfter)
 		if !w.refused {
 			w.refused = true
@@ -218,25 +208,25 @@ func (w *wakes) run() {
 	w.wakeAll()
 }
 
-// up says that from now on all is heard. Those who wait ask once more: what ended
+// Up says that from now on all is heard. Those who wait ask once more: what ended
 // before was not.
-func (w *wakes) up() {
+func (w *wakes) Up() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.live = true
 	w.wakeAll()
 }
 
-// heard says that the lease of key has ended.
-func (w *wakes) heard(key string) {
+// Heard says that the lease of key has ended.
+func (w *wakes) Heard(key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.missed = 0
 	w.wakeEach(w.waiting[key])
 }
 
-// wanted reports whether there is still a reason to listen.
-func (w *wakes) wanted() bool {
+// Wanted reports whether there is still a reason to listen.
+func (w *wakes) Wanted() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return time.Since(w.needed) < idleAfter
@@ -244,7 +234,7 @@ func (w *wakes) wanted() bool {
 
 // wake lets those who wait for key ask again.
 func (w *wakes) wake(key string) {
-	if w.teller == nil {
+	if w.listen == nil {
 		return
 	}
 	w.mu.Lock()

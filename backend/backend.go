@@ -133,6 +133,10 @@ type LeaseRequest struct {
 	Overdue string
 }
 
+// FailedFor is how long a store remembers of a lease that it was released without a
+// value: see LeaseRequest.WaitedFor.
+const FailedFor = 2 * time.Second
+
 // LeaseState is what [Backend.Lease] found.
 type LeaseState int
 
@@ -166,8 +170,8 @@ type Fill struct {
 
 // Info describes a store. Fields that it cannot tell are left empty.
 type Info struct {
-	Name       string // what the store is called
-	Version    string // the server's, where there is one
-	UsedMemory string // of the server or the store, like 1.21M
-	Keys       int64  // in the store: all keys, not only the cache's
+	Name      string // what the store is called
+	Version   string // the server's, where there is one
+	UsedBytes int64  // memory of the server or the store; 0 where that is not known
+	Keys      int64  // in the store: all keys, not only the cache's
 }

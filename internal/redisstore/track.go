@@ -1,4 +1,4 @@
-package aside
+package redisstore
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/redis/go-redis/v9/push"
+
+	"github.com/cacheaside/aside/internal/foreign"
 )
 
 const (
@@ -23,6 +25,19 @@ const (
 	trackingRetry = 500 * time.Millisecond
 )
 
+// Changes is told what changes in Redis: a near cache.
+type Changes interface {
+	Drop(keys ...string)    // these keys have changed
+	ForgetAll()             // any key may have changed
+	Coherent(coherent bool) // any key may have changed, and whether changes are heard from now on
+}
+
+// Track tells changes of the keys that start with one of prefixes, until ctx ends.
+func (b *Store) Track(ctx context.Context, prefixes []string, changes Changes, log *slog.Logger) {
+	t := &tracking{changes: changes, backend: b, prefixes: prefixes, log: log, nodes: make(map[string]*trackedNode)}
+	t.run(ctx)
+}
+
 // tracking listens to what changes in Redis, for a near cache: on a connection of
 // its own to each master, which Redis tells the keys that change and start with one
 // of some prefixes. Values are read on other connections, so it does not matter
@@ -31,8 +46,8 @@ const (
 //
 // See https://redis.io/docs/latest/develop/reference/client-side-caching/#broadcasting-mode
 type tracking struct {
-	near     *near
-	backend  *redisBackend
+	changes  Changes
+	backend  *Store
 	prefixes []string
 	log      *slog.Logger
 
@@ -67,11 +82,11 @@ func (t *tracking) run(ctx context.Context) {
 // masters returns the options of a client for each master, by its address and how many
 // times it has moved.
 func (t *tracking) masters(ctx context.Context) (masters map[string]redis.Options, err error) {
-	defer caught(&err)
+	defer foreign.Catch(&err)
 	masters = make(map[string]redis.Options)
 	ctx, cancel := context.WithTimeout(ctx, trackingSilence)
 	defer cancel()
-	_ = t.backend.inspect(ctx)      // nobody else does while all reads are answered from the near cache
+	_ = t.backend.Inspect(ctx)      // nobody else does while all reads are Answered from the near cache
 	moves := t.backend.moves.Load() // the same address led elsewhere before
 	err = t.backend.eachMaster(ctx, func(_ context.Context, node *redis.Client) error {
 		masters[fmt.Sprint(node.Options().Addr, " ", moves)] = *node.Options()
@@ -88,7 +103,7 @@ func (t *tracking) follow(ctx context.Context, masters map[string]redis.Options,
 		if _, ok := masters[addr]; !ok {
 			node.stop()
 			delete(t.nodes, addr)
-			t.near.dropAll(t.allHeard())
+			t.changes.Coherent(t.allHeard())
 		}
 	}
 	for addr, options := range masters {
@@ -98,7 +113,7 @@ func (t *tracking) follow(ctx context.Context, masters map[string]redis.Options,
 		ctx, stop := context.WithCancel(ctx)
 		node := &trackedNode{stop: stop}
 		t.nodes[addr] = node
-		t.near.dropAll(false) // until this one is heard
+		t.changes.Coherent(false) // until this one is heard
 		listeners.Go(func() { t.stay(ctx, node, options) })
 	}
 }
@@ -121,7 +136,7 @@ func (t *tracking) stay(ctx context.Context, node *trackedNode, options redis.Op
 
 // listen has Redis say on a connection what changes, until it breaks.
 func (t *tracking) listen(ctx context.Context, node *trackedNode, options redis.Options) (err error) {
-	defer caught(&err)
+	defer foreign.Catch(&err)
 	client := redis.NewClient(t.options(options))
 	defer client.Close()
 	messages := client.Subscribe(ctx) // to no channel: its connection is one that is read all the time
@@ -130,16 +145,11 @@ func (t *tracking) listen(ctx context.Context, node *trackedNode, options redis.
 	if err := ping(ctx, messages); err != nil {
 		return err
 	}
-	stop := repeat(trackingPing, func(ctx context.Context) bool {
-		if ping(ctx, messages) == nil {
-			return true
-		}
-		closeQuietly(messages) // or go-redis would connect again and not say so
-		return false
-	})
+	over, stop := context.WithCancel(ctx)
 	defer stop()
+	go pingUntil(over, messages)
 	for {
-		// It handles what Redis says of keys until a ping is answered.
+		// It handles what Redis says of keys until a ping is Answered.
 		within, cancel := context.WithTimeout(ctx, trackingSilence)
 		_, err := messages.ReceiveTimeout(within, trackingSilence)
 		cancel()
@@ -147,6 +157,24 @@ func (t *tracking) listen(ctx context.Context, node *trackedNode, options redis.
 			return err
 		}
 		t.hears(node, true, nil)
+	}
+}
+
+// pingUntil asks whether a connection still carries what changes, until ctx ends or it
+// does not.
+func pingUntil(ctx context.Context, messages *redis.PubSub) {
+	tick := time.NewTicker(trackingPing)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if ping(ctx, messages) != nil {
+				closeQuietly(messages) // or go-redis would connect again and not say so
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -182,12 +210,12 @@ func (t *tracking) HandlePushNotification(_ context.Context, _ push.Notification
 	}
 	keys, ok := notification[1].([]any)
 	if !ok {
-		t.near.forgetAll()
+		t.changes.ForgetAll()
 		return nil
 	}
 	for _, key := range keys {
 		if key, ok := key.(string); ok {
-			t.near.drop(key)
+			t.changes.Drop(key)
 		}
 	}
 	return nil
@@ -202,7 +230,7 @@ func (t *tracking) hears(node *trackedNode, heard bool, err error) {
 	}
 	node.heard = heard
 	all := t.allHeard()
-	t.near.dropAll(all)
+	t.changes.Coherent(all)
 	if lost := !all; lost != t.lost {
 		if t.lost = lost; lost && err != nil {
 			t.log.Warn("cache: the near cache is not used: Redis's invalidations are not heard", "err", err)

@@ -1,4 +1,4 @@
-package aside
+package redisstore
 
 import (
 	"context"
@@ -10,8 +10,8 @@ import (
 
 // apply runs a script that invalidates, and waits for the replicas that must have
 // it.
-func (b *redisBackend) apply(ctx context.Context, script *redis.Script, keys []string, args ...any) error {
-	if b.wait == 0 {
+func (b *Store) apply(ctx context.Context, script *redis.Script, keys []string, args ...any) error {
+	if b.WaitReplicas == 0 {
 		res, err := b.run(ctx, script, keys, args...)
 		b.tellReplaced(res)
 		return err
@@ -28,7 +28,7 @@ func (b *redisBackend) apply(ctx context.Context, script *redis.Script, keys []s
 
 // andWait sends a command and then WAIT on the same connection, as WAIT is about
 // what was written on its own.
-func (b *redisBackend) andWait(ctx context.Context, key string, send func(redis.Pipeliner)) error {
+func (b *Store) andWait(ctx context.Context, key string, send func(redis.Pipeliner)) error {
 	_, err := inTurn(ctx, b, key, func(ctx context.Context) (any, error) {
 		node, err := b.masterOf(ctx, key)
 		if err != nil {
@@ -37,7 +37,7 @@ func (b *redisBackend) andWait(ctx context.Context, key string, send func(redis.
 		var acked *redis.Cmd
 		_, err = node.Pipelined(ctx, func(p redis.Pipeliner) error {
 			send(p)
-			acked = p.Do(ctx, "WAIT", b.wait, waitFor(ctx, node).Milliseconds())
+			acked = p.Do(ctx, "WAIT", b.WaitReplicas, waitFor(ctx, node).Milliseconds())
 			return nil
 		})
 		if err != nil { // that of the first command that failed
@@ -46,8 +46,8 @@ func (b *redisBackend) andWait(ctx context.Context, key string, send func(redis.
 			}
 			return nil, err
 		}
-		if got, err := acked.Int(); err != nil || got < b.wait {
-			return nil, notReplicated{got, b.wait}
+		if got, err := acked.Int(); err != nil || got < b.WaitReplicas {
+			return nil, notReplicated{got, b.WaitReplicas}
 		}
 		return nil, nil
 	})

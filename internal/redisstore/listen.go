@@ -1,4 +1,4 @@
-package aside
+package redisstore
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside/internal/foreign"
 )
 
 // beat is how often a subscription is looked after. One that has brought nothing
@@ -14,10 +16,19 @@ const beat = time.Second
 
 var errDeaf = errors.New("the subscription brings nothing, not even answers")
 
-// tell subscribes. Where a user's rights are set by ACL, it takes +subscribe,
+// Listener is told what is heard on a channel.
+type Listener interface {
+	Up()              // from now on, what is published is heard
+	Heard(key string) // that the key's lease has ended
+	Wanted() bool     // whether to go on
+}
+
+// Listen subscribes to the channel on which the ends of leases are announced. It returns
+// when ctx has ended or l does not want to hear more, and with an error as soon as it
+// knows that it hears nothing, or that it may not listen. Where a user's rights are set by ACL, it takes +subscribe,
 // +publish and &channel.
-func (b *redisBackend) tell(ctx context.Context, w *wakes) (err error) {
-	defer caught(&err)
+func (b *Store) Listen(ctx context.Context, channel string, l Listener) (err error) {
+	defer foreign.Catch(&err)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	sub := b.client.Subscribe(ctx) // to nothing yet: it does not connect
@@ -27,7 +38,7 @@ func (b *redisBackend) tell(ctx context.Context, w *wakes) (err error) {
 	events := make(chan any, 16)
 	// Not waited for: a client that does not obey a context's deadline may be
 	// connecting for as long as it likes.
-	go receive(ctx, sub, w.channel, events)
+	go receive(ctx, sub, channel, events)
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
 	moves := b.moves.Load()
@@ -38,14 +49,14 @@ func (b *redisBackend) tell(ctx context.Context, w *wakes) (err error) {
 			switch e := e.(type) {
 			case *redis.Subscription:
 				live = true
-				w.up()
+				l.Up()
 			case *redis.Message:
-				w.heard(e.Payload)
+				l.Heard(e.Payload)
 			case error:
 				return b.told(e)
 			}
 		case <-tick.C:
-			if !w.wanted() {
+			if !l.Wanted() {
 				return nil
 			}
 			if silent++; silent >= 2 {
@@ -75,12 +86,12 @@ var ended = func() context.Context {
 // receive subscribes, and sends what the subscription brings, at last an error. It
 // ends with ctx, once it is connected.
 func receive(ctx context.Context, sub *redis.PubSub, channel string, events chan<- any) {
-	_, err := safely(ctx, func(ctx context.Context) (any, error) { return nil, sub.Subscribe(ctx, channel) })
+	_, err := foreign.Safely(ctx, func(ctx context.Context) (any, error) { return nil, sub.Subscribe(ctx, channel) })
 	context.AfterFunc(ctx, func() { closeQuietly(sub) })
 	for ctx.Err() == nil {
 		var event any
 		if err == nil {
-			event, err = safely(ended, func(ctx context.Context) (any, error) { return sub.ReceiveTimeout(ctx, 0) })
+			event, err = foreign.Safely(ended, func(ctx context.Context) (any, error) { return sub.ReceiveTimeout(ctx, 0) })
 		}
 		if err != nil {
 			event = err
@@ -97,7 +108,7 @@ func receive(ctx context.Context, sub *redis.PubSub, channel string, events chan
 
 // ping and closeQuietly may run hooks and the dialer of the client.
 func ping(ctx context.Context, sub *redis.PubSub) (err error) {
-	defer caught(&err)
+	defer foreign.Catch(&err)
 	return sub.Ping(ctx)
 }
 

@@ -1,4 +1,4 @@
-package aside
+package redisstore
 
 import (
 	"testing"
@@ -16,7 +16,7 @@ func TestP3_ARenewedLeaseIsNotOverdue(t *testing.T) {
 	server := miniredis.RunT(t)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
 	defer client.Close()
-	b := newRedisBackend(client, Config{})
+	b := New(client, Options{Probe: "probe"})
 	start := time.Now()
 	server.SetTime(start)
 	ask := func(waited backend.Lease) backend.Lease {

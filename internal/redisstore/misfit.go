@@ -1,4 +1,4 @@
-package aside
+package redisstore
 
 import (
 	"context"
@@ -8,27 +8,29 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside/internal/foreign"
 )
 
 const (
-	// lookInterval is how often a Redis in use is asked what it is. A master that has
+	// LookInterval is how often a Redis in use is asked what it is. A master that has
 	// become a replica is read from for no longer than that and one Timeout.
-	lookInterval = 2 * time.Second
+	LookInterval = 2 * time.Second
 	// misfitSettles is how long after a misfit was found commands may still be on
 	// connections to it, which they give back to the pool.
 	misfitSettles = 500 * time.Millisecond
 )
 
-// misfit is a server that a client of one node can not be used with, though it
+// Misfit is a server that a client of one node can not be used with, though it
 // answers: a replica, which may not have seen an invalidation; a node of a Cluster, which
 // has part of the keys; a Sentinel. It is the error of all commands, and so of the
 // breaker, until the server, or another that the address leads to by then, is none.
-type misfit struct {
+type Misfit struct {
 	what  string
 	found time.Time
 }
 
-func (m *misfit) Error() string { return m.what }
+func (m *Misfit) Error() string { return m.what }
 
 // The kinds of misfits, and what the user of Open and of NewRedis is told to do.
 var (
@@ -42,9 +44,9 @@ var (
 )
 
 // isMisfit notes that the server is one of a kind.
-func (b *redisBackend) isMisfit(kind [2]string) *misfit {
-	m := &misfit{what: kind[0], found: time.Now()}
-	if !b.owned && kind[1] != "" {
+func (b *Store) isMisfit(kind [2]string) *Misfit {
+	m := &Misfit{what: kind[0], found: time.Now()}
+	if !b.Owned && kind[1] != "" {
 		m.what = kind[1]
 	}
 	if !b.misfit.CompareAndSwap(nil, m) {
@@ -60,7 +62,7 @@ func (b *redisBackend) isMisfit(kind [2]string) *misfit {
 // told returns the error to go on with for what a command ended with. A reply that shows
 // a misfit is none to the command, and an error of getting to the server is none either,
 // though it may have a reply in it: to AUTH, to SELECT, of a Sentinel, to CLUSTER SLOTS.
-func (b *redisBackend) told(err error) error {
+func (b *Store) told(err error) error {
 	if err == nil {
 		if !b.reached.Load() {
 			b.reached.Store(true)
@@ -92,18 +94,18 @@ type unreached struct{ text string }
 func (e unreached) Error() string { return e.text }
 
 // unreached returns err, or if there is a reply in it one that has none.
-func (b *redisBackend) unreached(err error) error {
+func (b *Store) unreached(err error) error {
 	var reply redis.Error
 	if !errors.As(err, &reply) {
 		return err
 	}
 	text := err.Error()
 	switch {
-	case errors.Is(err, redis.Nil) && b.master != "":
-		text += ": no Sentinel knows Config.Redis.SentinelMaster \"" + b.master + "\""
+	case errors.Is(err, redis.Nil) && b.Master != "":
+		text += ": no Sentinel knows Config.Redis.SentinelMaster \"" + b.Master + "\""
 	case errors.Is(err, redis.Nil):
 		text += ": a nil while it connected, perhaps for a master's name that no Sentinel knows"
-	case redis.HasErrorPrefix(reply, "This instance has cluster") && b.owned:
+	case redis.HasErrorPrefix(reply, "This instance has cluster") && b.Owned:
 		text += ": want one host in Config.Redis.Hosts, and Cluster (REDIS_CLUSTER) false"
 	case redis.HasErrorPrefix(reply, "This instance has cluster"):
 		text += ": want a client of redis.NewClient"
@@ -137,7 +139,7 @@ var wayTexts = []string{
 
 // recheck reports whether the server is a misfit still. It lets go of the connections
 // that are idle, as they lead to it also when its address does not any more.
-func (b *redisBackend) recheck(ctx context.Context, m *misfit) error {
+func (b *Store) recheck(ctx context.Context, m *Misfit) error {
 	if !b.checking.TryLock() {
 		return m
 	}
@@ -160,21 +162,21 @@ func (b *redisBackend) recheck(ctx context.Context, m *misfit) error {
 
 // dropIdle closes the connections that are idle by now: it takes them all, and then
 // returns none.
-func (b *redisBackend) dropIdle(ctx context.Context) {
+func (b *Store) dropIdle(ctx context.Context) {
 	var taken sync.WaitGroup
 	for range b.node.PoolStats().IdleConns {
 		conn := b.node.EphemeralConn()
 		defer conn.Close()
 		taken.Go(func() {
-			_, _ = safely(ctx, func(ctx context.Context) (any, error) { return nil, conn.Ping(ctx).Err() })
+			_, _ = foreign.Safely(ctx, func(ctx context.Context) (any, error) { return nil, conn.Ping(ctx).Err() })
 		})
 	}
 	taken.Wait()
 }
 
-// inspect looks what the server is, for those who need to know it before they go on.
-func (b *redisBackend) inspect(ctx context.Context) (err error) {
-	defer caught(&err)
+// Inspect looks what the server is, for those who need to know it before they go on.
+func (b *Store) Inspect(ctx context.Context) (err error) {
+	defer foreign.Catch(&err)
 	if b.node == nil {
 		return nil
 	}
@@ -182,18 +184,18 @@ func (b *redisBackend) inspect(ctx context.Context) (err error) {
 	return err
 }
 
-// look asks the server what it is. The error is a *misfit, or says that there was no
+// look asks the server what it is. The error is a *Misfit, or says that there was no
 // answer. With write, or where the user may not ask, it sees whether a server takes a
 // write: of a key that is not there. It sends single commands, as reads are sent: a
 // pipeline of the client's has connections of its own.
-func (b *redisBackend) look(ctx context.Context, write bool) error {
+func (b *Store) look(ctx context.Context, write bool) error {
 	info, err := b.node.Info(ctx).Result()
-	if err = b.told(err); err != nil && !answered(err) {
+	if err = b.told(err); err != nil && !Answered(err) {
 		return err
 	}
 	write = write || redis.HasErrorPrefix(err, "NOPERM")
 	// Of two slots, which no node of a Cluster answers.
-	if err := b.told(b.node.Exists(ctx, b.probe+"{a}", b.probe+"{b}").Err()); err != nil && !answered(err) {
+	if err := b.told(b.node.Exists(ctx, b.Probe+"{a}", b.Probe+"{b}").Err()); err != nil && !Answered(err) {
 		return err
 	}
 	switch {
@@ -203,7 +205,7 @@ func (b *redisBackend) look(ctx context.Context, write bool) error {
 		return b.isMisfit(aReplica)
 	}
 	if write {
-		if err := b.told(b.node.Del(ctx, b.probe+"{a}").Err()); err != nil && !answered(err) {
+		if err := b.told(b.node.Del(ctx, b.Probe+"{a}").Err()); err != nil && !Answered(err) {
 			return err
 		}
 	}

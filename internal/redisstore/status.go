@@ -1,4 +1,4 @@
-package aside
+package redisstore
 
 import (
 	"cmp"
@@ -12,24 +12,24 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-func (b *redisBackend) Info(ctx context.Context) (backend.Info, error) {
-	if err := b.inspect(ctx); err != nil {
-		return backend.Info{Name: typeRedis}, err
+func (b *Store) Info(ctx context.Context) (backend.Info, error) {
+	if err := b.Inspect(ctx); err != nil {
+		return backend.Info{Name: "redis"}, err
 	}
 	return beside(ctx, b, func(ctx context.Context) (backend.Info, error) {
-		s := backend.Info{Name: typeRedis}
+		s := backend.Info{Name: "redis"}
 		var used int64
 		err := b.eachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 			// What this user may not ask is left out; that there is an answer shows
 			// that the server is up.
 			keys, err := node.DBSize(ctx).Result()
-			if err = b.told(err); err != nil && !answered(err) {
+			if err = b.told(err); err != nil && !Answered(err) {
 				return err
 			}
 			s.Keys += keys
 			for _, section := range []string{"server", "memory"} {
 				text, err := node.Info(ctx, section).Result()
-				if err = b.told(err); err != nil && !answered(err) {
+				if err = b.told(err); err != nil && !Answered(err) {
 					return err
 				}
 				s.Version = cmp.Or(s.Version, infoField(text, "redis_version"))
@@ -38,14 +38,12 @@ func (b *redisBackend) Info(ctx context.Context) (backend.Info, error) {
 			}
 			return nil
 		})
-		if used > 0 {
-			s.UsedMemory = humanBytes(used)
-		}
+		s.UsedBytes = used
 		return s, err
 	})
 }
 
-func (b *redisBackend) TTL(ctx context.Context, key string) (time.Duration, bool, error) {
+func (b *Store) TTL(ctx context.Context, key string) (time.Duration, bool, error) {
 	ttl, err := inTurn(ctx, b, key, func(ctx context.Context) (time.Duration, error) {
 		return b.client.PTTL(ctx, key).Result()
 	})

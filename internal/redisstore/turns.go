@@ -1,4 +1,4 @@
-package aside
+package redisstore
 
 import (
 	"context"
@@ -14,12 +14,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// turns are the connections that a Redis client may have to one node: as many commands
+// Turns are the connections that a Redis client may have to one node: as many commands
 // are on their way there at a time, less one that is left to others who use the client.
 // The rest wait here, in the order in which they came. A client of its own accord either
 // fails a command for which it has no connection, or lets it wait and does not tell such
 // a wait from Redis's silence.
-type turns struct {
+type Turns struct {
 	taken chan struct{} // has one of each command that has its turn; nil when there is no bound
 	spare bool          // a connection is left to others
 	sent  atomic.Int32  // commands on their way
@@ -32,8 +32,15 @@ type turns struct {
 // command whose time is over meanwhile does not say what it waited for.
 const shortageLasts = 2 * time.Second
 
+// Limit is how many commands may be on their way at a time, or 0 when there is no bound.
+func (t *Turns) Limit() int { return cap(t.taken) }
+
+// Since returns when the commands on their way began, in Unix nanoseconds: until then
+// they waited for a connection, and Redis owes no answer.
+func (t *Turns) Since() int64 { return t.since.Load() }
+
 // isShort reports whether a command has found no connection lately.
-func (t *turns) isShort() bool {
+func (t *Turns) isShort() bool {
 	return time.Now().UnixNano()-t.short.Load() < int64(shortageLasts)
 }
 
@@ -42,15 +49,15 @@ var errNoConnection = errors.New("no connection of the Redis client's pool was f
 
 // newTurns returns the turns of a client whose pool has those bounds; one that is 0 or
 // less is none.
-func newTurns(poolSize, maxActive int) *turns {
+func newTurns(poolSize, maxActive int) *Turns {
 	size := poolSize
 	if size <= 0 || maxActive > 0 && maxActive < size {
 		size = maxActive
 	}
 	if size <= 0 {
-		return &turns{spare: true}
+		return &Turns{spare: true}
 	}
-	return &turns{taken: make(chan struct{}, max(1, size-1)), spare: size > 1}
+	return &Turns{taken: make(chan struct{}, max(1, size-1)), spare: size > 1}
 }
 
 // turn says since when a command waited for its turn, and when it had it. Both are zero
@@ -58,7 +65,7 @@ func newTurns(poolSize, maxActive int) *turns {
 type turn struct{ asked, begun time.Time }
 
 // begin waits for a turn, until ctx ends.
-func (t *turns) begin(ctx context.Context) (own turn, err error) {
+func (t *Turns) begin(ctx context.Context) (own turn, err error) {
 	if t.taken != nil {
 		select {
 		case t.taken <- struct{}{}:
@@ -81,7 +88,7 @@ func (t *turns) begin(ctx context.Context) (own turn, err error) {
 // failed returns the error of a command that has had its turn. One whose time is over
 // has met a shortage, too, if it had most of that time to wait for its turn, or if the
 // client has lately had no connection to send it on.
-func (t *turns) failed(own turn, err error) error {
+func (t *Turns) failed(own turn, err error) error {
 	switch {
 	case err == nil || err == redis.Nil:
 	case errors.Is(err, redis.ErrPoolExhausted) || errors.Is(err, redis.ErrPoolTimeout):
@@ -98,7 +105,7 @@ func (t *turns) failed(own turn, err error) error {
 }
 
 // end ends the turn of a command that has come back.
-func (t *turns) end() {
+func (t *Turns) end() {
 	t.sent.Add(-1)
 	if t.taken != nil {
 		<-t.taken
@@ -112,13 +119,13 @@ const poolPause = time.Millisecond
 // inTurn is within for a command that is sent to key's node, when it is its turn. One
 // that was not sent, as others have all the connections of the client, is sent again
 // until ctx ends.
-func inTurn[T any](ctx context.Context, b *redisBackend, key string, command func(context.Context) (T, error)) (T, error) {
+func inTurn[T any](ctx context.Context, b *Store, key string, command func(context.Context) (T, error)) (T, error) {
 	return inTurnAfter(ctx, b, key, nil, command)
 }
 
 // inTurnAfter is inTurn for a command that was not sent already, for that reason.
-func inTurnAfter[T any](ctx context.Context, b *redisBackend, key string, short error, command func(context.Context) (T, error)) (T, error) {
-	t := b.turnsOf(key)
+func inTurnAfter[T any](ctx context.Context, b *Store, key string, short error, command func(context.Context) (T, error)) (T, error) {
+	t := b.TurnsOf(key)
 	for {
 		v, err := once(ctx, b, t, command)
 		if err == nil {
@@ -139,7 +146,7 @@ func inTurnAfter[T any](ctx context.Context, b *redisBackend, key string, short 
 
 // once is inTurn that tries once. A command that inTime does not wait for any more keeps
 // its turn until it has come back.
-func once[T any](ctx context.Context, b *redisBackend, t *turns, command func(context.Context) (T, error)) (v T, err error) {
+func once[T any](ctx context.Context, b *Store, t *Turns, command func(context.Context) (T, error)) (v T, err error) {
 	if err := b.admits(ctx); err != nil {
 		return v, err
 	}
@@ -156,25 +163,25 @@ func once[T any](ctx context.Context, b *redisBackend, t *turns, command func(co
 
 // beside is within for what takes many commands or names no key. It goes on the
 // connection that is left to others, if there is one: it would keep a turn for long.
-func beside[T any](ctx context.Context, b *redisBackend, command func(context.Context) (T, error)) (T, error) {
-	if b.turnsOf("").spare {
+func beside[T any](ctx context.Context, b *Store, command func(context.Context) (T, error)) (T, error) {
+	if b.TurnsOf("").spare {
 		return within(ctx, b, command)
 	}
 	return inTurn(ctx, b, "", command)
 }
 
-// turnsOf returns the turns of key's node.
-func (b *redisBackend) turnsOf(key string) *turns {
+// TurnsOf returns the turns of key's node.
+func (b *Store) TurnsOf(key string) *Turns {
 	if b.cluster == nil {
 		return b.turns
 	}
-	shard := b.shard(key)
+	shard := b.Shard(key)
 	if t, ok := b.turnsAt.Load(shard); ok {
-		return t.(*turns)
+		return t.(*Turns)
 	}
 	o := b.cluster.Options()
 	t, _ := b.turnsAt.LoadOrStore(shard, newTurns(o.PoolSize, o.MaxActiveConns))
-	return t.(*turns)
+	return t.(*Turns)
 }
 
 // refusedHere is an error of a client's own limiter.
@@ -184,7 +191,7 @@ func (e refusedHere) Unwrap() error { return e.error }
 
 // refused marks err when it must be of the client's own limiter, which asks nobody: no
 // answer, none of the network's, and none of a context's.
-func (b *redisBackend) refused(err error) error {
+func (b *Store) refused(err error) error {
 	if !b.limited || err == nil {
 		return err
 	}
@@ -203,9 +210,9 @@ var shortages = []error{
 	syscall.EMFILE, syscall.ENFILE, syscall.EADDRNOTAVAIL, syscall.ENOBUFS,
 }
 
-// isShortage reports whether err was made here, before anything was sent: it says
+// IsShortage reports whether err was made here, before anything was sent: it says
 // nothing of the backend.
-func isShortage(err error) bool {
+func IsShortage(err error) bool {
 	if errors.As(err, new(refusedHere)) {
 		return true
 	}

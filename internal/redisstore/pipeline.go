@@ -1,4 +1,4 @@
-package aside
+package redisstore
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/batch"
+	"github.com/cacheaside/aside/internal/foreign"
 )
 
 const (
@@ -22,18 +24,18 @@ const (
 	// maxPipeline is how many scripts go together, at most.
 	maxPipeline = 64
 
-	// aloneBytes is the size of a value that is stored by itself, and not in a lane:
+	// AloneBytes is the size of a value that is stored by itself, and not in a lane:
 	// to share a round trip would gain it little, and others would wait for it.
-	aloneBytes = 16 << 10
+	AloneBytes = 16 << 10
 )
 
 // pipeline sends requests for leases and fills to one node. When many miss at once,
-// as after a Clear, they share round trips: see lanes.
+// as after a Clear, they share round trips: see batch.Lanes.
 type pipeline struct {
-	b *redisBackend
+	b *Store
 
 	mu    sync.Mutex
-	lanes lanes
+	lanes batch.Lanes
 	line  []*scriptCall
 }
 
@@ -51,30 +53,32 @@ type scriptCall struct {
 	err    error
 }
 
-// notAgain is a failure that another call tells of: they went together, or this one
+// NotAgain is a failure that another call tells of: they went together, or this one
 // was not even sent. It says no more of the node than that.
-type notAgain struct{ error }
+type NotAgain struct{ Err error }
 
-func (e notAgain) Unwrap() error { return e.error }
+func (e NotAgain) Error() string { return e.Err.Error() }
+
+func (e NotAgain) Unwrap() error { return e.Err }
 
 var errPanicked = errors.New("the Redis client panicked")
 
 // runInLine is runOn for what many may ask for at once. The call stores so many bytes.
-func (b *redisBackend) runInLine(ctx context.Context, script *redis.Script, bytes int, key string, args ...any) (any, error) {
-	if bytes > aloneBytes {
+func (b *Store) runInLine(ctx context.Context, script *redis.Script, bytes int, key string, args ...any) (any, error) {
+	if bytes > AloneBytes {
 		return b.runOn(ctx, script, key, args...)
 	}
-	shard := b.shard(key)
+	shard := b.Shard(key)
 	p, ok := b.pipelines.Load(shard)
 	if !ok {
-		p, _ = b.pipelines.LoadOrStore(shard, &pipeline{b: b, lanes: lanes{per: scriptLane, most: cap(b.turnsOf(key).taken)}})
+		p, _ = b.pipelines.LoadOrStore(shard, &pipeline{b: b, lanes: batch.Lanes{PerLane: scriptLane, Most: cap(b.TurnsOf(key).taken)}})
 	}
-	return p.(*pipeline).run(&scriptCall{ctx: ctx, script: script, keys: []string{key, leaseKey(key)}, args: args})
+	return p.(*pipeline).run(&scriptCall{ctx: ctx, script: script, keys: []string{key, LeaseKey(key)}, args: args})
 }
 
 func (p *pipeline) run(c *scriptCall) (res any, err error) {
 	p.mu.Lock()
-	if p.lanes.take() {
+	if p.lanes.TryAcquire() {
 		p.mu.Unlock()
 		start := time.Now()
 		err = errPanicked
@@ -111,9 +115,9 @@ func (p *pipeline) answer(c *scriptCall) {
 	}
 	if l, err := p.b.leaseFrom(c.res, ""); err == nil && l.State == backend.Granted {
 		go func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), leaseTTL)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 2*time.Second)
 			defer cancel()
-			_ = foreign{p.b}.Release(ctx, c.keys[0], l.Token)
+			_ = p.b.Release(ctx, c.keys[0], l.Token)
 		}()
 	}
 }
@@ -124,7 +128,7 @@ func (p *pipeline) blame(c *scriptCall, err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c.blamed == nil || *c.blamed {
-		return notAgain{err}
+		return NotAgain{err}
 	}
 	*c.blamed = true
 	return err
@@ -135,10 +139,10 @@ func (p *pipeline) leave(err error, took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err == nil {
-		p.lanes.took(took)
+		p.lanes.Observe(took)
 	}
 	if len(p.line) == 0 {
-		p.lanes.busy--
+		p.lanes.Busy--
 		return
 	}
 	go func() {
@@ -154,8 +158,8 @@ func (p *pipeline) next() []*scriptCall {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.line = slices.DeleteFunc(p.line, func(c *scriptCall) bool { return c.ctx.Err() != nil }) // they have left
-	if len(p.line) == 0 || p.lanes.busy > p.lanes.all() {
-		p.lanes.busy--
+	if len(p.line) == 0 || p.lanes.Busy > p.lanes.Limit() {
+		p.lanes.Busy--
 		return nil
 	}
 	n := min(len(p.line), maxPipeline)
@@ -184,7 +188,7 @@ func (p *pipeline) settle(calls []*scriptCall, cmds []redis.Cmder, err error, ag
 	for i, c := range calls {
 		if c.err = err; i < len(cmds) {
 			c.res, c.err = cmds[i].(*redis.Cmd).Result()
-			c.err = p.b.told(examined(c.err))
+			c.err = p.b.told(foreign.Examined(c.err))
 		}
 		if c.res == nil && c.err == nil {
 			c.err = err // of a hook: no script answers nil
@@ -194,7 +198,7 @@ func (p *pipeline) settle(calls []*scriptCall, cmds []redis.Cmder, err error, ag
 			unknown = append(unknown, c)
 		case p.b.cluster != nil && isElsewhere(c.err):
 			go func() {
-				c.res, c.err = safely(c.ctx, func(ctx context.Context) (any, error) { return p.b.run(ctx, c.script, c.keys, c.args...) })
+				c.res, c.err = foreign.Safely(c.ctx, func(ctx context.Context) (any, error) { return p.b.run(ctx, c.script, c.keys, c.args...) })
 				p.answer(c)
 			}()
 		default:
@@ -220,7 +224,7 @@ func isElsewhere(err error) bool {
 // they go to the node itself: its client would send all of them again where one is
 // elsewhere, those on their way included.
 func (p *pipeline) sendOnce(calls []*scriptCall, withText bool) (_ []redis.Cmder, err error) {
-	defer caught(&err)
+	defer foreign.Catch(&err)
 	ctx := context.WithoutCancel(calls[0].ctx)
 	if last, ok := lastDeadline(calls); ok {
 		var cancel context.CancelFunc

@@ -1,4 +1,4 @@
-package aside
+package redisstore
 
 import (
 	"strconv"
@@ -9,7 +9,7 @@ import (
 // slots is the number of hash slots of a Redis Cluster.
 const slots = 16384
 
-// leaseKey returns the key of the hash that holds key's lease, blocks and
+// LeaseKey returns the key of the hash that holds key's lease, blocks and
 // not-found marker. It hashes to key's own Cluster slot, so that a script may
 // touch both, and no value key can be equal to it: value keys have a keyspace's
 // name in front of their first colon, and that can be neither "lease", nor
@@ -20,20 +20,20 @@ const slots = 16384
 //	chat_messages:a}     lease::{tag}:chat_messages:a}
 //
 // See https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags
-func leaseKey(key string) string {
+func LeaseKey(key string) string {
 	switch {
-	case hashTag(key) != key:
+	case HashTag(key) != key:
 		return "lease:" + key
 	case !strings.Contains(key, "}"):
 		return "{" + key + "}:lease"
 	default:
-		return "lease::{" + tagForSlot(slotOf(key)) + "}:" + key
+		return "lease::{" + TagForSlot(SlotOf(key)) + "}:" + key
 	}
 }
 
-// leasedKey is the inverse of leaseKey. ok is false when lease is not the key of
+// LeasedKey is the inverse of LeaseKey. ok is false when lease is not the key of
 // a lease.
-func leasedKey(lease string) (key string, ok bool) {
+func LeasedKey(lease string) (key string, ok bool) {
 	if rest, found := strings.CutPrefix(lease, "lease::{"); found {
 		_, key, ok = strings.Cut(rest, "}:")
 	} else if rest, found := strings.CutPrefix(lease, "lease:"); found {
@@ -41,12 +41,12 @@ func leasedKey(lease string) (key string, ok bool) {
 	} else if rest, found := strings.CutSuffix(lease, "}:lease"); found {
 		key, ok = strings.CutPrefix(rest, "{")
 	}
-	return key, ok && leaseKey(key) == lease
+	return key, ok && LeaseKey(key) == lease
 }
 
-// hashTag returns the part of key that Redis hashes: what is between the first
+// HashTag returns the part of key that Redis hashes: what is between the first
 // '{' and the next '}' when there is something, else all of it.
-func hashTag(key string) string {
+func HashTag(key string) string {
 	_, rest, ok := strings.Cut(key, "{")
 	if !ok {
 		return key
@@ -58,7 +58,7 @@ func hashTag(key string) string {
 	return tag
 }
 
-func slotOf(key string) int { return int(crc16(hashTag(key))) % slots }
+func SlotOf(key string) int { return int(crc16(HashTag(key))) % slots }
 
 // crc16 is CRC-16/XMODEM, which Redis Cluster hashes keys with.
 func crc16(s string) (crc uint16) {
@@ -75,8 +75,8 @@ func crc16(s string) (crc uint16) {
 	return crc
 }
 
-// tagForSlot returns a short text that hashes to slot.
-func tagForSlot(slot int) string { return slotTags()[slot] }
+// TagForSlot returns a short text that hashes to slot.
+func TagForSlot(slot int) string { return slotTags()[slot] }
 
 // slotTags finds a tag for each slot by trying numbers; it takes a few
 // milliseconds, once, and only where a key has a '}' that is no hash tag's.
@@ -84,7 +84,7 @@ var slotTags = sync.OnceValue(func() *[slots]string {
 	var tags [slots]string
 	for n, missing := 0, slots; missing > 0; n++ {
 		tag := strconv.FormatInt(int64(n), 36)
-		if s := slotOf(tag); tags[s] == "" {
+		if s := SlotOf(tag); tags[s] == "" {
 			tags[s] = tag
 			missing--
 		}

@@ -1,4 +1,4 @@
-package aside
+package redisstore
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside/internal/deadline"
 )
 
 // scanCount is how many keys Redis looks at for one SCAN at most: few enough not to
@@ -18,29 +20,14 @@ const scanCount = 1000
 // than it was asked for.
 const pipelined = 128
 
-// states are the prefixes of keys that say what is going on. They are not cached, so
-// a Clear of what is cached leaves them.
-var states = []string{generation.Name + ":", cancelSignal.Name + ":"}
-
-func isState(space string) bool { return slices.Contains(states, space+":") }
-
-// covers reports whether a Clear of prefixes removes key. A prefix that is shorter
-// than one of states does not name that keyspace, and covers none of its keys.
-func covers(prefixes, states []string, key string) bool {
-	least := 0
-	for _, s := range states {
-		if strings.HasPrefix(key, s) {
-			least = len(s)
-		}
-	}
-	return slices.ContainsFunc(prefixes, func(p string) bool { return len(p) >= least && strings.HasPrefix(key, p) })
-}
+// clearStep is how long a step of a Clear may be without an answer where nobody says.
+const clearStep = 250 * time.Millisecond
 
 // firstSize is how many keys a node's first step is about. The size doubles while
 // steps are quick.
 const firstSize = 16
 
-// sweep is a Clear and how far it has come. Its work has no bound, so no deadline
+// Sweep is a Clear and how far it has come. Its work has no bound, so no deadline
 // fits it: it is done in steps of one command each, and each step has its own time.
 // A step that fails leaves the progress, so that the next attempt goes on there.
 //
@@ -57,13 +44,11 @@ const firstSize = 16
 // server lives, on any connection, and whatever happens to the table's size. On
 // another server (after a failover, or a restart) it means nothing, and values and
 // leases that were gone may be there again, so its master is swept anew.
-type sweep struct {
-	prefixes []string
+type Sweep struct {
+	prefixes []string              // sorted, each once
 	stepTime time.Duration         // how long a step may be without an answer
 	masters  map[string]*nodeSweep // by address
 	listed   bool                  // masters are those of now: no step has failed since
-	seq      uint64                // of the queue, when the sweep began
-	whole    time.Duration         // what a backend without steps is given for the whole
 }
 
 // nodeSweep is the progress on one master.
@@ -76,35 +61,31 @@ type nodeSweep struct {
 	size   int      // of the next step, in keys
 }
 
-// sweeper is a backend whose Clear is done in steps.
-type sweeper interface {
-	// sweepStep does the next step of s, within s.stepTime, and reports whether it was
-	// the last. After an error it is the same step's turn again.
-	sweepStep(ctx context.Context, s *sweep) (done bool, err error)
-}
-
-func newSweep(prefixes []string, stepTime time.Duration) *sweep {
+// NewSweep returns a Clear of prefixes whose steps may each be without an answer for
+// stepTime.
+func NewSweep(prefixes []string, stepTime time.Duration) *Sweep {
 	prefixes = slices.Compact(slices.Sorted(slices.Values(prefixes)))
-	return &sweep{prefixes: prefixes, stepTime: stepTime, masters: make(map[string]*nodeSweep)}
+	return &Sweep{prefixes: prefixes, stepTime: stepTime, masters: make(map[string]*nodeSweep)}
 }
 
-func (b *redisBackend) Clear(ctx context.Context, prefixes ...string) error {
-	s := newSweep(prefixes, defaultTimeout)
+func (b *Store) Clear(ctx context.Context, prefixes ...string) error {
+	s := NewSweep(prefixes, clearStep)
 	for {
-		if done, err := b.sweepStep(ctx, s); done || err != nil {
+		if done, err := b.SweepStep(ctx, s); done || err != nil {
 			return err
 		}
 	}
 }
 
-// sweepStep lists the masters at the beginning, after a failure, and once more when
+// SweepStep does the next step of s, and reports whether it was the last. After an error
+// it is the same step's turn again. It lists the masters at the beginning, after a failure, and once more when
 // all of them are swept: the Clear is over when they are the same servers still.
-func (b *redisBackend) sweepStep(ctx context.Context, s *sweep) (done bool, err error) {
-	ctx, cancel := timed(ctx, s.stepTime)
+func (b *Store) SweepStep(ctx context.Context, s *Sweep) (done bool, err error) {
+	ctx, cancel := deadline.Within(ctx, s.stepTime)
 	defer cancel()
 	n := s.next()
 	if n == nil || !s.listed {
-		if err := b.inspect(ctx); err != nil { // a node of a Cluster would clear its own keys, and say so
+		if err := b.Inspect(ctx); err != nil { // a node of a Cluster would clear its own keys, and say so
 			return false, err
 		}
 		masters, err := beside(ctx, b, b.listMasters)
@@ -127,7 +108,7 @@ func (b *redisBackend) sweepStep(ctx context.Context, s *sweep) (done bool, err 
 }
 
 // next returns a master that is not swept yet, or nil.
-func (s *sweep) next() *nodeSweep {
+func (s *Sweep) next() *nodeSweep {
 	for n := range maps.Values(s.masters) {
 		if n.phase <= len(s.prefixes) {
 			return n
@@ -138,7 +119,7 @@ func (s *sweep) next() *nodeSweep {
 
 // follow takes the masters of now, and keeps the progress on those that are the same
 // servers as before.
-func (s *sweep) follow(masters map[string]*nodeSweep) {
+func (s *Sweep) follow(masters map[string]*nodeSweep) {
 	for addr, n := range masters {
 		if old := s.masters[addr]; old != nil && old.server == n.server {
 			old.client = n.client
@@ -149,11 +130,11 @@ func (s *sweep) follow(masters map[string]*nodeSweep) {
 }
 
 // listMasters returns the masters by address, and which servers they are.
-func (b *redisBackend) listMasters(ctx context.Context) (map[string]*nodeSweep, error) {
+func (b *Store) listMasters(ctx context.Context) (map[string]*nodeSweep, error) {
 	masters := make(map[string]*nodeSweep)
 	err := b.eachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
 		info, err := node.Info(ctx, "server").Result()
-		if err = b.told(err); err != nil && !answered(err) {
+		if err = b.told(err); err != nil && !Answered(err) {
 			return err
 		}
 		addr := ""
@@ -168,7 +149,7 @@ func (b *redisBackend) listMasters(ctx context.Context) (map[string]*nodeSweep, 
 
 // step sends one command, or a pipeline: the next SCAN, or what is to be done with
 // some of the keys that the last one found.
-func (n *nodeSweep) step(ctx context.Context, b *redisBackend, prefixes []string) error {
+func (n *nodeSweep) step(ctx context.Context, b *Store, prefixes []string) error {
 	if len(n.found) == 0 {
 		return n.scan(ctx, b, prefixes)
 	}
@@ -182,10 +163,10 @@ func (n *nodeSweep) step(ctx context.Context, b *redisBackend, prefixes []string
 	}
 	var err error
 	if phase == 0 {
-		err = send(func(p redis.Pipeliner) { endLeases(ctx, p, batch, prefixes, b.states) })
+		err = send(func(p redis.Pipeliner) { endLeases(ctx, p, batch, prefixes, b.Covers) })
 	} else {
 		var pairs []string
-		eachValue(batch, prefixes, b.states, func(key string) { pairs = append(pairs, key, leaseKey(key)) })
+		eachValue(batch, prefixes, b.Covers, func(key string) { pairs = append(pairs, key, LeaseKey(key)) })
 		together := max(len(pairs), 2)
 		if b.cluster != nil {
 			together = 2 // a node of a Cluster has many slots
@@ -197,7 +178,7 @@ func (n *nodeSweep) step(ctx context.Context, b *redisBackend, prefixes []string
 		})
 		if isForbidden(err) {
 			err = send(func(p redis.Pipeliner) {
-				eachValue(batch, prefixes, b.states, func(key string) { p.Unlink(ctx, key) })
+				eachValue(batch, prefixes, b.Covers, func(key string) { p.Unlink(ctx, key) })
 			})
 		}
 	}
@@ -208,7 +189,7 @@ func (n *nodeSweep) step(ctx context.Context, b *redisBackend, prefixes []string
 	return err
 }
 
-func (n *nodeSweep) scan(ctx context.Context, b *redisBackend, prefixes []string) error {
+func (n *nodeSweep) scan(ctx context.Context, b *Store, prefixes []string) error {
 	type page struct {
 		keys []string
 		next uint64
@@ -237,10 +218,10 @@ func (n *nodeSweep) advance() {
 }
 
 // endLeases ends the leases of the keys that start with one of prefixes.
-func endLeases(ctx context.Context, p redis.Pipeliner, batch, prefixes, states []string) {
+func endLeases(ctx context.Context, p redis.Pipeliner, batch, prefixes []string, covers func([]string, string) bool) {
 	owned := func(lease string) (key string, ok bool) {
-		key, ok = leasedKey(lease)
-		return key, ok && covers(prefixes, states, key)
+		key, ok = LeasedKey(lease)
+		return key, ok && covers(prefixes, key)
 	}
 	for _, lease := range batch {
 		if key, ok := owned(lease); ok {
@@ -250,9 +231,9 @@ func endLeases(ctx context.Context, p redis.Pipeliner, batch, prefixes, states [
 }
 
 // eachValue calls remove with the keys of batch that a Clear of prefixes removes.
-func eachValue(batch, prefixes, states []string, remove func(key string)) {
+func eachValue(batch, prefixes []string, covers func([]string, string) bool, remove func(key string)) {
 	for _, key := range batch {
-		if _, isLease := leasedKey(key); !isLease && covers(prefixes, states, key) {
+		if _, isLease := LeasedKey(key); !isLease && covers(prefixes, key) {
 			remove(key)
 		}
 	}
