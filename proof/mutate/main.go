@@ -1,22 +1,31 @@
-// Command mutate tests the tests: it applies each of a list of deliberate
+// Command mutate tests the tests: it applies each of a set of deliberate
 // breakages to a copy of the tree, runs the suite on it, and says which tests
-// caught it. It fails when one survives, or can not be applied any more.
+// caught it. It fails when one survives, or cannot be applied any more.
 //
 //	go run ./proof/mutate                 all of them
-//	go run ./proof/mutate -run token      those whose names match token
+//	go run ./proof/mutate -run token      those whose names or patch files match token
 //	go run ./proof/mutate -table          all of them, and their table in docs/breakages.md
 //	go run ./proof/mutate -for 3m         as many as begin in that time, on a tree that passes
+//	go run ./proof/mutate -shard 2/4      the second of four parts
 //
 // With -for, those of files that the last day's commits changed come first, and the
 // others in an order that differs from commit to commit.
 //
 // The test that the table names is run first, as it most likely catches the
 // breakage again, and all others when it does not.
+//
+// A breakage is a patch file in a folder below breakages. To add one, break a file
+// and write the difference below a line that says what is wrong:
+//
+//	(echo "a fill without its token check"; echo; git diff) > proof/mutate/breakages/redis-protocol/fill-without-its-token-check.patch
+//	git checkout the-broken-file
+//
+// A hunk is found by its text, so that it may move in its file. It must fit one
+// place only: take git diff -U9, say, when three lines of context are too few.
 package main
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -33,17 +42,9 @@ import (
 	"time"
 )
 
-// breakage is a deliberate bug.
-type breakage struct {
-	name  string
-	edits []edit
-}
-
-// edit replaces text that a file has exactly once.
-type edit struct{ file, old, new string }
-
 // suites are run in this order, the quick ones first, until a test fails. Each is
-// the tests of a package, with arguments for them and a variable.
+// the tests of a package, with arguments for them and a variable. The tests of a
+// changed file's own package come before them.
 var suites = []suite{
 	{".", nil, "ASIDE_TEST_NO_REDIS=1"},
 	{".", []string{"-test.parallel=4"}, "ASIDE_TEST_REQUIRE_REDIS=1"}, // more wait than compute
@@ -59,16 +60,27 @@ type suite struct {
 const (
 	suiteTimeout = 3 * time.Minute
 	tableFile    = "docs/breakages.md"
+	folder       = "proof/mutate/breakages"
 )
 
 func main() {
-	run := flag.String("run", "", "a regular expression: only the breakages whose names match it")
+	run := flag.String("run", "", "a regular expression: only the breakages whose names or patch files match it")
 	table := flag.Bool("table", false, "write "+tableFile)
 	limit := flag.Duration("for", 0, "begin no breakage after this time, and do not test the unbroken tree; 0 is no limit")
+	part, parts := 1, 1
+	flag.Func("shard", "i/n: only the i-th of n parts", func(s string) error {
+		_, err := fmt.Sscanf(s, "%d/%d", &part, &parts)
+		if err == nil && (part < 1 || part > parts) {
+			err = fmt.Errorf("want i/n with 1 <= i <= n")
+		}
+		return err
+	})
 	flag.Parse()
 	only, err := regexp.Compile(*run)
 	if err == nil {
-		err = mutate(only, *table, *limit)
+		err = mutate(func(i int, b breakage) bool {
+			return i%parts == part-1 && (only.MatchString(b.name) || only.MatchString(b.patch))
+		}, *table, *limit)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
@@ -76,27 +88,31 @@ func main() {
 	}
 }
 
-func mutate(run *regexp.Regexp, table bool, limit time.Duration) error {
+func mutate(wanted func(int, breakage) bool, table bool, limit time.Duration) error {
 	root, err := output("git", "rev-parse", "--show-toplevel")
+	if err != nil {
+		return err
+	}
+	root = strings.TrimSpace(root)
+	breakages, err := readBreakages(os.DirFS(filepath.Join(root, folder)))
 	if err != nil {
 		return err
 	}
 	results := make([]string, len(breakages))
 	errs := make(chan error)
-	root = strings.TrimSpace(root)
 	caughtBy, err := readTable(root)
 	if err != nil {
 		return err
 	}
 	todo := make([]int, 0, len(breakages))
 	for i, b := range breakages {
-		if run.MatchString(b.name) {
+		if wanted(i, b) {
 			todo = append(todo, i)
 		}
 	}
 	ctx := context.Background()
 	if limit > 0 {
-		if err := rotate(root, todo); err != nil {
+		if err := rotate(root, breakages, todo); err != nil {
 			return err
 		}
 		var cancel context.CancelFunc
@@ -112,7 +128,7 @@ func mutate(run *regexp.Regexp, table bool, limit time.Duration) error {
 	close(next)
 	const workers = 2
 	for range workers {
-		go func() { errs <- worker(ctx, root, next, caughtBy, results) }()
+		go func() { errs <- worker(ctx, root, breakages, next, caughtBy, results) }()
 	}
 	for range workers {
 		err = errors.Join(err, <-errs)
@@ -135,7 +151,7 @@ func mutate(run *regexp.Regexp, table bool, limit time.Duration) error {
 	}
 	fmt.Printf("%d of %d breakages tried, %d caught\n", ran, len(breakages), ran-len(survived))
 	if table {
-		err = writeTable(root, results)
+		err = writeTable(root, breakages, results)
 	}
 	if len(survived) > 0 {
 		err = errors.Join(err, fmt.Errorf("survived: %s", strings.Join(survived, "; ")))
@@ -151,7 +167,7 @@ Written by ` + "`go run ./proof/mutate -table`" + `, which applies each to a cop
 |---|---|
 `
 
-func writeTable(root string, caughtBy []string) error {
+func writeTable(root string, breakages []breakage, caughtBy []string) error {
 	text := tableHead
 	for i, b := range breakages {
 		text += fmt.Sprintf("| %s | %s |\n", b.name, cmp.Or(caughtBy[i], survivor))
@@ -177,7 +193,7 @@ func readTable(root string) (map[string]string, error) {
 // unbroken checks that a copy of the tree without any breakage passes.
 func unbroken(root string) error {
 	return inCopy(root, func(dir string) error {
-		caught, report, err := test(dir, "")
+		caught, report, err := test(dir, suites, "")
 		if err == nil && caught != "" {
 			err = fmt.Errorf("the suite fails without any breakage: %s\n%s", caught, report)
 		}
@@ -187,7 +203,7 @@ func unbroken(root string) error {
 
 // rotate puts the breakages of recently changed files first, and shuffles both parts
 // by the commit.
-func rotate(root string, todo []int) error {
+func rotate(root string, breakages []breakage, todo []int) error {
 	head, err := output("git", "-C", root, "log", "-1", "--format=%H %ct")
 	if err != nil {
 		return err
@@ -206,7 +222,7 @@ func rotate(root string, todo []int) error {
 		changed[strings.TrimSpace(name)] = true
 	}
 	recent := func(i int) int {
-		if slices.ContainsFunc(breakages[i].edits, func(e edit) bool { return changed[e.file] }) {
+		if slices.ContainsFunc(breakages[i].files(), func(file string) bool { return changed[file] }) {
 			return 0
 		}
 		return 1
@@ -219,7 +235,7 @@ func rotate(root string, todo []int) error {
 }
 
 // worker tries breakages in a copy of the tree until ctx ends.
-func worker(ctx context.Context, root string, next <-chan int, caughtBy map[string]string, results []string) error {
+func worker(ctx context.Context, root string, breakages []breakage, next <-chan int, caughtBy map[string]string, results []string) error {
 	return inCopy(root, func(dir string) error {
 		for i := range next {
 			if ctx.Err() != nil {
@@ -254,42 +270,52 @@ func inCopy(root string, do func(dir string) error) error {
 
 // try applies a breakage, runs the suites, and takes it back.
 func try(dir string, b breakage, caughtBy string) (caught string, err error) {
-	originals := make(map[string][]byte)
+	before, after, err := b.apply(dir)
+	if err != nil {
+		return "", err
+	}
 	defer func() {
-		for file, text := range originals {
-			_ = os.WriteFile(filepath.Join(dir, file), text, 0o666)
+		for file, text := range before {
+			_ = os.WriteFile(filepath.Join(dir, file), []byte(text), 0o666)
 		}
 	}()
-	for _, e := range b.edits {
-		path := filepath.Join(dir, e.file)
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return "", err
-		}
-		if n := bytes.Count(text, []byte(e.old)); n != 1 {
-			return "", fmt.Errorf("%s has this text %d times, want once:\n%s", e.file, n, e.old)
-		}
-		if originals[e.file] == nil {
-			originals[e.file] = text
-		}
-		if err := os.WriteFile(path, bytes.Replace(text, []byte(e.old), []byte(e.new), 1), 0o666); err != nil {
+	for file, text := range after {
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o666); err != nil {
 			return "", err
 		}
 	}
-	caught, _, err = test(dir, caughtBy)
+	todo := slices.Clone(suites)
+	for _, pkg := range packages(dir, b.files()) {
+		todo = slices.Insert(todo, 0, suite{pkg, nil, "ASIDE_TEST_REQUIRE_REDIS=1"})
+	}
+	caught, _, err = test(dir, todo, caughtBy)
 	return caught, err
+}
+
+// packages returns the packages of files that have tests and are not in suites.
+func packages(dir string, files []string) []string {
+	var all []string
+	for _, file := range files {
+		pkg := "./" + filepath.ToSlash(filepath.Dir(file))
+		tests, _ := filepath.Glob(filepath.Join(dir, pkg, "*_test.go"))
+		if pkg != "./." && pkg != "./proof" && len(tests) > 0 && !slices.Contains(all, pkg) {
+			all = append(all, pkg)
+		}
+	}
+	return all
 }
 
 // test runs the test that most likely fails, if one is known, then the suites,
 // until a test fails. It returns which did, and what was printed; others might
 // have failed after it.
-func test(dir, likely string) (caught, report string, err error) {
+func test(dir string, suites []suite, likely string) (caught, report string, err error) {
 	todo := suites
 	if m := testName.FindStringSubmatch(likely); m != nil {
-		for _, s := range suites[1:] { // one of each package
-			if (m[1] == "TestSimulation") == (s.pkg == "./proof") {
-				s.args = append([]string{"-test.run=^" + strings.ReplaceAll(regexp.QuoteMeta(m[0]), "/", "$/^") + "$"}, s.args...)
+		for _, s := range slices.Backward(suites) { // of the root's, the one with Redis
+			if s.pkg == packageOf(m) {
+				s.args = append([]string{"-test.run=^" + strings.ReplaceAll(regexp.QuoteMeta(m[1]), "/", "$/^") + "$"}, s.args...)
 				todo = append([]suite{s}, suites...)
+				break
 			}
 		}
 	}
@@ -306,7 +332,11 @@ func test(dir, likely string) (caught, report string, err error) {
 		}
 		cmd := exec.Command(binary, append([]string{"-test.v", "-test.timeout=" + suiteTimeout.String()}, s.args...)...)
 		cmd.Dir, cmd.Env = filepath.Join(dir, s.pkg), append(os.Environ(), s.env, "TMPDIR="+dir)
-		if caught, report, err = untilOneFails(cmd); caught != "" || err != nil {
+		caught, report, err = untilOneFails(cmd)
+		if caught != "" && s.pkg != "." && s.pkg != "./proof" {
+			caught += " in " + s.pkg
+		}
+		if caught != "" || err != nil {
 			return caught, report, err
 		}
 	}
@@ -314,11 +344,19 @@ func test(dir, likely string) (caught, report string, err error) {
 }
 
 var (
-	testName = regexp.MustCompile(`^((?:Test|Fuzz|Example)\w+)[^,\s]*`)
+	testName = regexp.MustCompile(`^((?:Test|Fuzz|Example)\w+[^,\s]*)(?:, which hangs)?(?: in (\S+))?`)
 	failed   = regexp.MustCompile(`--- FAIL: (\S+)`)
 	noise    = regexp.MustCompile(`^(=== |\s*--- (PASS|SKIP)|\d{4}/\d\d/\d\d |redis: )`)
 	running  = regexp.MustCompile(`(?m)^\t\t((?:Test|Fuzz|Example)\S+) \(`)
 )
+
+// packageOf returns the package of a test that the table names.
+func packageOf(name []string) string {
+	if name[1] == "TestSimulation" {
+		return "./proof"
+	}
+	return cmp.Or(name[2], ".")
+}
 
 // untilOneFails runs tests and kills them when one has failed: those that run
 // beside it would take their time.

@@ -1,0 +1,3 @@
+package rooms
+
+func (a A) tested() int { return User(a) }

@@ -1,0 +1,6 @@
+package rooms
+
+import "strings"
+
+// Alone needs no other file.
+var Alone = strings.ToUpper("alone")

@@ -1,0 +1,2 @@
+// Package below depends on nothing.
+package below

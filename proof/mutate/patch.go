@@ -1,0 +1,191 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// breakage is a deliberate bug. It is read from a patch file, whose first line is
+// its name and whose rest is a unified diff.
+type breakage struct {
+	name  string
+	patch string // path of the patch file within the folder
+	hunks []hunk
+}
+
+// hunk is a change of one place of a file.
+type hunk struct {
+	file   string
+	header string   // its line with @@, which ends in the function that it is in
+	lines  []string // each begins with a space, a minus, or a plus
+}
+
+// readBreakages reads all patch files of a folder, in the order of their paths.
+func readBreakages(folder fs.FS) ([]breakage, error) {
+	var all []breakage
+	err := fs.WalkDir(folder, ".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := fs.ReadFile(folder, path)
+		if err != nil {
+			return err
+		}
+		b, err := parse(path, string(text))
+		all = append(all, b)
+		return err
+	})
+	if err == nil && len(all) == 0 {
+		err = errors.New("no breakages")
+	}
+	return all, err
+}
+
+// parse reads a patch file. It ignores the numbers of lines, so that they may be
+// those of another version.
+func parse(path, text string) (breakage, error) {
+	b := breakage{patch: path}
+	file, in := "", false
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		switch {
+		case b.name == "":
+			b.name = line
+		case strings.HasPrefix(line, "diff --git "):
+			_, file, _ = strings.Cut(line, " b/")
+			in = false
+		case strings.HasPrefix(line, "@@ ") && file != "":
+			b.hunks = append(b.hunks, hunk{file: file, header: line})
+			in = true
+		case !in: // index, ---, +++, or prose below the name
+		case line == "": // an editor removed the space of an empty line
+			h := &b.hunks[len(b.hunks)-1]
+			h.lines = append(h.lines, " ")
+		case strings.ContainsRune(" +-", rune(line[0])):
+			h := &b.hunks[len(b.hunks)-1]
+			h.lines = append(h.lines, line)
+		default:
+			return b, fmt.Errorf("%s: a line of a hunk begins with a space, - or +: %q", path, line)
+		}
+	}
+	if b.name == "" || len(b.hunks) == 0 {
+		return b, fmt.Errorf("%s: want a name, and a diff that begins with diff --git", path)
+	}
+	return b, nil
+}
+
+// files returns the files that a breakage changes.
+func (b breakage) files() []string {
+	var all []string
+	for _, h := range b.hunks {
+		if !slices.Contains(all, h.file) {
+			all = append(all, h.file)
+		}
+	}
+	return all
+}
+
+// apply returns the files that a breakage changes in the tree at dir, each before
+// and after. It writes nothing.
+func (b breakage) apply(dir string) (before, after map[string]string, err error) {
+	before, after = make(map[string]string), make(map[string]string)
+	for _, file := range b.files() {
+		text, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", b.patch, err)
+		}
+		before[file], after[file] = string(text), string(text)
+	}
+	for _, h := range b.hunks {
+		if after[h.file], err = h.apply(after[h.file]); err != nil {
+			return nil, nil, fmt.Errorf("%s: %s: %w\n%s\n%s", b.patch, h.file, err, h.header, strings.Join(h.lines, "\n"))
+		}
+	}
+	return before, after, nil
+}
+
+// apply changes the one place of a file that a hunk fits, wherever it is. Outer
+// lines of its context are left out, one by one, when it fits nowhere with them;
+// one line on each side must be left, and the change must then be in the function
+// that it was in. A hunk that fits nowhere or twice is an error.
+func (h hunk) apply(text string) (string, error) {
+	context := func(lines []string) int {
+		n := slices.IndexFunc(lines, func(line string) bool { return line[0] != ' ' })
+		return max(n, 0)
+	}
+	backwards := slices.Clone(h.lines)
+	slices.Reverse(backwards)
+	above, below := context(h.lines), context(backwards)
+	lines := strings.SplitAfter(text, "\n")
+	for keep := max(above, below); keep > 0; keep-- {
+		top, bottom := max(0, above-keep), max(0, below-keep)
+		kept := h.lines[top : len(h.lines)-bottom]
+		places := find(lines, side(kept, '-'))
+		if len(places) == 0 {
+			continue
+		}
+		if len(places) > 1 {
+			return "", fmt.Errorf("with %d lines of context it fits %d places, want one: give it more context", keep, len(places))
+		}
+		at := places[0]
+		if first := at + above - top; top+bottom > 0 && !strings.HasPrefix(outermost(lines[:first]), h.function(above)) {
+			return "", fmt.Errorf("with %d lines of context it fits only line %d, which is in another function", keep, first+1)
+		}
+		return strings.Join(slices.Replace(lines, at, at+len(side(kept, '-')), side(kept, '+')...), ""), nil
+	}
+	return "", errors.New("it fits nowhere")
+}
+
+// side returns the lines that a hunk has before its change, with '-', or after it,
+// with '+'.
+func side(hunk []string, sign byte) []string {
+	var lines []string
+	for _, line := range hunk {
+		if line[0] == ' ' || line[0] == sign {
+			lines = append(lines, line[1:]+"\n")
+		}
+	}
+	return lines
+}
+
+// find returns the indexes at which lines has part.
+func find(lines, part []string) []int {
+	var places []int
+	for i := 0; i+len(part) <= len(lines); i++ {
+		if slices.Equal(lines[i:i+len(part)], part) {
+			places = append(places, i)
+		}
+	}
+	return places
+}
+
+// function returns the line that begins the function of a hunk's first change, below
+// so many lines of context. Git shortens it in the header.
+func (h hunk) function(above int) string {
+	if line := outermost(side(h.lines[:above], '-')); line != "" {
+		return line
+	}
+	if parts := strings.SplitN(h.header, "@@ ", 3); len(parts) == 3 {
+		return parts[2]
+	}
+	return ""
+}
+
+var beginsFunction = regexp.MustCompile(`^[A-Za-z_$]`)
+
+// outermost returns the last of lines that git takes for the beginning of a
+// function.
+func outermost(lines []string) string {
+	for _, line := range slices.Backward(lines) {
+		if beginsFunction.MatchString(line) {
+			return line
+		}
+	}
+	return ""
+}
