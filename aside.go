@@ -139,7 +139,7 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 	if f.off || r.degraded {
 		return value, false
 	}
-	if f.queue.distrusts(r.key) {
+	if f.queue.Distrusts(r.key) {
 		r.degrade(f)
 		return value, false
 	}
@@ -331,7 +331,7 @@ func Pending(c Cache, keys ...Key) bool {
 		return false
 	}
 	for _, name := range names {
-		if f.queue.distrusts(name) {
+		if f.queue.Distrusts(name) {
 			return true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cacheaside/aside/internal/outbox"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
@@ -30,7 +31,7 @@ func (f *front) invalidate(ctx context.Context, b *budget, keys ...string) error
 }
 
 // invalidateIn is invalidate of keys that overflow into their scopes.
-func (f *front) invalidateIn(ctx context.Context, b *budget, of scope, keys []string) error {
+func (f *front) invalidateIn(ctx context.Context, b *budget, of outbox.Scope, keys []string) error {
 	if !f.settles() {
 		return ErrClosed
 	}
@@ -61,7 +62,7 @@ func (f *front) finalise(ctx context.Context, b *budget, token string, keys []st
 
 // unblock is the end of a block. Its error is as invalidate's. keys overflow into their
 // scopes.
-func (f *front) unblock(ctx context.Context, b *budget, of scope, token string, keys []string) error {
+func (f *front) unblock(ctx context.Context, b *budget, of outbox.Scope, token string, keys []string) error {
 	if !f.settles() {
 		return ErrClosed
 	}
@@ -69,7 +70,7 @@ func (f *front) unblock(ctx context.Context, b *budget, of scope, token string, 
 }
 
 // unblockNow is unblock for a caller that has noted that it settles.
-func (f *front) unblockNow(ctx context.Context, b *budget, of scope, token string, keys []string) error {
+func (f *front) unblockNow(ctx context.Context, b *budget, of outbox.Scope, token string, keys []string) error {
 	defer f.settling.Done()
 	f.flights.detach(keys)
 	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
@@ -80,16 +81,16 @@ func (f *front) unblockNow(ctx context.Context, b *budget, of scope, token strin
 
 // settled counts invalidations, and queues those that failed. It returns an error for
 // those that nobody is going to deliver.
-func (f *front) settled(keys, failed []string, err error, of scope) error {
+func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error {
 	f.near.drop(keys...) // what was asked for before now may be older
 	f.count.invalidated.Add(int64(len(keys) - len(failed)))
 	if len(failed) == 0 {
 		return nil
 	}
-	if n, _ := f.queue.status(); n == 0 {
+	if n, _ := f.queue.Status(); n == 0 {
 		f.log.Warn("cache: invalidations are kept until the backend takes them", "err", err)
 	}
-	refused := f.queue.add(failed, of)
+	refused := f.queue.Add(failed, of)
 	f.count.queued.Add(int64(len(failed) - refused))
 	if f.closing.Err() != nil {
 		return fmt.Errorf("%w: %d keys could not be invalidated any more", ErrClosed, len(failed))
@@ -103,7 +104,7 @@ func (f *front) settled(keys, failed []string, err error, of scope) error {
 
 // deliver starts delivering the queue, unless that is being done.
 func (f *front) deliver() {
-	if f.queue.size.Load() == 0 || f.closing.Err() != nil || !f.deliverer.CompareAndSwap(false, true) {
+	if f.queue.IsEmpty() || f.closing.Err() != nil || !f.deliverer.CompareAndSwap(false, true) {
 		return
 	}
 	f.later(func() {
@@ -114,7 +115,7 @@ func (f *front) deliver() {
 			}
 		}
 		f.deliverer.Store(false)
-		if n, over := f.queue.status(); (n > 0 || over) && f.closing.Err() == nil {
+		if n, over := f.queue.Status(); (n > 0 || over) && f.closing.Err() == nil {
 			f.deliver() // came since
 		}
 	})
@@ -123,7 +124,7 @@ func (f *front) deliver() {
 // deliverOnce delivers what it can, and reports whether nothing is left.
 func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 	for again := true; again; {
-		due := f.queue.due(func(key string) bool { return f.nodeOf(key).open.Load() })
+		due := f.queue.Due(func(key string) bool { return f.nodeOf(key).open.Load() })
 		for len(due) > 0 && ctx.Err() == nil {
 			batch := due[:min(deliverBatch, len(due))]
 			due = due[len(batch):]
@@ -132,7 +133,7 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 		// A long Clear does not hold up what is queued meanwhile.
 		again = !f.anyOpen() && f.clearOwed(ctx, time.Now().Add(deliverInterval))
 	}
-	n, overflowed := f.queue.status()
+	n, overflowed := f.queue.Status()
 	if n == 0 && !overflowed && ctx.Err() == nil {
 		f.log.Warn("cache: all invalidations that were kept are delivered")
 	}
@@ -152,7 +153,7 @@ type owedClear struct {
 // that there is more to do, and that nothing has failed. One goroutine at a time may
 // call it.
 func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
-	prefixes, seq := f.queue.toClear()
+	prefixes, seq := f.queue.ToClear()
 	if len(prefixes) == 0 {
 		f.owed = nil // another Clear was quicker
 		return false
@@ -173,7 +174,7 @@ func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
 		}
 		if done {
 			f.near.forgetAll()
-			f.queue.cleared(f.owed.prefixes, f.owed.seq)
+			f.queue.Cleared(f.owed.prefixes, f.owed.seq)
 			f.owed = nil
 			return true
 		}
@@ -190,10 +191,10 @@ func (f *front) anyOpen() (open bool) {
 	return open
 }
 
-func (f *front) deliverBatch(ctx context.Context, batch []dueKey) {
+func (f *front) deliverBatch(ctx context.Context, batch []outbox.Due) {
 	keys := make([]string, len(batch))
 	for i, d := range batch {
-		keys[i] = d.key
+		keys[i] = d.Key
 	}
 	failed, err := f.eachShard(ctx, keys, f.newBudget(), func(ctx context.Context, keys []string) error {
 		return f.backend.Delete(ctx, keys...)
@@ -208,15 +209,15 @@ func (f *front) deliverBatch(ctx context.Context, batch []dueKey) {
 	for _, key := range failed {
 		undelivered[key] = true
 	}
-	var done []dueKey
+	var done []outbox.Due
 	for _, d := range batch {
-		if !undelivered[d.key] {
+		if !undelivered[d.Key] {
 			done = append(done, d)
 		}
 	}
 	f.near.drop(keys...)
 	f.count.invalidated.Add(int64(len(done)))
-	f.queue.delivered(done)
+	f.queue.Delivered(done)
 }
 
 // lastDelivery is Close's: one try, with the breaker ignored. It goes on, up to
@@ -229,21 +230,21 @@ func (f *front) lastDelivery() (left int, overflowed bool) {
 		for f.clearOwed(ctx, until) && ctx.Err() == nil {
 		}
 	}
-	return f.queue.status()
+	return f.queue.Status()
 }
 
 // lastBatches reports whether the backend answered all of them.
 func (f *front) lastBatches(ctx context.Context) (answers bool) {
-	for batch := range slices.Chunk(f.queue.due(func(string) bool { return false }), deliverBatch) {
+	for batch := range slices.Chunk(f.queue.Due(func(string) bool { return false }), deliverBatch) {
 		keys := make([]string, len(batch))
 		for i, d := range batch {
-			keys[i] = d.key
+			keys[i] = d.Key
 		}
 		within, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
 		err := f.backend.Delete(within, keys...)
 		cancel()
 		if err == nil {
-			f.queue.delivered(batch)
+			f.queue.Delivered(batch)
 		} else if !redisstore.Answered(err) {
 			return false
 		}

@@ -239,7 +239,7 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 	defer wait.over()
 	for start := time.Now(); ; {
 		req.WakeOn = wait.channel()
-		if fl.degraded || fl.isDetached() || fl.f.queue.distrusts(fl.key) {
+		if fl.degraded || fl.isDetached() || fl.f.queue.Distrusts(fl.key) {
 			return backend.Lease{}, false
 		}
 		fl.polled = fl.f.flights.seq.Add(1)
@@ -364,7 +364,7 @@ func (fl *flight) store(token string) {
 		return
 	}
 	fill, sent, ok := fl.toStore()
-	if ok && (fl.isDetached() || f.queue.distrusts(fl.key)) {
+	if ok && (fl.isDetached() || f.queue.Distrusts(fl.key)) {
 		f.count.staleFills.Add(1)
 		ok = false
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/batch"
 	"github.com/cacheaside/aside/internal/foreign"
+	"github.com/cacheaside/aside/internal/outbox"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
@@ -34,7 +35,7 @@ type front struct {
 
 	flights flights
 	wakes   wakes
-	queue   *queue
+	queue   *outbox.Outbox
 	count   counters
 	memory  *memoryBackend // backend, when it is one
 	memo    *memo
@@ -103,7 +104,7 @@ func newFront(store backend.Backend, cfg Config) *front {
 		log:     slog.New(quiet{cfg.Logger.Handler()}),
 		logs:    cfg.Logger.Handler(),
 		flights: flights{byKey: make(map[string]*flight)},
-		queue:   newQueue(cfg.QueueSize),
+		queue:   outbox.New(cfg.QueueSize),
 	}
 	f.closing, f.close = context.WithCancel(context.Background())
 	f.wakes = wakes{channel: f.name("aside:wake"), log: f.log, stop: f.closing, spawn: f.later, waiting: make(map[string][]*waiter)}

@@ -43,7 +43,7 @@ func (f *front) names(keys []string) []string {
 
 // Get misses while the key is distrusted.
 func (f *front) Get(ctx context.Context, key string) ([]byte, bool, error) {
-	if key = f.name(key); f.queue.distrusts(key) {
+	if key = f.name(key); f.queue.Distrusts(key) {
 		return nil, false, nil
 	}
 	got, err := f.get(ctx, key, f.newBudget())
@@ -82,7 +82,7 @@ func (f *front) Lease(ctx context.Context, key string, req backend.LeaseRequest)
 	if err := checkTTL(req.TTL); err != nil {
 		return backend.Lease{}, fmt.Errorf("aside: Lease of %.200q: %w", key, err)
 	}
-	if key = f.name(key); f.queue.distrusts(key) {
+	if key = f.name(key); f.queue.Distrusts(key) {
 		return backend.Lease{State: backend.Writing}, nil
 	}
 	return f.lease(ctx, key, f.newBudget(), req)
@@ -99,7 +99,7 @@ func (f *front) Fill(ctx context.Context, key, token string, fill backend.Fill) 
 	if err := checkTTL(fill.TTL); err != nil {
 		return false, fmt.Errorf("aside: Fill of %.200q: %w", key, err)
 	}
-	if key = f.name(key); f.queue.distrusts(key) {
+	if key = f.name(key); f.queue.Distrusts(key) {
 		return false, nil
 	}
 	if err := f.checkSize(key, fill.Value); err != nil {
@@ -201,7 +201,7 @@ func (f *front) spaces() []string {
 }
 
 func (f *front) clear(ctx context.Context, prefixes []string) error {
-	overflow, seq := f.queue.toClear()
+	overflow, seq := f.queue.ToClear()
 	// A backend that does not answer is found out within the budget.
 	if _, err := f.get(ctx, f.name(probeKey), f.newBudget()); err != nil && !redisstore.Answered(err) {
 		return err
@@ -219,7 +219,7 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 	}
 	f.flights.detachAll() // who comes now does not wait for what began before
 	f.near.forgetAll()
-	f.queue.cleared(overflow, seq)
+	f.queue.Cleared(overflow, seq)
 	return nil
 }
 
@@ -264,7 +264,7 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 		}
 		return true
 	})
-	s.Queued, s.Overflowed = f.queue.status()
+	s.Queued, s.Overflowed = f.queue.Status()
 	s.Stats = f.count.stats()
 	return s, err
 }

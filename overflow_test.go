@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 // An overflow removes what the cache owns, whatever the keys of others look like.

@@ -29,9 +29,9 @@ func (u *update) run(ctx context.Context, write func(context.Context) error) err
 	defer u.f.wrote()
 	sent := time.Now()
 	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)
-	u.f.queue.hold(unblocked)
+	u.f.queue.Hold(unblocked)
 	// Before the hold ends, what could not be invalidated is in the queue.
-	defer u.f.queue.release(unblocked)
+	defer u.f.queue.Release(unblocked)
 	defer u.f.finalise(ctx, u.budget, u.token, u.keys)
 	if len(unblocked) > 0 {
 		if err := ctx.Err(); err != nil {

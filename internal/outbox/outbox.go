@@ -1,4 +1,6 @@
-package aside
+// Package outbox keeps the invalidations that could not be delivered. A key that stands
+// in it is distrusted: what the store has for it may be older than the database.
+package outbox
 
 import (
 	"cmp"
@@ -8,10 +10,10 @@ import (
 	"sync/atomic"
 )
 
-// queue holds the invalidations that could not be delivered, and the keys that
+// Outbox holds the invalidations that could not be delivered, and the keys that
 // are distrusted for another reason: a write whose block could not be set is
 // still running. A key is distrusted while it stands here.
-type queue struct {
+type Outbox struct {
 	limit int
 	size  atomic.Int64 // of entries, plus one while overflowed: 0 means all is trusted
 
@@ -22,9 +24,9 @@ type queue struct {
 	overflow map[string]uint64 // scopes of the keys that found no room, each with the number of the last; nil when none
 }
 
-// scope returns the prefix of the keys that a Clear makes good an invalidation of key
+// Scope returns the prefix of the keys that a Clear makes good an invalidation of key
 // with: of a part of what the cache owns, or "" when key is of no such part.
-type scope func(key string) (prefix string)
+type Scope func(key string) (prefix string)
 
 // queued is a distrusted key. Its invalidation is due when seq is not 0.
 type queued struct {
@@ -32,30 +34,35 @@ type queued struct {
 	held int    // writes that still run
 }
 
-// dueKey is an invalidation to deliver, and which one of the key's it is.
-type dueKey struct {
-	key string
+// Due is an invalidation to deliver, and which one of the key's it is.
+type Due struct {
+	Key string
 	seq uint64
 }
 
-func newQueue(limit int) *queue {
-	return &queue{limit: limit, entries: make(map[string]*queued)}
+// New returns an Outbox that keeps limit invalidations.
+func New(limit int) *Outbox {
+	return &Outbox{limit: limit, entries: make(map[string]*queued)}
 }
 
-// distrusts reports whether what the backend has for key may be stale.
-func (q *queue) distrusts(key string) bool {
-	if q.size.Load() == 0 {
-		return false
-	}
+// IsEmpty reports whether no key is distrusted.
+func (q *Outbox) IsEmpty() bool { return q.size.Load() == 0 }
+
+// Distrusts reports whether what the backend has for key may be stale.
+func (q *Outbox) Distrusts(key string) bool {
+	return q.size.Load() != 0 && q.has(key) // most often it is, so it is to be inlined
+}
+
+func (q *Outbox) has(key string) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.overflow != nil || q.entries[key] != nil
 }
 
-// hold distrusts keys until release, whatever is delivered meanwhile: an
+// Hold distrusts keys until release, whatever is delivered meanwhile: an
 // invalidation that was queued before the write commits lets the old value in
 // again. Holding is not bounded by the limit, as it lasts only while writes run.
-func (q *queue) hold(keys []string) {
+func (q *Outbox) Hold(keys []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, key := range keys {
@@ -63,7 +70,8 @@ func (q *queue) hold(keys []string) {
 	}
 }
 
-func (q *queue) release(keys []string) {
+// Release ends a Hold of keys.
+func (q *Outbox) Release(keys []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, key := range keys {
@@ -74,10 +82,10 @@ func (q *queue) release(keys []string) {
 	}
 }
 
-// add queues the invalidation of keys. Past the limit a key overflows into its scope.
+// Add queues the invalidation of keys. Past the limit a key overflows into its Scope.
 // A key without one, that no Clear of what the cache owns would remove, is kept all
 // the same, up to twice the limit, and then refused.
-func (q *queue) add(keys []string, of scope) (refused int) {
+func (q *Outbox) Add(keys []string, of Scope) (refused int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, key := range keys {
@@ -104,7 +112,7 @@ func (q *queue) add(keys []string, of scope) (refused int) {
 
 // overflowed gives up on a key alone: everything is distrusted until a Clear has
 // removed all that has its prefix.
-func (q *queue) overflowed(prefix string) {
+func (q *Outbox) overflowed(prefix string) {
 	if q.overflow == nil {
 		q.overflow = make(map[string]uint64)
 		q.size.Add(1)
@@ -112,7 +120,7 @@ func (q *queue) overflowed(prefix string) {
 	q.overflow[prefix] = q.seq
 }
 
-func (q *queue) entry(key string) *queued {
+func (q *Outbox) entry(key string) *queued {
 	e := q.entries[key]
 	if e == nil {
 		e = &queued{}
@@ -122,45 +130,45 @@ func (q *queue) entry(key string) *queued {
 	return e
 }
 
-func (q *queue) forget(key string) {
+func (q *Outbox) forget(key string) {
 	delete(q.entries, key)
 	q.size.Add(-1)
 }
 
-// due returns the invalidations to deliver, the oldest first.
-func (q *queue) due(skip func(key string) bool) []dueKey {
+// Due returns the invalidations to deliver, the oldest first.
+func (q *Outbox) Due(skip func(key string) bool) []Due {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var out []dueKey
+	var out []Due
 	for key, e := range q.entries {
 		if e.seq != 0 && !skip(key) {
-			out = append(out, dueKey{key, e.seq})
+			out = append(out, Due{key, e.seq})
 		}
 	}
-	slices.SortFunc(out, func(a, b dueKey) int { return cmp.Compare(a.seq, b.seq) })
+	slices.SortFunc(out, func(a, b Due) int { return cmp.Compare(a.seq, b.seq) })
 	return out
 }
 
-// delivered takes out the keys whose delivery was acknowledged, unless they were
+// Delivered takes out the keys whose delivery was acknowledged, unless they were
 // asked for again meanwhile.
-func (q *queue) delivered(keys []dueKey) {
+func (q *Outbox) Delivered(keys []Due) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, d := range keys {
-		e := q.entries[d.key]
+		e := q.entries[d.Key]
 		if e == nil || e.seq != d.seq {
 			continue
 		}
 		q.pending--
 		if e.seq = 0; e.held == 0 {
-			q.forget(d.key)
+			q.forget(d.Key)
 		}
 	}
 }
 
-// cleared says that a Clear of prefixes that began at sequence number seq went
+// Cleared says that a Clear of prefixes that began at sequence number seq went
 // through. It makes good the keys that were dropped before, not those since.
-func (q *queue) cleared(prefixes []string, seq uint64) {
+func (q *Outbox) Cleared(prefixes []string, seq uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.overflow == nil {
@@ -177,15 +185,16 @@ func (q *queue) cleared(prefixes []string, seq uint64) {
 	}
 }
 
-// toClear returns the prefixes that have to be cleared, and the sequence number
+// ToClear returns the prefixes that have to be cleared, and the sequence number
 // to hand to cleared.
-func (q *queue) toClear() (prefixes []string, seq uint64) {
+func (q *Outbox) ToClear() (prefixes []string, seq uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return slices.Sorted(maps.Keys(q.overflow)), q.seq
 }
 
-func (q *queue) status() (n int, overflowed bool) {
+// Status returns how many invalidations wait, and whether some found no room.
+func (q *Outbox) Status() (n int, overflowed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.pending, q.overflow != nil
