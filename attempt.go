@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside/internal/deadline"
+	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
@@ -79,7 +80,7 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 	}
 	f.lookAgain(a.start)
 	if a.limit == f.cfg.Timeout && f.shares {
-		a.ctx = &limited{ctx, f.sharedLimit(a.start)}
+		a.ctx = f.deadlines.Context(ctx, a.start)
 	} else {
 		a.ctx, a.cancel = context.WithTimeout(deadline.Without(ctx), a.limit)
 	}
@@ -193,4 +194,16 @@ func (f *front) hasty(ctx context.Context) bool {
 	}
 	left, ok := deadline.Left(ctx)
 	return ok && left < f.hastyLimit()
+}
+
+// panicked reports whether err is a panic's. The first one is told of.
+func (f *front) panicked(err error) bool {
+	var p *foreign.Panic
+	if !errors.As(err, &p) {
+		return false
+	}
+	f.panicOnce.Do(func() {
+		f.log.Warn("cache: the backend panicked, which is taken for a failure (logged once)", "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
+	})
+	return true
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
-	"github.com/cacheaside/aside/backend"
 )
 
 // updateOf makes a call of Update of n keys whose blocks the backend takes, or refuses.

@@ -21,7 +21,6 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
-	"github.com/cacheaside/aside/backend"
 )
 
 // Tests of other people's code, which may panic on a goroutine that no caller could

@@ -14,6 +14,7 @@ import (
 
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/batch"
+	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/outbox"
 	"github.com/cacheaside/aside/internal/redisstore"
@@ -47,14 +48,14 @@ type front struct {
 
 	panicOnce sync.Once // tells of a backend that panicked
 
-	nodes   sync.Map                // shard name: *node
-	single  atomic.Pointer[node]    // the one there is, if there can be no other
-	shardOf func(key string) string // nil when there is but one
-	shares  bool                    // commands may share limits
-	lookUp  func()                  // has the client look where nodes are, if they move
-	limit   atomic.Pointer[limit]   // the last one that was made
-	look    func(context.Context)   // looks what the server is; nil where nobody would know
-	looked  atomic.Int64            // when it did last
+	nodes     sync.Map                // shard name: *node
+	single    atomic.Pointer[node]    // the one there is, if there can be no other
+	shardOf   func(key string) string // nil when there is but one
+	shares    bool                    // commands may share limits
+	lookUp    func()                  // has the client look where nodes are, if they move
+	deadlines *deadline.Shared        // of commands, where they may share them
+	look      func(context.Context)   // looks what the server is; nil where nobody would know
+	looked    atomic.Int64            // when it did last
 
 	closed    atomic.Bool
 	closing   context.Context // ends when the front closes
@@ -97,14 +98,15 @@ func coversUnder(keyPrefix string) func(prefixes []string, key string) bool {
 
 func newFront(store backend.Backend, cfg Config) *front {
 	f := &front{
-		backend: guarded{store},
-		own:     store,
-		cfg:     cfg,
-		ttl:     ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
-		log:     slog.New(quiet{cfg.Logger.Handler()}),
-		logs:    cfg.Logger.Handler(),
-		flights: flights{byKey: make(map[string]*flight)},
-		queue:   outbox.New(cfg.QueueSize),
+		backend:   foreign.Backend{Backend: store},
+		own:       store,
+		cfg:       cfg,
+		ttl:       ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
+		log:       slog.New(foreign.Logs{Handler: cfg.Logger.Handler()}),
+		logs:      cfg.Logger.Handler(),
+		flights:   flights{byKey: make(map[string]*flight)},
+		queue:     outbox.New(cfg.QueueSize),
+		deadlines: deadline.NewShared(cfg.Timeout),
 	}
 	f.closing, f.close = context.WithCancel(context.Background())
 	f.wakes = wakes{channel: f.name("aside:wake"), log: f.log, stop: f.closing, spawn: f.later, waiting: make(map[string][]*waiter)}

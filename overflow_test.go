@@ -11,7 +11,6 @@ import (
 
 	"github.com/cacheaside/aside"
 
-	"github.com/cacheaside/aside/backend"
 )
 
 // An overflow removes what the cache owns, whatever the keys of others look like.

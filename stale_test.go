@@ -17,7 +17,6 @@ import (
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
 	"github.com/cacheaside/aside/backend"
-	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
