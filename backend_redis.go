@@ -73,7 +73,6 @@ func (f *front) useRedis(b *redisstore.Store) {
 	}
 	f.shares = b.Obeys()
 	b.Replaced = f.replaced
-	f.wakes.listen = b.Listen
 	if f.cfg.NearMaxBytes > 0 {
 		f.startNear(b)
 	}

@@ -235,10 +235,10 @@ func (fl *flight) end() {
 // flight has gone on without it.
 func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 	req := backend.LeaseRequest{TTL: leaseTTL, Undecodable: fl.bad}
-	wait := fl.f.wakes.waiter(fl.key)
-	defer wait.over()
+	wait := fl.f.wakes.Waiter(fl.key)
+	defer wait.Done()
 	for start := time.Now(); ; {
-		req.WakeOn = wait.channel()
+		req.WakeOn = wait.Channel()
 		if fl.degraded || fl.isDetached() || fl.f.queue.Distrusts(fl.key) {
 			return backend.Lease{}, false
 		}
@@ -252,14 +252,14 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 			return backend.Lease{}, false
 		}
 		if lease.State != backend.Loading {
-			wait.found(lease.State)
+			wait.Answered(lease.State == backend.Present || lease.State == backend.Absent)
 			return lease, false
 		}
 		if req.WaitedFor == "" {
 			fl.f.count.waited.Add(1)
 		}
-		req.WaitedFor, req.Overdue = lease.Token, wait.overdue(lease)
-		if !wait.pause(fl.ask, time.Since(start)) {
+		req.WaitedFor, req.Overdue = lease.Token, wait.Overdue(lease.Deadline)
+		if !wait.Pause(fl.ask, time.Since(start)) {
 			return backend.Lease{}, false
 		}
 	}

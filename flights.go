@@ -69,7 +69,7 @@ func (fs *flights) detach(keys []string) {
 		if fl := fs.byKey[key]; fl != nil {
 			fl.detached = true
 			delete(fs.byKey, key)
-			fl.f.wakes.wake(key)
+			fl.f.wakes.Wake(key)
 		}
 	}
 }
@@ -80,7 +80,7 @@ func (fs *flights) detachAll() {
 	defer fs.mu.Unlock()
 	for key, fl := range fs.byKey {
 		fl.detached = true
-		fl.f.wakes.wake(key)
+		fl.f.wakes.Wake(key)
 	}
 	clear(fs.byKey)
 	fs.apart = apart{}

@@ -18,6 +18,7 @@ import (
 	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/outbox"
 	"github.com/cacheaside/aside/internal/redisstore"
+	"github.com/cacheaside/aside/internal/wake"
 )
 
 // front is the Cache that Open, NewRedis and New return: what all backends have
@@ -35,7 +36,7 @@ type front struct {
 	local   bool         // the backend is in this process: it can neither fail nor be slow
 
 	flights flights
-	wakes   wakes
+	wakes   *wake.Hub
 	queue   *outbox.Outbox
 	count   counters
 	memory  *memoryBackend // backend, when it is one
@@ -109,7 +110,11 @@ func newFront(store backend.Backend, cfg Config) *front {
 		deadlines: deadline.NewShared(cfg.Timeout),
 	}
 	f.closing, f.close = context.WithCancel(context.Background())
-	f.wakes = wakes{channel: f.name("aside:wake"), log: f.log, stop: f.closing, spawn: f.later, waiting: make(map[string][]*waiter)}
+	wakes := wake.Options{Name: f.name("aside:wake"), Refused: redisstore.Answered, Log: f.log, Stop: f.closing, Go: f.later}
+	if b, ok := store.(*redisstore.Store); ok {
+		wakes.Listen = func(ctx context.Context, h *wake.Hub) error { return b.Listen(ctx, h.Name, h) }
+	}
+	f.wakes = wake.New(wakes)
 	switch b := store.(type) {
 	case noneBackend:
 		f.off, f.local, f.backend = true, true, b

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside"
-
 )
 
 // An overflow removes what the cache owns, whatever the keys of others look like.
