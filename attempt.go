@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cacheaside/aside/internal/breaker"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/redisstore"
@@ -67,7 +68,7 @@ type attempt struct {
 
 // attempt begins a command, unless the node is left alone or the budget is spent.
 func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (attempt, error) {
-	if n.open.Load() || stores && n.store.open.Load() || b.left <= 0 {
+	if n.IsOpen() || stores && n.store.IsOpen() || b.left <= 0 {
 		return attempt{}, ErrUnavailable
 	}
 	a := attempt{f: f, node: n, caller: ctx, stores: stores, start: time.Now(), limit: b.left, bulk: b.bulk}
@@ -76,7 +77,7 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 		a.brief = a.limit < f.hastyLimit() && a.limit < max(f.cfg.Timeout/250, n.reads.trip())
 	}
 	if !a.brief && !a.bulk {
-		n.sent(a.start)
+		n.Sent(a.start)
 	}
 	f.lookAgain(a.start)
 	if a.limit == f.cfg.Timeout && f.shares {
@@ -96,12 +97,12 @@ func (a *attempt) end(err error, b *budget) error {
 	now := time.Now()
 	a.took = now.Sub(a.start)
 	replied := err == nil || redisstore.Answered(err)
-	heard := a.node.answersSince(a.start)
+	heard := a.node.AnswersSince(a.start)
 	a.over(now, replied)
 	if err == nil {
-		a.node.success()
+		a.node.Success()
 		if a.stores {
-			a.node.store.success()
+			a.node.store.Success()
 		}
 		return nil
 	}
@@ -109,34 +110,34 @@ func (a *attempt) end(err error, b *budget) error {
 	if a.caller.Err() != nil {
 		return context.Cause(a.caller) // the caller's own end, no fault of the backend
 	}
-	weight := int32(ordinaryFails)
+	weight := int32(breaker.Ordinary)
 	switch {
 	case a.took < a.limit:
 	case a.brief:
 		weight = 0
 	case a.limit < a.f.hastyLimit():
-		weight = hastyFails
+		weight = breaker.Hasty
 	}
 	if errors.As(err, new(redisstore.NotAgain)) || redis.HasErrorPrefix(err, "TRYAGAIN") || a.f.panicked(err) {
 		weight = 0 // another tells of it; or a slot is moving, or code of others panicked, which says nothing of the node
 	}
 	unfit := errors.As(err, new(*redisstore.Misfit))
 	if unfit {
-		weight = breakerOpens // it has said what it is
+		weight = breaker.Opens // it has said what it is
 	}
-	if redisstore.IsShortage(err) && a.node.failures.Load() == 0 {
+	if redisstore.IsShortage(err) && !a.node.HasFailed() {
 		weight = 0 // nothing was sent; after a failure, those that hang may be what it is short of
 	}
 	if a.bulk && heard && isTimeout(err) {
 		weight = 0 // it was too long for the line
 	}
 	if replied {
-		a.node.success()
+		a.node.Success()
 	} else {
-		a.node.failure(err, weight)
+		a.node.Failure(err, weight)
 	}
 	if a.stores && !unfit {
-		a.node.store.failure(err, weight)
+		a.node.store.Failure(err, weight)
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
@@ -145,9 +146,9 @@ func (a *attempt) over(now time.Time, replied bool) {
 	switch {
 	case a.brief:
 	case !a.bulk:
-		a.node.over(now, replied)
+		a.node.Over(now, replied)
 	case replied:
-		a.node.heard.Store(now.UnixNano())
+		a.node.Heard(now)
 	}
 }
 

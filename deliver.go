@@ -124,7 +124,7 @@ func (f *front) deliver() {
 // deliverOnce delivers what it can, and reports whether nothing is left.
 func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 	for again := true; again; {
-		due := f.queue.Due(func(key string) bool { return f.nodeOf(key).open.Load() })
+		due := f.queue.Due(func(key string) bool { return f.nodeOf(key).IsOpen() })
 		for len(due) > 0 && ctx.Err() == nil {
 			batch := due[:min(deliverBatch, len(due))]
 			due = due[len(batch):]
@@ -185,7 +185,7 @@ func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
 // anyOpen reports whether a node does not answer.
 func (f *front) anyOpen() (open bool) {
 	f.nodes.Range(func(_, n any) bool {
-		open = n.(*node).open.Load()
+		open = n.(*node).IsOpen()
 		return !open
 	})
 	return open

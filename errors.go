@@ -49,7 +49,6 @@ var (
 	// someone cancelled it.
 	ErrCancelled = errors.New("aside: the generation was cancelled")
 
-	errSilent    = errors.New("several commands wait for it, and it is silent")
 	errAbandoned = errors.New("aside: every caller of the load has left")
 	errGoexit    = errors.New("aside: the loader ended its goroutine with runtime.Goexit")
 )

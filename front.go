@@ -14,6 +14,7 @@ import (
 
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/batch"
+	"github.com/cacheaside/aside/internal/breaker"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/outbox"
@@ -76,8 +77,8 @@ type front struct {
 // read-only replica, no right to run scripts) still serves what it has and takes
 // invalidations.
 type node struct {
-	breaker
-	store breaker
+	*breaker.Breaker
+	store *breaker.Breaker
 	reads reads
 	bulk  reads // of keys whose values are large, each on its own
 }
@@ -163,15 +164,21 @@ func (f *front) nodeOf(key string) *node {
 	if shard != "" {
 		probe += "{" + redisstore.TagForSlot(redisstore.SlotOf(key)) + "}"
 	}
+	var connected func() int64
+	most := 0
+	if b, ok := f.own.(*redisstore.Store); ok {
+		turns := b.TurnsOf(key)
+		connected, most = turns.Since, turns.Limit()
+	}
 	n := &node{
-		breaker: f.newBreaker(shard, "answer", func(ctx context.Context) error {
+		Breaker: f.newBreaker(shard, "answer", connected, func(ctx context.Context) error {
 			_, _, err := f.backend.Get(ctx, probe)
 			if redisstore.Answered(err) {
 				return nil
 			}
 			return err
 		}),
-		store: f.newBreaker(shard, "store", func(ctx context.Context) error {
+		store: f.newBreaker(shard, "store", nil, func(ctx context.Context) error {
 			_, err := f.backend.Lease(ctx, probe, backend.LeaseRequest{TTL: minTTL})
 			return err
 		}),
@@ -180,10 +187,7 @@ func (f *front) nodeOf(key string) *node {
 	n.reads.room = batch.MaxLanes
 	n.bulk = reads{f: f, node: n, lanes: batch.Lanes{PerLane: readLane}, index: make(map[string]int), of: &n.reads, room: batch.MinLanes}
 	n.reads.many, _ = f.own.(manyReader)
-	if b, ok := f.own.(*redisstore.Store); ok {
-		n.turns = b.TurnsOf(key)
-		n.reads.lanes.Most, n.bulk.lanes.Most = n.turns.Limit(), n.turns.Limit()
-	}
+	n.reads.lanes.Most, n.bulk.lanes.Most = most, most
 	n.bulk.many = n.reads.many
 	actual, _ := f.nodes.LoadOrStore(shard, n)
 	if f.shardOf == nil {
@@ -192,7 +196,7 @@ func (f *front) nodeOf(key string) *node {
 	return actual.(*node)
 }
 
-func (f *front) newBreaker(shard, does string, probe func(context.Context) error) breaker {
+func (f *front) newBreaker(shard, does string, connected func() int64, probe func(context.Context) error) *breaker.Breaker {
 	log := f.log
 	if shard != "" {
 		log = log.With("node", shard)
@@ -201,9 +205,9 @@ func (f *front) newBreaker(shard, does string, probe func(context.Context) error
 	if f.cfg.WaitReplicas > 0 {
 		silence = 0 // WAIT is silent for as long as the replicas are
 	}
-	return breaker{
-		does: does, log: log, stop: f.closing, spawn: f.later, onChange: f.deliver, silence: silence,
-		probe: func() error {
+	return breaker.New(breaker.Options{
+		Does: does, Log: log, Stop: f.closing, Go: f.later, Answers: f.deliver, Silence: silence, Connected: connected,
+		Probe: func() error {
 			ctx, cancel := context.WithTimeout(f.closing, f.cfg.Timeout)
 			defer cancel()
 			err := probe(ctx)
@@ -212,7 +216,7 @@ func (f *front) newBreaker(shard, does string, probe func(context.Context) error
 			}
 			return err
 		},
-	}
+	})
 }
 
 // states are the prefixes of keys that say what is going on. They are not cached, so

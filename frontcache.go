@@ -259,7 +259,7 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 	}
 	s.Breaker = "closed"
 	f.nodes.Range(func(_, n any) bool {
-		if n := n.(*node); n.open.Load() || n.store.open.Load() {
+		if n := n.(*node); n.IsOpen() || n.store.IsOpen() {
 			s.Breaker = "open"
 		}
 		return true

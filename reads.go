@@ -111,7 +111,7 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 		b.bulk = false
 		return got, err
 	}
-	if r.node.open.Load() {
+	if r.node.IsOpen() {
 		r.mu.Unlock()
 		return found{}, ErrUnavailable
 	}
@@ -140,7 +140,7 @@ func (r *reads) single(ctx context.Context, key string, b *budget) (got found, e
 // join adds a read to the last batch in line. It needs r.mu.
 func (r *reads) join(key string) (b *readBatch, i int) {
 	if r.waiting++; r.waiting%4 == 2 && !r.slow() { // not each: to ask for the time is a fiftieth of a read
-		r.node.breaker.asked(time.Now(), r.waiting)
+		r.node.Asked(time.Now(), r.waiting)
 	}
 	if n := len(r.line); n > 0 {
 		b = r.line[n-1]
@@ -337,7 +337,7 @@ func (r *reads) ended(b *readBatch, took time.Duration) bool {
 		r.peak = max(r.peak, 2*batchBytes/len(b.keys)) // half as many fit
 		r.apart(b.keys...)
 	}
-	if len(b.keys) == 1 || redisstore.Answered(b.err) || r.node.open.Load() || r.left(b) <= 0 || r.f.closed.Load() {
+	if len(b.keys) == 1 || redisstore.Answered(b.err) || r.node.IsOpen() || r.left(b) <= 0 || r.f.closed.Load() {
 		return true
 	}
 	r.cut(b, (len(b.keys)+1)/2, 0)

@@ -51,10 +51,10 @@ func (m *tooLong) has(key string) bool {
 // It is about the value if the node answers others.
 func (f *front) readTooLong(n *node, key string) {
 	f.later(func() {
-		if n.probe() != nil {
+		if n.Probe() != nil {
 			return
 		}
-		n.success()
+		n.Success()
 		n.bulk.skip.add(key)
 		f.warnOnce(f.spaceOf(key), key, "cache: stored values take too long to read, and are loaded (logged once per keyspace)", errTooLong)
 	})
@@ -69,10 +69,10 @@ func (f *front) fillFailed(space *Keyspace, key string, size int, err error) {
 	}
 	n, alone := f.nodeOf(key), f.filling.Load() == 0
 	f.later(func() {
-		if n.probe() != nil {
+		if n.Probe() != nil {
 			return
 		}
-		n.success()
+		n.Success()
 		if alone {
 			f.unstored.add(key)
 		}

@@ -155,8 +155,9 @@ type Lease struct {
 	Token string // the lease's: the caller's own when Granted, the other's when Loading
 	Value []byte // the value, when Present
 
-	// Deadline is the other's, when Loading: any text that differs after each renewal,
-	// or "" where the store cannot tell.
+	// Deadline is the other's, when Loading: a text that differs after each renewal, and
+	// ends in a blank and how many milliseconds the lease was made or renewed for. It is ""
+	// where the store cannot tell.
 	Deadline string
 }
 

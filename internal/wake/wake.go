@@ -146,7 +146,7 @@ func (w *Waiter) patience(waited time.Duration) time.Duration {
 	case h.subscribed && !w.subscribed:
 		return 0 // it listens since, and what was told before is lost
 	case h.running && !h.subscribed && waited < pollMax:
-		return pollMax - waited // it is about to, and then Hub all
+		return pollMax - waited // it is about to, and then wakes all
 	}
 	return polling
 }
