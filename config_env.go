@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/cacheaside/aside/internal/settings"
 )
 
 // ConfigFromEnv reads a Config from environment variables, each "NAME=value" as
@@ -65,33 +67,33 @@ func ConfigFromEnv(environ []string) (Config, error) {
 		generation.Name:   generation.TTL,
 		cancelSignal.Name: cancelSignal.TTL,
 	}}
-	readVar(&e, "CACHE_ENABLED", "true or false", &enabled, parseBool)
+	readVar(&e, "CACHE_ENABLED", "true or false", &enabled, settings.Bool)
 	readVar(&e, "CACHE_TYPE", "redis, memory or none", &c.Type, parseType)
 	readVar(&e, "CACHE_KEY_PREFIX", "at most 256 bytes that end with a separator, such as app:, and have no braces but one hash tag, {tag},", &c.KeyPrefix, func(s string) (string, error) {
 		return s, Config{KeyPrefix: s}.validate()
 	})
-	readVar(&e, "CACHE_TTL_JITTER", "a number from 0 to 0.9", &c.Jitter, parseFloat(0, 0.9))
-	readVar(&e, "CACHE_TIMEOUT", "seconds or a duration like 250ms, from 1ms to 1h,", &c.Timeout, parseDuration(time.Millisecond, time.Hour))
-	readVar(&e, "CACHE_LOAD_TIMEOUT", "seconds or a duration like 5m, from 1ms to 24h,", &c.LoadTimeout, parseDuration(time.Millisecond, 24*time.Hour))
-	readVar(&e, "CACHE_MEMORY_MAX_BYTES", "a whole number from 1", &c.MemoryMaxBytes, parseInt(1, math.MaxInt64))
-	readVar(&e, "CACHE_NEAR_MAX_BYTES", "a whole number from 0", &c.NearMaxBytes, parseInt(0, math.MaxInt64))
-	readVar(&e, "CACHE_MAX_VALUE_BYTES", "a whole number from 1 to 536870912 (512 MiB)", &c.MaxValueBytes, parseInt(1, 512<<20))
+	readVar(&e, "CACHE_TTL_JITTER", "a number from 0 to 0.9", &c.Jitter, settings.Float(0, 0.9))
+	readVar(&e, "CACHE_TIMEOUT", "seconds or a duration like 250ms, from 1ms to 1h,", &c.Timeout, settings.Duration(time.Millisecond, time.Hour))
+	readVar(&e, "CACHE_LOAD_TIMEOUT", "seconds or a duration like 5m, from 1ms to 24h,", &c.LoadTimeout, settings.Duration(time.Millisecond, 24*time.Hour))
+	readVar(&e, "CACHE_MEMORY_MAX_BYTES", "a whole number from 1", &c.MemoryMaxBytes, settings.Int(1, math.MaxInt64))
+	readVar(&e, "CACHE_NEAR_MAX_BYTES", "a whole number from 0", &c.NearMaxBytes, settings.Int(0, math.MaxInt64))
+	readVar(&e, "CACHE_MAX_VALUE_BYTES", "a whole number from 1 to 536870912 (512 MiB)", &c.MaxValueBytes, settings.Int(1, 512<<20))
 	readVar(&e, "CACHE_QUEUE_SIZE", "a whole number from 1 to 100000000", &c.QueueSize, func(s string) (int, error) {
-		n, err := parseInt(1, 1e8)(s)
+		n, err := settings.Int(1, 1e8)(s)
 		return int(n), err
 	})
 	readVar(&e, "REDIS_WAIT_REPLICAS", "a whole number from 0 to 100", &c.WaitReplicas, func(s string) (int, error) {
-		n, err := parseInt(0, 100)(s)
+		n, err := settings.Int(0, 100)(s)
 		return int(n), err
 	})
-	readVar(&e, "CACHE_REFUSE_WRITES", "true or false", &c.RefuseWrites, parseBool)
+	readVar(&e, "CACHE_REFUSE_WRITES", "true or false", &c.RefuseWrites, settings.Bool)
 	c.DecodedMaxBytes = c.MemoryMaxBytes
 	if !enabled {
 		c.Type = typeNone
 	}
 	e.ttls(c.TTLs)
 	e.redis(&c.Redis)
-	c.Warnings = unknownVars(env)
+	c.Warnings = settings.UnknownVars(env)
 	return c, errors.Join(e.errs...)
 }
 
@@ -146,7 +148,7 @@ func (e *envReader) ttls(ttls map[string]time.Duration) {
 		}
 		var ttl time.Duration
 		least := leastTTL(space)
-		readVar(e, name, fmt.Sprintf("seconds (1800) or a duration (30m), from %v to one year,", least), &ttl, parseDuration(least, maxTTL))
+		readVar(e, name, fmt.Sprintf("seconds (1800) or a duration (30m), from %v to one year,", least), &ttl, settings.Duration(least, maxTTL))
 		if ttl != 0 {
 			ttls[space] = ttl
 		}
@@ -155,11 +157,11 @@ func (e *envReader) ttls(ttls map[string]time.Duration) {
 
 func (e *envReader) redis(r *Redis) {
 	readVar(e, "REDIS_DB", "a whole number from 0", &r.DB, func(s string) (int, error) {
-		n, err := parseInt(0, math.MaxInt32)(s)
+		n, err := settings.Int(0, math.MaxInt32)(s)
 		return int(n), err
 	})
-	readVar(e, "REDIS_TLS", "true or false", &r.TLS, parseBool)
-	readVar(e, "REDIS_CLUSTER", "true or false", &r.Cluster, parseBool)
+	readVar(e, "REDIS_TLS", "true or false", &r.TLS, settings.Bool)
+	readVar(e, "REDIS_CLUSTER", "true or false", &r.Cluster, settings.Bool)
 	// A password may begin or end with a blank.
 	r.Password, r.SentinelPassword = e.env["REDIS_PASSWORD"], e.env["REDIS_SENTINEL_PASSWORD"]
 	r.Username, r.SentinelUsername = e.trimmed("REDIS_USERNAME"), e.trimmed("REDIS_SENTINEL_USERNAME")
@@ -176,7 +178,7 @@ func (e *envReader) redis(r *Redis) {
 			accepted += ` (a URL here is a service link of Kubernetes: set enableServiceLinks: false in the pod's spec, or REDIS_PORT itself)`
 		}
 		readVar(e, "REDIS_PORT", accepted, &r.Port, func(s string) (int, error) {
-			n, err := parseInt(1, 65535)(s)
+			n, err := settings.Int(1, 65535)(s)
 			return int(n), err
 		})
 	}
@@ -195,57 +197,7 @@ var redisVars = map[string]string{
 	"SentinelUsername": "REDIS_SENTINEL_USERNAME", "SentinelPassword": "REDIS_SENTINEL_PASSWORD",
 }
 
-var errRejected = errors.New("rejected")
-
-func parseBool(s string) (bool, error) {
-	switch strings.ToLower(s) {
-	case "true", "1", "yes", "on":
-		return true, nil
-	case "false", "0", "no", "off":
-		return false, nil
-	}
-	return false, errRejected
-}
-
 func parseType(s string) (string, error) {
 	s = strings.ToLower(s)
 	return s, Config{Type: s}.validate()
-}
-
-func parseInt(low, high int64) func(string) (int64, error) {
-	return func(s string) (int64, error) {
-		n, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || n < low || n > high {
-			return 0, errRejected
-		}
-		return n, nil
-	}
-}
-
-func parseFloat(low, high float64) func(string) (float64, error) {
-	return func(s string) (float64, error) {
-		v, err := strconv.ParseFloat(s, 64)
-		if err != nil || !(v >= low && v <= high) {
-			return 0, errRejected
-		}
-		return v, nil
-	}
-}
-
-// parseDuration reads seconds, 1800 or 0.5, or a Go duration, 30m.
-func parseDuration(low, high time.Duration) func(string) (time.Duration, error) {
-	return func(s string) (time.Duration, error) {
-		d, err := time.ParseDuration(s)
-		if err != nil {
-			seconds, err := parseFloat(low.Seconds(), high.Seconds())(s)
-			if err != nil {
-				return 0, errRejected
-			}
-			d = time.Duration(seconds * float64(time.Second))
-		}
-		if d < low || d > high {
-			return 0, errRejected
-		}
-		return d, nil
-	}
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/cacheaside/aside/internal/settings"
 )
 
 // configField names a field of Redis in errors.
@@ -59,7 +61,7 @@ func (r Redis) resolve(name func(field string) string) (*redis.UniversalOptions,
 	if r.DB > 0 && r.isCluster() {
 		bad("DB", " %d: a Cluster has only 0, so no other is accepted", r.DB)
 	}
-	if r.SentinelMaster != "" && !isHost(r.SentinelMaster) {
+	if r.SentinelMaster != "" && !settings.IsHost(r.SentinelMaster) {
 		bad("SentinelMaster", ": a name of letters, digits, '.', '-' and '_' is accepted")
 	}
 	if r.Cluster && r.SentinelMaster != "" {
@@ -71,7 +73,7 @@ func (r Redis) resolve(name func(field string) string) (*redis.UniversalOptions,
 	errs = append(errs, r.addresses(o, name)...)
 	var notes []string
 	if r.URL != "" {
-		u, err := parseRedisURL(r.URL, name)
+		u, err := settings.ParseURL(r.URL, name)
 		if err != nil {
 			bad("URL", ": %w", err)
 			return nil, nil, errs
@@ -92,15 +94,15 @@ func (r Redis) resolve(name func(field string) string) (*redis.UniversalOptions,
 
 // addresses fills in those of the hosts.
 func (r Redis) addresses(o *redis.UniversalOptions, name func(field string) string) (errs []error) {
-	if isConnectionString(strings.Join(r.Hosts, ",")) {
-		return []error{fmt.Errorf("aside: %s: %w", name("Hosts"), errConnectionString(name))}
+	if settings.IsConnectionString(strings.Join(r.Hosts, ",")) {
+		return []error{fmt.Errorf("aside: %s: %w", name("Hosts"), settings.ErrConnectionString(name))}
 	}
 	hosts := r.Hosts
 	if len(hosts) == 0 {
 		hosts = []string{"localhost"}
 	}
 	for i, text := range hosts {
-		host, port, err := splitHost(strings.TrimSpace(text))
+		host, port, err := settings.SplitHost(strings.TrimSpace(text))
 		if err != nil {
 			if strings.Contains(text, "://") {
 				err = fmt.Errorf("a URL is not accepted here: set %s to it, or a host without scheme and slashes", name("URL"))
@@ -120,9 +122,9 @@ func (r Redis) addresses(o *redis.UniversalOptions, name func(field string) stri
 }
 
 // merge puts a URL in the place of hosts, port and database.
-func (r Redis) merge(o *redis.UniversalOptions, u *redisURL, name func(field string) string) (errs []error) {
-	socket := u.host == ""
-	if u.db > 0 && r.isCluster() {
+func (r Redis) merge(o *redis.UniversalOptions, u *settings.URL, name func(field string) string) (errs []error) {
+	socket := u.Host == ""
+	if u.DB > 0 && r.isCluster() {
 		errs = append(errs, fmt.Errorf("database: a Cluster has only 0, so no other is accepted with %s", name("Cluster")))
 	}
 	if socket && r.Cluster {
@@ -131,32 +133,32 @@ func (r Redis) merge(o *redis.UniversalOptions, u *redisURL, name func(field str
 	if socket && o.TLSConfig != nil {
 		errs = append(errs, fmt.Errorf("a socket has no TLS: set %s=false, or a host", name("TLS")))
 	}
-	if u.needsTLS != "" && !u.tls && o.TLSConfig == nil {
-		errs = append(errs, fmt.Errorf("parameter %s: without TLS it is not accepted; set %s=true, or rediss:// in place of redis://", u.needsTLS, name("TLS")))
+	if u.NeedsTLS != "" && !u.TLS && o.TLSConfig == nil {
+		errs = append(errs, fmt.Errorf("parameter %s: without TLS it is not accepted; set %s=true, or rediss:// in place of redis://", u.NeedsTLS, name("TLS")))
 	}
 	own := *o
-	*o = u.query
-	o.Addrs, o.DB = []string{u.addr}, u.db
-	o.Username, o.Password = cmp.Or(u.username, own.Username), cmp.Or(u.password, own.Password)
+	*o = u.Query
+	o.Addrs, o.DB = []string{u.Addr}, u.DB
+	o.Username, o.Password = cmp.Or(u.Username, own.Username), cmp.Or(u.Password, own.Password)
 	o.IsClusterMode, o.ContextTimeoutEnabled, o.MaintNotificationsConfig = own.IsClusterMode, true, own.MaintNotificationsConfig
 	o.DialerRetries, o.MaxRetries = own.DialerRetries, cmp.Or(o.MaxRetries, own.MaxRetries)
-	if u.tls || own.TLSConfig != nil {
+	if u.TLS || own.TLSConfig != nil {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 		if own.TLSConfig != nil {
 			o.TLSConfig = own.TLSConfig.Clone()
 		}
 		if o.TLSConfig.ServerName == "" {
-			o.TLSConfig.ServerName = u.host
+			o.TLSConfig.ServerName = u.Host
 		}
-		u.secure(o.TLSConfig)
+		u.Secure(o.TLSConfig)
 	}
 	return errs
 }
 
 // notes says which settings a URL leaves without effect.
-func (r Redis) notes(u *redisURL, name func(field string) string) []string {
+func (r Redis) notes(u *settings.URL, name func(field string) string) []string {
 	var notes, moot []string
-	for _, param := range u.ignored {
+	for _, param := range u.Ignored {
 		notes = append(notes, fmt.Sprintf("%s: the parameter %s is ignored; it has no meaning for this client", name("URL"), param))
 	}
 	if len(r.Hosts) > 0 {
@@ -175,11 +177,11 @@ func (r Redis) notes(u *redisURL, name func(field string) string) []string {
 // port of its own.
 func (r Redis) usesPort() bool {
 	if r.URL != "" {
-		_, err := parseRedisURL(r.URL, configField)
+		_, err := settings.ParseURL(r.URL, configField)
 		return err != nil
 	}
 	return len(r.Hosts) == 0 || slices.ContainsFunc(r.Hosts, func(text string) bool {
-		_, port, err := splitHost(strings.TrimSpace(text))
+		_, port, err := settings.SplitHost(strings.TrimSpace(text))
 		return err != nil || port == 0
 	})
 }

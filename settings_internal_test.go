@@ -3,8 +3,6 @@ package aside
 import (
 	"testing"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // What the client is made of is what the settings say, whatever way they come.
@@ -33,21 +31,5 @@ func TestResolve(t *testing.T) {
 	o, _, errs := Redis{Hosts: []string{"h"}, SentinelMaster: " m ", SentinelUsername: " su ", SentinelPassword: " sp ", Username: " u "}.resolve(configField)
 	if len(errs) > 0 || o.MasterName != "m" || o.SentinelUsername != "su" || o.SentinelPassword != " sp " || o.Username != "u" || o.Addrs[0] != "h:26379" {
 		t.Errorf("Sentinels: %v, %+v", errs, o)
-	}
-}
-
-// A parameter that go-redis takes is taken here.
-func TestURLParams_AreThoseOfGoRedis(t *testing.T) {
-	t.Parallel()
-	for key := range urlParams {
-		for _, value := range []string{"1", "2", "true", "1s"} {
-			text := "rediss://h?" + key + "=" + value
-			if _, err := redis.ParseURL(text); err != nil || key == "protocol" && value == "1" { // which go-redis takes for 3
-				continue
-			}
-			if _, err := parseRedisURL(text, configField); err != nil {
-				t.Errorf("%s: %v", text, err)
-			}
-		}
 	}
 }

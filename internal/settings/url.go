@@ -1,4 +1,4 @@
-package aside
+package settings
 
 import (
 	"crypto/tls"
@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,40 +21,40 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// redisURL is a URL that was read. Each part of its text is in it, or an error.
-type redisURL struct {
-	addr               string // host:port, or the path of a socket
-	host               string // "" of a socket
-	db                 int
-	username, password string
-	tls                bool
+// URL is a URL that was read. Each part of its text is in it, or an error.
+type URL struct {
+	Addr               string // host:port, or the path of a socket
+	Host               string // "" of a socket
+	DB                 int
+	Username, Password string
+	TLS                bool
 	skipVerify         bool
 	rootCAs            *x509.CertPool
-	query              redis.UniversalOptions // the parameters that go-redis has an option for
-	ignored            []string               // names of parameters that say nothing to this client
-	needsTLS           string                 // name of a parameter that means nothing without TLS, if any
+	Query              redis.UniversalOptions // the parameters that go-redis has an option for
+	Ignored            []string               // names of parameters that say nothing to this client
+	NeedsTLS           string                 // name of a parameter that means nothing without TLS, if any
 }
 
-// parseRedisURL reads a URL. Its errors name the part that is wrong, and show no text
+// ParseURL reads a URL. Its errors name the part that is wrong, and show no text
 // but the names of parameters and schemes, as any other part may hold a secret. The
 // names of settings that they refer to come from name.
-func parseRedisURL(text string, name func(field string) string) (*redisURL, error) {
+func ParseURL(text string, name func(field string) string) (*URL, error) {
 	text = strings.TrimSpace(text)
 	if strings.ContainsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == unicode.ReplacementChar }) {
 		return nil, errors.New("there is white space, or a control character, inside: one URL without them is accepted; a blank in a password is %20")
 	}
 	scheme, rest, found := strings.Cut(text, "://")
 	scheme = strings.ToLower(scheme)
-	u := &redisURL{}
+	u := &URL{}
 	switch {
 	case !found || strings.ContainsAny(scheme, ":@,=/"):
-		if isConnectionString(text) {
-			return nil, errConnectionString(name)
+		if IsConnectionString(text) {
+			return nil, ErrConnectionString(name)
 		}
 		return nil, errors.New("scheme: a URL that starts with redis://, rediss:// (TLS) or unix:// is accepted, slashes included")
 	case scheme == "redis" || scheme == "unix":
 	case scheme == "rediss":
-		u.tls = true
+		u.TLS = true
 	default:
 		return nil, errScheme(scheme, name)
 	}
@@ -73,8 +74,8 @@ func parseRedisURL(text string, name func(field string) string) (*redisURL, erro
 		server = authority[i+1:]
 		username, password, _ := strings.Cut(authority[:i], ":")
 		var errs [2]error
-		u.username, errs[0] = url.PathUnescape(username)
-		u.password, errs[1] = url.PathUnescape(password)
+		u.Username, errs[0] = url.PathUnescape(username)
+		u.Password, errs[1] = url.PathUnescape(password)
 		if errors.Join(errs[:]...) != nil {
 			return nil, errors.New(`user or password: a "%" that begins no escape; "%25" is accepted for "%"`)
 		}
@@ -110,19 +111,19 @@ func errScheme(scheme string, name func(string) string) error {
 	return errors.New("scheme: redis://, rediss:// (TLS) or unix:// is accepted, without quotes around the URL")
 }
 
-func (u *redisURL) setSocket(server, path string) error {
+func (u *URL) setSocket(server, path string) error {
 	path, err := url.PathUnescape(path)
 	if server != "" || err != nil || len(path) < 2 || strings.ContainsFunc(path, unicode.IsControl) {
 		return errors.New("path: a socket's absolute path, as in unix:///path/to/socket or unix://user:password@/path/to/socket, is accepted")
 	}
-	u.addr = path
+	u.Addr = path
 	return nil
 }
 
-func (u *redisURL) setServer(server string, name func(string) string) error {
+func (u *URL) setServer(server string, name func(string) string) error {
 	switch {
-	case isConnectionString(server):
-		return errConnectionString(name)
+	case IsConnectionString(server):
+		return ErrConnectionString(name)
 	case strings.Contains(server, ","):
 		return fmt.Errorf("host: a URL names one server; for several set %s=h1:6379,h2:6379 in its place (a Cluster, or with %s the Sentinels)", name("Hosts"), name("SentinelMaster"))
 	case strings.Count(server, ":") > 1 && server[0] != '[':
@@ -133,42 +134,42 @@ func (u *redisURL) setServer(server string, name func(string) string) error {
 	if server[0] == '[' {
 		server = strings.Replace(server, "%25", "%", 1) // in front of a zone
 	}
-	host, port, err := splitHost(server)
+	host, port, err := SplitHost(server)
 	if err != nil {
 		return err
 	}
 	if port == 0 {
 		port = 6379
 	}
-	u.host, u.addr = host, net.JoinHostPort(host, strconv.Itoa(port))
+	u.Host, u.Addr = host, net.JoinHostPort(host, strconv.Itoa(port))
 	return nil
 }
 
-func (u *redisURL) setDB(text string) error {
+func (u *URL) setDB(text string) error {
 	if text == "" {
 		return nil
 	}
-	n, err := parseInt(0, math.MaxInt32)(text)
+	n, err := Int(0, math.MaxInt32)(text)
 	if err != nil || text[0] == '+' {
 		return errors.New("database: behind the host, a number from 0 is accepted, as in redis://host:6379/0")
 	}
-	u.db = int(n)
+	u.DB = int(n)
 	return nil
 }
 
 // setQuery takes the parameters of go-redis, and those of redis-py that mean something
 // here. None is dropped in silence.
-func (u *redisURL) setQuery(query string, hasDB bool) error {
+func (u *URL) setQuery(query string, hasDB bool) error {
 	values, err := url.ParseQuery(query)
 	if err != nil {
 		return errors.New(`query: parameters like ?read_timeout=3s&pool_size=20 are accepted, with "%26" for "&" and "%25" for "%" in their values`)
 	}
-	path := u.db
+	path := u.DB
 	seen := make(map[string]string)
 	for _, key := range slices.Sorted(maps.Keys(values)) {
 		p, ok := urlParams[key]
 		if !ok && slices.Contains(ignoredParams, key) {
-			u.ignored = append(u.ignored, key)
+			u.Ignored = append(u.Ignored, key)
 			continue
 		}
 		if !ok && slices.Contains(tlsFileParams, key) {
@@ -188,21 +189,23 @@ func (u *redisURL) setQuery(query string, hasDB bool) error {
 		}
 		seen[p.as(key)] = key
 		if slices.Contains(tlsParams, key) {
-			u.needsTLS = key
+			u.NeedsTLS = key
 		}
 		if text := values.Get(key); text != "" && !p.set(u, text) {
 			return fmt.Errorf("parameter %s: %s is accepted", key, p.accepted)
 		}
 	}
-	if hasDB && path != u.db {
+	if hasDB && path != u.DB {
 		return errors.New("database: the path and the parameter db name different ones; one of them is accepted")
 	}
-	u.query.ConnMaxLifetimeJitter = min(u.query.ConnMaxLifetimeJitter, max(0, u.query.ConnMaxLifetime))
+	u.Query.ConnMaxLifetimeJitter = min(u.Query.ConnMaxLifetimeJitter, max(0, u.Query.ConnMaxLifetime))
 	return nil
 }
 
+var paramName = regexp.MustCompile(`^[A-Za-z_.-]{1,40}$`)
+
 func isParamName(key string) bool {
-	return isName(key) && len(key) <= 40 && !strings.ContainsAny(key, "0123456789")
+	return paramName.MatchString(key)
 }
 
 // ignoredParams are of other clients, and say nothing to this one.
@@ -217,7 +220,7 @@ var tlsFileParams = []string{"ssl_certfile", "ssl_keyfile", "ssl_password", "ssl
 type urlParam struct {
 	alias    string // the parameter that says the same, if any
 	accepted string
-	set      func(u *redisURL, text string) bool
+	set      func(u *URL, text string) bool
 }
 
 func (p urlParam) as(key string) string {
@@ -235,35 +238,35 @@ func (p urlParam) aliasOf(key string) urlParam {
 // urlParams are bounded, as go-redis panics on some numbers and takes memory for others.
 var urlParams = func() map[string]urlParam {
 	number := func(low, high int64, field func(o *redis.UniversalOptions) *int) urlParam {
-		return urlParam{accepted: fmt.Sprintf("a whole number from %d to %d", low, high), set: func(u *redisURL, text string) bool {
-			n, err := parseInt(low, high)(text)
-			*field(&u.query) = int(n)
+		return urlParam{accepted: fmt.Sprintf("a whole number from %d to %d", low, high), set: func(u *URL, text string) bool {
+			n, err := Int(low, high)(text)
+			*field(&u.Query) = int(n)
 			return err == nil
 		}}
 	}
-	truth := func(field func(u *redisURL) *bool) urlParam {
-		return urlParam{accepted: "true or false", set: func(u *redisURL, text string) (ok bool) {
-			v, err := parseBool(text)
+	truth := func(field func(u *URL) *bool) urlParam {
+		return urlParam{accepted: "true or false", set: func(u *URL, text string) (ok bool) {
+			v, err := Bool(text)
 			*field(u) = v
 			return err == nil
 		}}
 	}
 	duration := func(fields func(o *redis.UniversalOptions) []*time.Duration) urlParam {
-		return urlParam{accepted: "seconds (3) or a duration (500ms), 0 for no limit,", set: func(u *redisURL, text string) bool {
-			d, err := parseDuration(-maxTTL, maxTTL)(text)
+		return urlParam{accepted: "seconds (3) or a duration (500ms), 0 for no limit,", set: func(u *URL, text string) bool {
+			d, err := Duration(-maxDuration, maxDuration)(text)
 			if d <= 0 {
 				d = -1 // go-redis's for no limit
 			}
-			for _, field := range fields(&u.query) {
+			for _, field := range fields(&u.Query) {
 				*field = d
 			}
 			return err == nil
 		}}
 	}
 	wait := func(field func(o *redis.UniversalOptions) *time.Duration) urlParam {
-		return urlParam{accepted: "seconds (3) or a duration (500ms), from 1ms,", set: func(u *redisURL, text string) bool {
-			d, err := parseDuration(time.Millisecond, maxTTL)(text)
-			*field(&u.query) = d
+		return urlParam{accepted: "seconds (3) or a duration (500ms), from 1ms,", set: func(u *URL, text string) bool {
+			d, err := Duration(time.Millisecond, maxDuration)(text)
+			*field(&u.Query) = d
 			return err == nil
 		}}
 	}
@@ -277,14 +280,14 @@ var urlParams = func() map[string]urlParam {
 	idle := duration(one(func(o *options) *time.Duration { return &o.ConnMaxIdleTime }))
 	lifetime := duration(one(func(o *options) *time.Duration { return &o.ConnMaxLifetime }))
 	return map[string]urlParam{
-		"db":       {accepted: "a whole number from 0", set: func(u *redisURL, text string) bool { return u.setDB(text) == nil }},
+		"db":       {accepted: "a whole number from 0", set: func(u *URL, text string) bool { return u.setDB(text) == nil }},
 		"protocol": number(2, 3, func(o *options) *int { return &o.Protocol }),
-		"client_name": {accepted: "up to 100 printable ASCII characters without blanks", set: func(u *redisURL, text string) bool {
-			u.query.ClientName = text
+		"client_name": {accepted: "up to 100 printable ASCII characters without blanks", set: func(u *URL, text string) bool {
+			u.Query.ClientName = text
 			return len(text) <= 100 && !strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' })
 		}},
-		"username":                   {accepted: "a name, where none stands in front of the host,", set: setOnce(func(u *redisURL) *string { return &u.username })},
-		"password":                   {accepted: "a password, where none stands in front of the host,", set: setOnce(func(u *redisURL) *string { return &u.password })},
+		"username":                   {accepted: "a name, where none stands in front of the host,", set: setOnce(func(u *URL) *string { return &u.Username })},
+		"password":                   {accepted: "a password, where none stands in front of the host,", set: setOnce(func(u *URL) *string { return &u.Password })},
 		"max_retries":                number(-1, 100, func(o *options) *int { return &o.MaxRetries }),
 		"min_retry_backoff":          duration(one(func(o *options) *time.Duration { return &o.MinRetryBackoff })),
 		"max_retry_backoff":          duration(one(func(o *options) *time.Duration { return &o.MaxRetryBackoff })),
@@ -293,7 +296,7 @@ var urlParams = func() map[string]urlParam {
 		"read_timeout":               duration(one(func(o *options) *time.Duration { return &o.ReadTimeout })),
 		"write_timeout":              duration(one(func(o *options) *time.Duration { return &o.WriteTimeout })),
 		"socket_timeout":             duration(func(o *options) []*time.Duration { return []*time.Duration{&o.ReadTimeout, &o.WriteTimeout} }).aliasOf("read_timeout"),
-		"pool_fifo":                  truth(func(u *redisURL) *bool { return &u.query.PoolFIFO }),
+		"pool_fifo":                  truth(func(u *URL) *bool { return &u.Query.PoolFIFO }),
 		"pool_size":                  poolSize,
 		"max_connections":            poolSize.aliasOf("pool_size"),
 		"pool_timeout":               wait(func(o *options) *time.Duration { return &o.PoolTimeout }),
@@ -309,13 +312,13 @@ var urlParams = func() map[string]urlParam {
 		"conn_max_lifetime":          lifetime,
 		"max_conn_age":               lifetime.aliasOf("conn_max_lifetime"),
 		"conn_max_lifetime_jitter":   duration(one(func(o *options) *time.Duration { return &o.ConnMaxLifetimeJitter })),
-		"skip_verify":                truth(func(u *redisURL) *bool { return &u.skipVerify }),
-		"ssl_cert_reqs": urlParam{accepted: "none (any certificate), optional or required (both verify, as in Python's clients)", set: func(u *redisURL, text string) bool {
+		"skip_verify":                truth(func(u *URL) *bool { return &u.skipVerify }),
+		"ssl_cert_reqs": urlParam{accepted: "none (any certificate), optional or required (both verify, as in Python's clients)", set: func(u *URL, text string) bool {
 			text = strings.TrimPrefix(strings.ToLower(text), "cert_")
 			u.skipVerify = text == "none"
 			return text == "none" || text == "optional" || text == "required"
 		}}.aliasOf("skip_verify"),
-		"ssl_ca_certs": {accepted: "the path of a file of PEM certificates", set: func(u *redisURL, text string) bool {
+		"ssl_ca_certs": {accepted: "the path of a file of PEM certificates", set: func(u *URL, text string) bool {
 			info, err := os.Stat(text)
 			if err != nil || !info.Mode().IsRegular() || info.Size() > bytes {
 				return false
@@ -330,8 +333,8 @@ var urlParams = func() map[string]urlParam {
 // tlsParams are refused where there is no TLS, as they are by go-redis and redis-py.
 var tlsParams = []string{"skip_verify", "ssl_cert_reqs", "ssl_ca_certs"}
 
-func setOnce(field func(u *redisURL) *string) func(u *redisURL, text string) bool {
-	return func(u *redisURL, text string) bool {
+func setOnce(field func(u *URL) *string) func(u *URL, text string) bool {
+	return func(u *URL, text string) bool {
 		if f := field(u); *f == "" || *f == text {
 			*f = text
 			return true
@@ -340,8 +343,8 @@ func setOnce(field func(u *redisURL) *string) func(u *redisURL, text string) boo
 	}
 }
 
-// secure lets c verify the server as the URL says.
-func (u *redisURL) secure(c *tls.Config) {
+// Secure lets c verify the server as the URL says.
+func (u *URL) Secure(c *tls.Config) {
 	if u.skipVerify {
 		c.InsecureSkipVerify = true
 	}
@@ -352,13 +355,13 @@ func (u *redisURL) secure(c *tls.Config) {
 
 var errHost = errors.New("host: a name of letters, digits, '.', '-' and '_', or an IP address, perhaps with a port, as in redis.example.com:6379, is accepted")
 
-// splitHost returns the host, without brackets, and the port, or 0 where there is none.
+// SplitHost returns the host, without brackets, and the port, or 0 where there is none.
 // Its errors do not show the text.
-func splitHost(text string) (host string, port int, err error) {
+func SplitHost(text string) (host string, port int, err error) {
 	host = text
 	if h, p, err := net.SplitHostPort(text); err == nil {
 		if port, err = parsePort(p); err != nil {
-			if isHost(h) && !strings.Contains(p, "@") {
+			if IsHost(h) && !strings.Contains(p, "@") {
 				return "", 0, errors.New("port: behind the host, a port from 1 to 65535 is accepted")
 			}
 			return "", 0, errHost
@@ -369,21 +372,21 @@ func splitHost(text string) (host string, port int, err error) {
 			return "", 0, errHost
 		}
 	}
-	if !isHost(host) || text[0] == '[' && !strings.Contains(host, ":") {
+	if !IsHost(host) || text[0] == '[' && !strings.Contains(host, ":") {
 		return "", 0, errHost
 	}
 	return host, port, nil
 }
 
 func parsePort(text string) (int, error) {
-	n, err := parseInt(1, 65535)(text)
+	n, err := Int(1, 65535)(text)
 	if err != nil || text[0] == '+' || len(text) > 10 {
-		return 0, errRejected
+		return 0, ErrRejected
 	}
 	return int(n), nil
 }
 
-func isHost(host string) bool {
+func IsHost(host string) bool {
 	name := host
 	if strings.Contains(host, ":") {
 		addr, err := netip.ParseAddr(host)
@@ -397,22 +400,19 @@ func isHost(host string) bool {
 	if name == "" || len(name) > 253 || name[0] == '-' || name[0] == '.' {
 		return false
 	}
-	for i := range len(name) {
-		if !inName[name[i]] {
-			return false
-		}
-	}
-	return true
+	return hostName.MatchString(name)
 }
 
-// isConnectionString reports whether text has the form of StackExchange.Redis, which is
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+
+// IsConnectionString reports whether text has the form of StackExchange.Redis, which is
 // Azure's: host:port,password=…,ssl=True.
-func isConnectionString(text string) bool {
+func IsConnectionString(text string) bool {
 	_, options, ok := strings.Cut(text, ",")
 	return ok && strings.Contains(options, "=")
 }
 
-func errConnectionString(name func(string) string) error {
+func ErrConnectionString(name func(string) string) error {
 	return fmt.Errorf("it is a connection string of StackExchange.Redis, as Azure shows it, which is not accepted: set %s, %s, %s and for ssl=True %s=true, or %s=rediss://:<password>@<host>:6380",
 		name("Hosts"), name("Port"), name("Password"), name("TLS"), name("URL"))
 }

@@ -1,4 +1,4 @@
-package aside
+package settings
 
 import (
 	"fmt"
@@ -45,9 +45,9 @@ var varName = regexp.MustCompile(`^(?i:CACHE|REDIS)_[A-Za-z0-9_]{1,80}$`)
 // maxUnknownVars bounds the log of a start.
 const maxUnknownVars = 20
 
-// unknownVars describes the variables that look like settings of the cache and are
+// UnknownVars describes the variables that look like settings of the cache and are
 // none. A keyspace of one's own may have any name that is not nearly a known one.
-func unknownVars(env map[string]string) []string {
+func UnknownVars(env map[string]string) []string {
 	var out []string
 	for name, value := range env {
 		upper := strings.ToUpper(name)

@@ -1,0 +1,68 @@
+// Package settings reads what stands in environment variables: numbers, durations, the
+// URLs of Redis in the forms of several clients, and names that were meant to be those of
+// settings.
+package settings
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ErrRejected is the error of a text that is not accepted. Callers say what is.
+var ErrRejected = errors.New("rejected")
+
+// maxDuration is the longest that a setting may last.
+const maxDuration = 365 * 24 * time.Hour
+
+// Bool reads true or false, in the forms that people write.
+func Bool(s string) (bool, error) {
+	switch strings.ToLower(s) {
+	case "true", "1", "yes", "on":
+		return true, nil
+	case "false", "0", "no", "off":
+		return false, nil
+	}
+	return false, ErrRejected
+}
+
+// Int returns a function that reads a whole number from low to high.
+func Int(low, high int64) func(string) (int64, error) {
+	return func(s string) (int64, error) {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n < low || n > high {
+			return 0, ErrRejected
+		}
+		return n, nil
+	}
+}
+
+// Float returns a function that reads a number from low to high.
+func Float(low, high float64) func(string) (float64, error) {
+	return func(s string) (float64, error) {
+		v, err := strconv.ParseFloat(s, 64)
+		if err != nil || !(v >= low && v <= high) {
+			return 0, ErrRejected
+		}
+		return v, nil
+	}
+}
+
+// Duration returns a function that reads seconds, 1800 or 0.5, or a Go duration, 30m.
+func Duration(low, high time.Duration) func(string) (time.Duration, error) {
+	return func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			seconds, err := Float(low.Seconds(), high.Seconds())(s)
+			if err != nil {
+				return 0, ErrRejected
+			}
+			d = time.Duration(seconds * float64(time.Second))
+		}
+		if d < low || d > high {
+			return 0, ErrRejected
+		}
+		return d, nil
+	}
+}
