@@ -1,13 +1,11 @@
 package aside
 
 import (
-	"encoding"
-	"encoding/json"
 	"reflect"
 	"sync"
 	"time"
 
-	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/cacheaside/aside/internal/jsonvalue"
 )
 
 // copier makes what it is handed, an assigned copy of a value, share nothing that
@@ -112,7 +110,7 @@ func (cs copiers) look(t reflect.Type) (c copier, ok bool) {
 	}
 	// A type that decodes itself may have anything inside. A pointer has the methods
 	// of what it points to, which is judged by now.
-	return c, ok && (c == nil || t.Kind() == reflect.Pointer || !decodesItself(t))
+	return c, ok && (c == nil || t.Kind() == reflect.Pointer || !jsonvalue.DecodesItself(t))
 }
 
 func (cs copiers) ofStruct(t reflect.Type) (c copier, ok bool) {
@@ -212,17 +210,4 @@ func copyAny(value any) any {
 		return m
 	}
 	return value // a string, a number, a bool or nil
-}
-
-var decoders = []reflect.Type{
-	reflect.TypeFor[json.Unmarshaler](), reflect.TypeFor[jsonv2.UnmarshalerFrom](), reflect.TypeFor[encoding.TextUnmarshaler](),
-}
-
-func decodesItself(t reflect.Type) bool {
-	for _, d := range decoders {
-		if t.Implements(d) || reflect.PointerTo(t).Implements(d) {
-			return true
-		}
-	}
-	return false
 }

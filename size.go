@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 	"unsafe"
+
+	"github.com/cacheaside/aside/internal/jsonvalue"
 )
 
 // sizing adds up the memory that a decoded value takes. It stops when that is more
@@ -153,7 +155,7 @@ func (ss *sizers) look(t reflect.Type) sizer {
 		return sizeZone
 	}
 	kind := t.Kind()
-	if kind != reflect.Pointer && kind != reflect.Interface && decodesItself(t) {
+	if kind != reflect.Pointer && kind != reflect.Interface && jsonvalue.DecodesItself(t) {
 		return ss.hidden(t)
 	}
 	switch kind {
