@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 
 	"github.com/maypok86/otter/v2"
+
+	"github.com/cacheaside/aside/internal/clone"
 )
 
 // stored is a value as a cache has it. It remembers what the bytes were decoded to
@@ -63,7 +65,11 @@ func remembers[T any](space *Keyspace) bool {
 	if space.Codec == Bytes {
 		return false // they are what is stored
 	}
-	return space.Share || codecOf(space) == JSON && copyableOf[T]().ok
+	if space.Share || codecOf(space) != JSON {
+		return space.Share
+	}
+	_, ok := clone.Of[T]()
+	return ok
 }
 
 // readStored returns what s says: with Share, the same to all who ask.
@@ -130,7 +136,8 @@ func handOver[T any](space *Keyspace, value T) T {
 	if space.Share {
 		return value
 	}
-	return copyOf(copyableOf[T](), value)
+	plan, _ := clone.Of[T]()
+	return clone.Value(plan, value)
 }
 
 // memo keeps values that came from another process's memory, by key, so that bytes
