@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/maypok86/otter/v2"
+
+	"github.com/cacheaside/aside/internal/size"
 )
 
 // memoryBackend keeps values in an otter cache bounded by their bytes. Reads go
@@ -55,7 +57,9 @@ type memoryLease struct {
 const entryOverhead = 128
 
 // entryBytes is about the memory that an entry takes.
-func entryBytes(key string, s *stored) int { return allocated(len(key)) + s.bytes() + entryOverhead }
+func entryBytes(key string, s *stored) int {
+	return size.Allocated(len(key)) + s.bytes() + entryOverhead
+}
 
 // weight is bytes as otter counts them.
 func weight(bytes int) uint32 { return uint32(min(bytes, math.MaxUint32)) }

@@ -7,6 +7,7 @@ import (
 	"github.com/maypok86/otter/v2"
 
 	"github.com/cacheaside/aside/internal/clone"
+	"github.com/cacheaside/aside/internal/size"
 )
 
 // stored is a value as a cache has it. It remembers what the bytes were decoded to
@@ -26,7 +27,7 @@ type decoded struct {
 
 // bytes is what s weighs.
 func (s *stored) bytes() int {
-	n := allocated(cap(s.data))
+	n := size.Allocated(cap(s.data))
 	if d := s.decoded.Load(); d != nil {
 		n += d.bytes
 	}
@@ -111,7 +112,7 @@ func remember[T any](f *front, space *Keyspace, key string, s *stored, value *T)
 	}
 	d := new(decoded)
 	if room := f.roomFor(space) - entryBytes(key, s); room > 0 {
-		if n := sizeOf(space, s.data, value, room); n <= room {
+		if n := size.Of(value, s.data, codecOf(space) == JSON, room); n <= room {
 			d.value, d.bytes = value, n
 		}
 	}
