@@ -145,7 +145,7 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 	}
 	if s, ok := f.here(space, r.key); ok {
 		if value, err := readStored[T](f, space, r.key, s); err != nil {
-			r.undecodable(f, space, s.data, err)
+			r.undecodable(f, space, s.Data, err)
 		} else {
 			return value, true
 		}
@@ -184,7 +184,7 @@ func (r *read) degrade(f *front) {
 
 func (r *read) undecodable(f *front, space *Keyspace, data []byte, err error) {
 	r.bad = data
-	f.near.drop(r.key)
+	f.near.Drop(r.key)
 	f.count.decodeErrors.Add(1)
 	f.warnOnce(space, r.key, "cache: stored values do not decode and are loaded again (logged once per keyspace)", err)
 }

@@ -45,7 +45,7 @@ func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Dur
 	failed, err = f.eachShard(ctx, keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Block(ctx, token, ttl, keys...)
 	})
-	f.near.drop(keys...)
+	f.near.Drop(keys...)
 	return failed, err
 }
 
@@ -79,7 +79,7 @@ func (f *front) unblockNow(ctx context.Context, b *budget, of scope, token strin
 // settled counts invalidations, and queues those that failed. It returns an error for
 // those that nobody is going to deliver.
 func (f *front) settled(keys, failed []string, err error, of scope) error {
-	f.near.drop(keys...) // what was asked for before now may be older
+	f.near.Drop(keys...) // what was asked for before now may be older
 	f.count.invalidated.Add(int64(len(keys) - len(failed)))
 	if len(failed) == 0 {
 		return nil
@@ -163,7 +163,7 @@ func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
 			return false
 		}
 		if done {
-			f.near.forgetAll()
+			f.near.ForgetAll()
 			f.queue.cleared(f.owed.prefixes, f.owed.seq)
 			f.owed = nil
 			return true
@@ -205,7 +205,7 @@ func (f *front) deliverBatch(ctx context.Context, batch []dueKey) {
 			done = append(done, d)
 		}
 	}
-	f.near.drop(keys...)
+	f.near.Drop(keys...)
 	f.count.invalidated.Add(int64(len(done)))
 	f.queue.delivered(done)
 }

@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9/push"
+
+	"github.com/cacheaside/aside/internal/entry"
+	"github.com/cacheaside/aside/internal/near"
 )
 
 func TestSlotsAreThoseOfRedisCluster(t *testing.T) {
@@ -134,8 +137,8 @@ func init() { nearMaxAge = time.Hour }
 
 func TestNear_WhatRedisSays(t *testing.T) {
 	t.Parallel()
-	n := newNear(1<<20, nil)
-	defer n.close()
+	n := near.New(1<<20, nearMaxAge)
+	defer n.Close()
 	node := &trackedNode{}
 	tr := &tracking{near: n, nodes: map[string]*trackedNode{"node": node}, log: slog.New(slog.DiscardHandler)}
 	tr.hears(node, true, nil)
@@ -155,12 +158,12 @@ func TestNear_WhatRedisSays(t *testing.T) {
 		{"it is there again", func() { tr.hears(node, true, nil) }, ""},
 	} {
 		for _, key := range []string{"a", "b", "c"} {
-			n.keep(key, n.ask(key), []byte("v"))
+			n.Keep(key, n.Begin(key), []byte("v"))
 		}
 		c.do()
 		left := ""
 		for _, key := range []string{"a", "b", "c"} {
-			if _, ok := n.look(key); ok {
+			if _, ok := n.Get(key); ok {
 				left += key
 			}
 		}
@@ -168,55 +171,6 @@ func TestNear_WhatRedisSays(t *testing.T) {
 			t.Errorf("when %s, %q are left, want %q", c.what, left, c.left)
 		}
 	}
-}
-
-// Nothing is served for longer than the age that is promised, also when nobody says
-// that it has changed; and nothing that was asked for before a change is kept.
-func TestNear_WhatIsKept(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		n := newNear(1<<20, nil)
-		defer n.close()
-		kept := func(between func()) bool {
-			before := n.ask("k")
-			between()
-			n.keep("k", before, []byte("v"))
-			_, ok := n.look("k")
-			return ok
-		}
-		if kept(func() {}) {
-			t.Error("kept while no changes are heard")
-		}
-		n.dropAll(true)
-		if !kept(func() {}) {
-			t.Error("not kept")
-		}
-		time.Sleep(nearMaxAge - time.Second)
-		if _, ok := n.look("k"); !ok {
-			t.Error("forgotten too soon")
-		}
-		time.Sleep(2 * time.Second)
-		if _, ok := n.look("k"); ok {
-			t.Error("served for longer than nearMaxAge")
-		}
-		for what, change := range map[string]func(){
-			"its key changed":             func() { n.drop("k") },
-			"all keys changed":            func() { n.forgetAll() },
-			"changes went unheard":        func() { n.dropAll(false); n.dropAll(true) },
-			"changes are not heard since": func() { n.dropAll(false) },
-		} {
-			n.dropAll(true)
-			if kept(change) {
-				t.Errorf("kept although %s since it was asked for", what)
-			}
-			n.dropAll(true)
-			kept(func() {})
-			change()
-			if _, ok := n.look("k"); ok {
-				t.Errorf("served although %s", what)
-			}
-		}
-	})
 }
 
 // What was sent is not kept until the line is empty.
@@ -240,4 +194,38 @@ func TestALineForgetsWhatWasSent(t *testing.T) {
 		}
 	}
 	runtime.KeepAlive(p)
+}
+
+// An entry that is weighed anew, as it was decoded, does not come back when it was
+// removed or replaced meanwhile.
+func TestP1_AValueThatIsWeighedAnewDoesNotComeBack(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	m := newMemoryBackend(1 << 20)
+	defer m.Close()
+	set := func(data string) *entry.Entry {
+		if err := m.Set(ctx, "s:A", []byte(data), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		e, _ := m.look("s:A")
+		return e
+	}
+	old := set("old")
+	if !m.reweigh("s:A", old) {
+		t.Error("an entry that is there is not weighed")
+	}
+	_ = m.Delete(ctx, "s:A")
+	if m.reweigh("s:A", old) {
+		t.Error("an entry that was removed is weighed")
+	}
+	if _, ok := m.look("s:A"); ok {
+		t.Error("an entry that was removed is there again")
+	}
+	set("new")
+	if m.reweigh("s:A", old) {
+		t.Error("an entry that was replaced is weighed")
+	}
+	if e, _ := m.look("s:A"); string(e.Data) != "new" {
+		t.Errorf("got %s, want new", e.Data)
+	}
 }

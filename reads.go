@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/cacheaside/aside/internal/entry"
 )
 
 // manyReader is a backend that reads several keys at a time, for less than as
@@ -21,8 +23,8 @@ type manyReader interface {
 type found struct {
 	ok    bool
 	value []byte
-	own   bool    // nobody else has value
-	kept  *stored // value, when it is kept in this process
+	own   bool         // nobody else has value
+	kept  *entry.Entry // value, when it is kept in this process
 	err   error
 }
 

@@ -11,6 +11,8 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 	"github.com/redis/go-redis/v9/push"
+
+	"github.com/cacheaside/aside/internal/near"
 )
 
 const (
@@ -31,7 +33,7 @@ const (
 //
 // See https://redis.io/docs/latest/develop/reference/client-side-caching/#broadcasting-mode
 type tracking struct {
-	near     *near
+	near     *near.Cache
 	backend  *redisBackend
 	prefixes []string
 	log      *slog.Logger
@@ -88,7 +90,7 @@ func (t *tracking) follow(ctx context.Context, masters map[string]redis.Options,
 		if _, ok := masters[addr]; !ok {
 			node.stop()
 			delete(t.nodes, addr)
-			t.near.dropAll(t.allHeard())
+			t.near.Coherent(t.allHeard())
 		}
 	}
 	for addr, options := range masters {
@@ -98,7 +100,7 @@ func (t *tracking) follow(ctx context.Context, masters map[string]redis.Options,
 		ctx, stop := context.WithCancel(ctx)
 		node := &trackedNode{stop: stop}
 		t.nodes[addr] = node
-		t.near.dropAll(false) // until this one is heard
+		t.near.Coherent(false) // until this one is heard
 		listeners.Go(func() { t.stay(ctx, node, options) })
 	}
 }
@@ -182,12 +184,12 @@ func (t *tracking) HandlePushNotification(_ context.Context, _ push.Notification
 	}
 	keys, ok := notification[1].([]any)
 	if !ok {
-		t.near.forgetAll()
+		t.near.ForgetAll()
 		return nil
 	}
 	for _, key := range keys {
 		if key, ok := key.(string); ok {
-			t.near.drop(key)
+			t.near.Drop(key)
 		}
 	}
 	return nil
@@ -202,7 +204,7 @@ func (t *tracking) hears(node *trackedNode, heard bool, err error) {
 	}
 	node.heard = heard
 	all := t.allHeard()
-	t.near.dropAll(all)
+	t.near.Coherent(all)
 	if lost := !all; lost != t.lost {
 		if t.lost = lost; lost && err != nil {
 			t.log.Warn("cache: the near cache is not used: Redis's invalidations are not heard", "err", err)

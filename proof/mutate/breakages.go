@@ -43,14 +43,14 @@ var breakages = []breakage{
 	{"a lease key in another slot", []edit{{"leasekey.go", "return \"{\" + key + \"}:lease\"", "return key + \":lease\""}}},
 
 	// The same in memory.
-	{"memory: a fill without its token check", []edit{{"backend_memory.go", "	if l == nil || l.token != token || token == \"\" {\n		return false, nil\n	}\n	l.endLoad()\n	m.values.Set(key, &memoryEntry{stored: stored{data: fill.Value}", "	l.endLoad()\n	m.values.Set(key, &memoryEntry{stored: stored{data: fill.Value}"}}},
+	{"memory: a fill without its token check", []edit{{"backend_memory.go", "	if l == nil || l.token != token || token == \"\" {\n		return false, nil\n	}\n	l.endLoad()\n	m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: fill.Value}", "	l.endLoad()\n	m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: fill.Value}"}}},
 	{"memory: an invalidation that leaves the lease", []edit{{"backend_memory.go", "	m.values.Invalidate(key)\n	l.endLoad()\n}\n\nfunc (m *memoryBackend) Lease", "	m.values.Invalidate(key)\n}\n\nfunc (m *memoryBackend) Lease"}}},
 	{"memory: a lease granted during a write", []edit{{"backend_memory.go", "	case l != nil && len(l.blocks) > 0 && req.Claim == nil:\n		return Lease{State: Writing}, nil\n", ""}}},
 	{"memory: an unblock that leaves the value", []edit{{"backend_memory.go", "		m.drop(key, l)\n		if l != nil {", "		if l != nil {"}}},
-	{"memory: a value that is weighed anew after it has gone", []edit{{"stored.go", "\t\tif has = isIt(e); has {\n", "\t\tif has = true; has {\n"}}},
+	{"memory: a value that is weighed anew after it has gone", []edit{{"internal/entry/entry.go", "\t\tif has = is(e); has {\n", "\t\tif has = true; has {\n"}}},
 	{"memory: a value that lives longer for being weighed anew", []edit{{"backend_memory.go", "\t\t\t\treturn e.ExpiresAfter() // it is there, and weighed anew\n", "\t\t\t\treturn e.Value.ttl\n"}}},
-	{"memory: a decoded value that weighs nothing", []edit{{"stored.go", "\t\tn += d.bytes\n", "\t\tn += 0 * d.bytes\n"}}},
-	{"memory: a decoded value that there is no room for is kept", []edit{{"stored.go", "n <= room {\n", "n > 0 {\n"}}},
+	{"memory: a decoded value that weighs nothing", []edit{{"internal/entry/entry.go", "\t\tn += d.bytes\n", "\t\tn += 0 * d.bytes\n"}}},
+	{"memory: a decoded value that there is no room for is kept", []edit{{"value.go", "if room <= 0 || weighs > room {\n", "if room <= 0 {\n"}}},
 
 	// The write path.
 	{"an update that does not seize", []edit{{"update.go", "	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)\n", "	var unblocked []string\n"}}},
@@ -103,8 +103,8 @@ var breakages = []breakage{
 
 	// The read path.
 	{"a reader that is trusted while the key is queued", []edit{{"aside.go", "	if f.queue.distrusts(r.key) {\n		r.degrade(f)\n		return value, false\n	}\n", ""}}},
-	{"a value that is handed out without a copy", []edit{{"stored.go", "	if space.Share {\n		return value\n	}\n	plan, _", "	if space.Share || true {\n		return value\n	}\n	plan, _"}}},
-	{"a value that is taken for one of another type", []edit{{"stored.go", "		value, ok = v.value.(*T)\n", "		var first T\n		if first, ok = reflect.ValueOf(v.value).Elem().Interface().(T); ok {\n			value = &first\n		}\n"}, {"stored.go", "	\"bytes\"\n", "	\"bytes\"\n	\"reflect\"\n"}}},
+	{"a value that is handed out without a copy", []edit{{"value.go", "	if space.Share {\n		return value\n	}\n	plan, _", "	if space.Share || true {\n		return value\n	}\n	plan, _"}}},
+	{"a value that is taken for one of another type", []edit{{"internal/entry/entry.go", "		value, ok = d.value.(*T)\n", "		var first T\n		if first, ok = reflect.ValueOf(d.value).Elem().Interface().(T); ok {\n			value = &first\n		}\n"}, {"internal/entry/entry.go", "	\"math\"\n", "	\"math\"\n	\"reflect\"\n"}}},
 	{"bytes that the backend keeps given away", []edit{{"reads.go", "got.own = r.many != nil", "got.own = true"}}},
 	{"a copy with the slices of another", []edit{{"internal/clone/clone.go", "		v.Set(s)\n		if", "		if"}}},
 	{"a copy whose slices have the elements of another", []edit{{"internal/clone/clone.go", "		if elem != nil {\n			copyElements(elem)(s)\n		}\n", ""}}},
@@ -189,15 +189,15 @@ var breakages = []breakage{
 	{"a lane that is lost with its last script", []edit{{"pipeline.go", "	if len(p.line) == 0 {\n		p.lanes.busy--\n		return\n	}\n	go func", "	if len(p.line) == 0 {\n		return\n	}\n	go func"}}},
 
 	// The near cache.
-	{"near: a value kept although its key changed since it was asked for", []edit{{"near.go", " && t.changes == s.changes {", " {"}}},
-	{"near: a value kept although changes went unheard since it was asked for", []edit{{"near.go", "	v := &nearValue{stored: stored{data: data}, live: t.live}\n", "	v := &nearValue{stored: stored{data: data}, live: n.live.Load()}\n"}, {"near.go", "t.live != 0 && t.live == n.live.Load()", "n.live.Load() != 0"}}},
-	{"near: a process that does not drop what it has changed", []edit{{"deliver.go", "	f.near.drop(keys...) // what was asked for before now may be older\n", ""}}},
-	{"near: an update that drops nothing before its write", []edit{{"deliver.go", "	f.near.drop(keys...)\n	return failed, err\n", "	return failed, err\n"}}},
-	{"near: a change that Redis tells and nobody heeds", []edit{{"tracking.go", "			t.near.drop(key)\n", "			_ = key\n"}}},
-	{"near: a flush that nobody heeds", []edit{{"tracking.go", "		t.near.forgetAll()\n", ""}}},
-	{"near: a broken connection that drops nothing", []edit{{"tracking.go", "	all := t.allHeard()\n	t.near.dropAll(all)\n", "	all := t.allHeard()\n	if all && t.near.live.Load() == 0 {\n		t.near.dropAll(all)\n	}\n"}}},
+	{"near: a value kept although its key changed since it was asked for", []edit{{"internal/near/near.go", " && t.changes == s.changes {", " {"}}},
+	{"near: a value kept although changes went unheard since it was asked for", []edit{{"internal/near/near.go", "	v := &value{Entry: entry.Entry{Data: data}, epoch: t.epoch}\n", "	v := &value{Entry: entry.Entry{Data: data}, epoch: c.epoch.Load()}\n"}, {"internal/near/near.go", "t.epoch != 0 && t.epoch == c.epoch.Load()", "c.epoch.Load() != 0"}}},
+	{"near: a process that does not drop what it has changed", []edit{{"deliver.go", "	f.near.Drop(keys...) // what was asked for before now may be older\n", ""}}},
+	{"near: an update that drops nothing before its write", []edit{{"deliver.go", "	f.near.Drop(keys...)\n	return failed, err\n", "	return failed, err\n"}}},
+	{"near: a change that Redis tells and nobody heeds", []edit{{"tracking.go", "			t.near.Drop(key)\n", "			_ = key\n"}}},
+	{"near: a flush that nobody heeds", []edit{{"tracking.go", "		t.near.ForgetAll()\n", ""}}},
+	{"near: a broken connection that drops nothing", []edit{{"tracking.go", "	all := t.allHeard()\n	t.near.Coherent(all)\n", "	all := t.allHeard()\n	if all && !t.lost {\n		t.near.Coherent(all)\n	}\n"}}},
 	{"near: a silent connection that is trusted", []edit{{"tracking.go", "messages.ReceiveTimeout(within, trackingSilence)", "messages.ReceiveTimeout(context.WithoutCancel(within), time.Hour)"}}},
-	{"near: values without a bound on their age", []edit{{"near.go", "\tmaxAge := nearMaxAge\n", "\tmaxAge := 24 * time.Hour\n"}}},
+	{"near: values without a bound on their age", []edit{{"internal/near/near.go", "\t\t\t\treturn maxAge\n", "\t\t\t\treturn 24 * time.Hour\n"}}},
 
 	// Trouble.
 	{"a breaker that ignores time-outs", []edit{{"attempt.go", "		a.node.failure(err, weight)\n	}\n	if a.stores && !unfit {", "		if !errors.Is(err, context.DeadlineExceeded) {\n			a.node.failure(err, weight)\n		}\n	}\n	if a.stores && !unfit {"}}},

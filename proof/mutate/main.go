@@ -26,6 +26,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -42,8 +43,9 @@ type breakage struct {
 // edit replaces text that a file has exactly once.
 type edit struct{ file, old, new string }
 
-// suites are run in this order, the quick ones first, until a test fails. Each is
-// the tests of a package, with arguments for them and a variable.
+// suites are run in this order, the quick ones first, until a test fails: before them
+// those of the internal packages that a breakage edits. Each is the tests of a package,
+// with arguments for them and a variable.
 var suites = []suite{
 	{".", nil, "ASIDE_TEST_NO_REDIS=1"},
 	{".", []string{"-test.parallel=4"}, "ASIDE_TEST_REQUIRE_REDIS=1"}, // more wait than compute
@@ -254,6 +256,7 @@ func inCopy(root string, do func(dir string) error) error {
 
 // try applies a breakage, runs the suites, and takes it back.
 func try(dir string, b breakage, caughtBy string) (caught string, err error) {
+	var own []suite
 	originals := make(map[string][]byte)
 	defer func() {
 		for file, text := range originals {
@@ -261,8 +264,8 @@ func try(dir string, b breakage, caughtBy string) (caught string, err error) {
 		}
 	}()
 	for _, e := range b.edits {
-		path := filepath.Join(dir, e.file)
-		text, err := os.ReadFile(path)
+		name := filepath.Join(dir, e.file)
+		text, err := os.ReadFile(name)
 		if err != nil {
 			return "", err
 		}
@@ -272,21 +275,28 @@ func try(dir string, b breakage, caughtBy string) (caught string, err error) {
 		if originals[e.file] == nil {
 			originals[e.file] = text
 		}
-		if err := os.WriteFile(path, bytes.Replace(text, []byte(e.old), []byte(e.new), 1), 0o666); err != nil {
+		if err := os.WriteFile(name, bytes.Replace(text, []byte(e.old), []byte(e.new), 1), 0o666); err != nil {
 			return "", err
 		}
 	}
-	caught, _, err = test(dir, caughtBy)
+	for _, e := range b.edits {
+		pkg := "./" + path.Dir(e.file)
+		if strings.HasPrefix(e.file, "internal/") && !slices.ContainsFunc(own, func(s suite) bool { return s.pkg == pkg }) {
+			own = append(own, suite{pkg: pkg})
+		}
+	}
+	caught, _, err = test(dir, caughtBy, own...)
 	return caught, err
 }
 
 // test runs the test that most likely fails, if one is known, then the suites,
-// until a test fails. It returns which did, and what was printed; others might
-// have failed after it.
-func test(dir, likely string) (caught, report string, err error) {
+// until a test fails: its own first. It returns which did, and what was printed; others
+// might have failed after it.
+func test(dir, likely string, own ...suite) (caught, report string, err error) {
+	suites := slices.Concat(own, suites)
 	todo := suites
 	if m := testName.FindStringSubmatch(likely); m != nil {
-		for _, s := range suites[1:] { // one of each package
+		for _, s := range suites[len(own)+1:] { // one of each package
 			if (m[1] == "TestSimulation") == (s.pkg == "./proof") {
 				s.args = append([]string{"-test.run=^" + strings.ReplaceAll(regexp.QuoteMeta(m[0]), "/", "$/^") + "$"}, s.args...)
 				todo = append([]suite{s}, suites...)
