@@ -150,14 +150,14 @@ func (l *memoryLease) expire(now time.Time) {
 const failedMark = 2 * time.Second
 
 func (m *memoryBackend) Get(_ context.Context, key string) ([]byte, bool, error) {
-	if s, ok := m.look(key); ok {
+	if s, ok := m.entry(key); ok {
 		return s.Data, true, nil
 	}
 	return nil, false, nil
 }
 
-// look is Get with what the value was decoded to.
-func (m *memoryBackend) look(key string) (*entry.Entry, bool) {
+// entry is Get with what the value was decoded to.
+func (m *memoryBackend) entry(key string) (*entry.Entry, bool) {
 	if e, ok := m.values.GetIfPresent(key); ok && !e.notFound {
 		return &e.Entry, true
 	}

@@ -120,11 +120,6 @@ func decode[T any](s *Keyspace, data []byte) (value T, err error) {
 		}
 	}()
 	codec := codecOf(s)
-	if codec == Bytes { // what its Decode does, without the value on the heap
-		if value, ok := adopt[T](append([]byte{}, data...)); ok {
-			return value, nil
-		}
-	}
 	if codec == JSON && bytes.Equal(bytes.TrimSpace(data), []byte("null")) && !hasNull[T]() {
 		return value, errNull
 	}

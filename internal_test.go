@@ -207,7 +207,7 @@ func TestP1_AValueThatIsWeighedAnewDoesNotComeBack(t *testing.T) {
 		if err := m.Set(ctx, "s:A", []byte(data), time.Minute); err != nil {
 			t.Fatal(err)
 		}
-		e, _ := m.look("s:A")
+		e, _ := m.entry("s:A")
 		return e
 	}
 	old := set("old")
@@ -218,14 +218,14 @@ func TestP1_AValueThatIsWeighedAnewDoesNotComeBack(t *testing.T) {
 	if m.reweigh("s:A", old) {
 		t.Error("an entry that was removed is weighed")
 	}
-	if _, ok := m.look("s:A"); ok {
+	if _, ok := m.entry("s:A"); ok {
 		t.Error("an entry that was removed is there again")
 	}
 	set("new")
 	if m.reweigh("s:A", old) {
 		t.Error("an entry that was replaced is weighed")
 	}
-	if e, _ := m.look("s:A"); string(e.Data) != "new" {
+	if e, _ := m.entry("s:A"); string(e.Data) != "new" {
 		t.Errorf("got %s, want new", e.Data)
 	}
 }

@@ -24,7 +24,7 @@ type found struct {
 	ok    bool
 	value []byte
 	own   bool         // nobody else has value
-	kept  *entry.Entry // value, when it is kept in this process
+	entry *entry.Entry // with value, when that is kept in this process
 	err   error
 }
 

@@ -10,60 +10,87 @@ import (
 	"github.com/cacheaside/aside/internal/size"
 )
 
-// readFound returns what was found says to the keyspace's codec.
-func readFound[T any](f *front, space *Keyspace, key string, got *found) (T, error) {
-	if got.kept != nil {
-		return readStored[T](f, space, key, got.kept)
+// mode is how values of one type are handed to the callers of a keyspace. It is decided
+// once a call of GetOrLoad, by modeOf, as the first of these that fits:
+//
+//	mode     keyspace, type               bytes are decoded   a caller gets
+//	adopted  Codec Bytes                  never               the bytes themselves with Share or where no one else has them, else a copy
+//	shared   Share                        once, for all       the decoded value, the same as all others
+//	copied   JSON, types of [clone.Of]    once, for all       a copy of the decoded value
+//	decoded  all others                   for each caller     a value decoded for it alone
+type mode struct {
+	hands handing
+	plan  clone.Plan // of copied
+}
+
+type handing int
+
+const (
+	decoded handing = iota
+	adopted
+	shared
+	copied
+)
+
+func modeOf[T any](space *Keyspace) mode {
+	switch {
+	case space.Codec == Bytes:
+		return mode{hands: adopted}
+	case space.Share:
+		return mode{hands: shared}
+	case codecOf(space) == JSON:
+		if plan, ok := clone.Of[T](); ok {
+			return mode{hands: copied, plan: plan}
+		}
 	}
-	if space.Codec == Bytes && (got.own || space.Share) {
-		if value, ok := adopt[T](got.value); ok {
+	return mode{hands: decoded}
+}
+
+// valueOf returns what the bytes that were found say, to one caller.
+func valueOf[T any](f *front, space *Keyspace, r *read, got *found) (value T, err error) {
+	switch r.mode.hands {
+	case adopted:
+		data := got.value
+		if !space.Share && !got.own {
+			data = append([]byte{}, data...)
+		}
+		if value, ok := adopt[T](data); ok {
 			return value, nil
 		}
+	case shared, copied:
+		if got.entry == nil {
+			got.entry = f.entryOf(r.key, got.value)
+		}
+		v, alone, err := decodedOnce[T](f, space, r.key, got.entry)
+		switch {
+		case err != nil:
+			return value, err
+		case alone || r.mode.hands == shared:
+			return *v, nil
+		}
+		return clone.Value(r.mode.plan, *v), nil
 	}
 	return decode[T](space, got.value)
 }
 
-// remembers reports whether what values of the keyspace are decoded to as a T can
-// serve the next reader too: because nobody modifies it, or as it can be copied.
-func remembers[T any](space *Keyspace) bool {
-	if space.Codec == Bytes {
-		return false // they are what is stored
+// decodedOnce returns what the bytes of e are decoded to, which is remembered in e. With
+// alone it is not, and the caller is the only one who has the value: it is too large, or the
+// keyspace's values are read as several types.
+func decodedOnce[T any](f *front, space *Keyspace, key string, e *entry.Entry) (value *T, alone bool, err error) {
+	if value, ok := entry.As[T](e); ok {
+		return value, false, nil
 	}
-	if space.Share || codecOf(space) != JSON {
-		return space.Share
-	}
-	_, ok := clone.Of[T]()
-	return ok
-}
-
-// readStored returns what s says: with Share, the same to all who ask.
-func readStored[T any](f *front, space *Keyspace, key string, s *entry.Entry) (T, error) {
-	if space.Share { // first, as it is the quickest
-		if space.Codec == Bytes {
-			if value, ok := adopt[T](s.Data); ok {
-				return value, nil
-			}
-		} else if value, ok := entry.As[T](s); ok {
-			return *value, nil
-		}
-	}
-	if !remembers[T](space) {
-		return decode[T](space, s.Data)
-	}
-	if value, ok := entry.As[T](s); ok {
-		return handOver(space, *value), nil
-	}
-	value, err := decode[T](space, s.Data)
+	v, err := decode[T](space, e.Data)
 	if err != nil {
-		return value, err
+		return nil, false, err
 	}
-	if remember(f, space, key, s, &value) {
-		return handOver(space, value), nil
+	if remember(f, space, key, e, &v) {
+		return &v, false, nil
 	}
-	if first, ok := entry.As[T](s); ok {
-		return handOver(space, *first), nil
+	if first, ok := entry.As[T](e); ok {
+		return first, false, nil
 	}
-	return value, nil // it is too large, or this keyspace's values are read as several types
+	return &v, true, nil
 }
 
 // remember keeps value as what e was decoded to, and has the cache of e know what that
@@ -89,39 +116,30 @@ func remember[T any](f *front, space *Keyspace, key string, e *entry.Entry, valu
 	return true
 }
 
-// handOver returns what a caller may have of a value that others are given, too.
-func handOver[T any](space *Keyspace, value T) T {
-	if space.Share {
-		return value
-	}
-	plan, _ := clone.Of[T]()
-	return clone.Value(plan, value)
-}
-
 // isNear reports whether the near cache has values of a keyspace.
 func (f *front) isNear(space *Keyspace) bool { return f.near != nil && f.nearSpaces[space.Name] }
 
-// here returns a key's value that is in this process.
-func (f *front) here(space *Keyspace, key string) (*entry.Entry, bool) {
+// lookupLocal returns a key's value that is in this process.
+func (f *front) lookupLocal(space *Keyspace, key string) (*entry.Entry, bool) {
 	if f.memory != nil {
-		return f.memory.look(key)
+		return f.memory.entry(key)
 	}
 	if f.isNear(space) {
-		s, ok := f.near.Get(key)
+		e, ok := f.near.Get(key)
 		if ok {
 			f.count.nearHits.Add(1)
 		}
-		return s, ok
+		return e, ok
 	}
 	return nil, false
 }
 
-// kept returns a value that came from the backend with what it was decoded to before,
-// if anything.
-func (f *front) kept(key string, data []byte) *entry.Entry {
+// entryOf returns an entry of bytes that came from the backend, with what they were decoded
+// to before, if anything.
+func (f *front) entryOf(key string, data []byte) *entry.Entry {
 	if f.memory != nil {
-		if s, ok := f.memory.look(key); ok && bytes.Equal(s.Data, data) {
-			return s
+		if e, ok := f.memory.entry(key); ok && bytes.Equal(e.Data, data) {
+			return e
 		}
 	}
 	return f.memo.Get(key, data)
@@ -135,17 +153,17 @@ func (f *front) roomFor(space *Keyspace) int {
 	return int(f.cfg.MemoryMaxBytes)
 }
 
-// reweigh has the cache that s is in weigh it anew. One that is in none, as it comes from
-// the backend and may go there again, is kept.
-func (f *front) reweigh(key string, s *entry.Entry) {
-	if f.memory != nil && f.memory.reweigh(key, s) || f.near.Reweigh(key, s) {
+// reweigh has the cache that has e weigh it anew. The memo keeps an entry that no cache has,
+// as its bytes came from the backend and may come again.
+func (f *front) reweigh(key string, e *entry.Entry) {
+	if f.memory != nil && f.memory.reweigh(key, e) || f.near.Reweigh(key, e) {
 		return
 	}
-	f.memo.Keep(key, s)
+	f.memo.Keep(key, e)
 }
 
-// away asks the backend for a key's value on behalf of GetOrLoad.
-func (f *front) away(ctx context.Context, space *Keyspace, key string) (found, error) {
+// lookupBackend asks the backend for a key's value, on behalf of GetOrLoad.
+func (f *front) lookupBackend(ctx context.Context, space *Keyspace, key string) (found, error) {
 	isNear := f.isNear(space)
 	var before near.Ticket
 	if isNear {
@@ -154,7 +172,7 @@ func (f *front) away(ctx context.Context, space *Keyspace, key string) (found, e
 	b := budget{left: f.cfg.Timeout}
 	got, err := f.get(ctx, key, &b)
 	if err == nil && got.ok && isNear {
-		got.kept = f.near.Keep(key, before, got.value)
+		got.entry, got.own = f.near.Keep(key, before, got.value), false
 	}
 	return got, err
 }
