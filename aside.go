@@ -69,7 +69,7 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 		start = time.Now()
 	}
 	space := &key.space // on the stack: see read
-	r := read{key: f.name(key.text), arrived: f.flights.seq.Load()}
+	r := read{key: f.name(key.text), arrived: f.flights.seq.Load(), mode: modeOf[T](space)}
 	if value, ok := lookup[T](ctx, f, space, &r); ok {
 		f.count.hits.Add(1)
 		if f.logs.Enabled(ctx, slog.LevelDebug) {
@@ -95,6 +95,7 @@ type read struct {
 	hasty    bool   // its deadline is so short that a healthy backend may miss it
 	bad      []byte // a stored value that did not decode
 	alone    bool   // no load of another's is of use to it
+	mode     mode   // how its value is handed out
 }
 
 // maxRounds is how often a caller joins flights before it loads by itself. Two
@@ -143,33 +144,22 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 		r.degrade(f)
 		return value, false
 	}
-	if s, ok := f.here(space, r.key); ok {
-		if value, err := readStored[T](f, space, r.key, s); err != nil {
-			r.undecodable(f, space, s.data, err)
-		} else {
-			return value, true
-		}
+	var got found
+	if e, ok := f.lookupLocal(space, r.key); ok {
+		got.ok, got.value, got.entry = true, e.Data, e
 	} else if f.memory == nil {
-		return lookAway[T](ctx, f, space, r)
-	}
-	return value, false
-}
-
-func lookAway[T any](ctx context.Context, f *front, space *Keyspace, r *read) (value T, ok bool) {
-	got, err := f.away(ctx, space, r.key)
-	if err != nil {
-		if r.hasty = f.hasty(ctx); ctx.Err() == nil {
-			r.degrade(f)
+		var err error
+		if got, err = f.lookupBackend(ctx, space, r.key); err != nil {
+			if r.hasty = f.hasty(ctx); ctx.Err() == nil {
+				r.degrade(f)
+			}
+			return value, false
 		}
-		return value, false
 	}
 	if !got.ok {
 		return value, false
 	}
-	if got.kept == nil && remembers[T](space) {
-		got.kept = f.kept(r.key, got.value)
-	}
-	value, err = readFound[T](f, space, r.key, &got)
+	value, err := valueOf[T](f, space, r, &got)
 	if err != nil {
 		r.undecodable(f, space, got.value, err)
 		return value, false
@@ -184,7 +174,7 @@ func (r *read) degrade(f *front) {
 
 func (r *read) undecodable(f *front, space *Keyspace, data []byte, err error) {
 	r.bad = data
-	f.near.drop(r.key)
+	f.near.Drop(r.key)
 	f.count.decodeErrors.Add(1)
 	f.warnOnce(space, r.key, "cache: stored values do not decode and are loaded again (logged once per keyspace)", err)
 }
@@ -239,11 +229,7 @@ func handOut[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) 
 		r.alone = !space.Share // with it, those who have none go together
 		return value, false, nil
 	}
-	got := found{value: fl.data}
-	if remembers[T](space) {
-		got.kept = f.kept(r.key, fl.data)
-	}
-	if value, err = readFound[T](f, space, r.key, &got); err == nil {
+	if value, err = valueOf[T](f, space, r, &found{value: fl.data}); err == nil {
 		return value, true, nil
 	}
 	r.undecodable(f, space, fl.data, err)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"hash/maphash"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/maypok86/otter/v2"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/entry"
 )
 
 // memoryBackend keeps values in an otter cache bounded by their bytes. Reads go
@@ -36,7 +36,7 @@ type memoryStripe struct {
 // memoryEntry is a value or a not-found marker. It is not modified once it is
 // there, but for what its bytes were decoded to.
 type memoryEntry struct {
-	stored
+	entry.Entry
 	notFound bool
 	ttl      time.Duration
 }
@@ -52,15 +52,6 @@ type memoryLease struct {
 	blocks   map[string]time.Time
 }
 
-// entryOverhead is about what otter and its map need beside key and value.
-const entryOverhead = 128
-
-// entryBytes is about the memory that an entry takes.
-func entryBytes(key string, s *stored) int { return allocated(len(key)) + s.bytes() + entryOverhead }
-
-// weight is bytes as otter counts them.
-func weight(bytes int) uint32 { return uint32(min(bytes, math.MaxUint32)) }
-
 func newMemoryBackend(maxBytes int64) *memoryBackend {
 	m := &memoryBackend{seed: maphash.MakeSeed()}
 	for i := range m.stripes {
@@ -68,9 +59,9 @@ func newMemoryBackend(maxBytes int64) *memoryBackend {
 	}
 	m.values = otter.Must(&otter.Options[string, *memoryEntry]{
 		MaximumWeight: uint64(maxBytes),
-		Weigher:       func(key string, e *memoryEntry) uint32 { return weight(entryBytes(key, &e.stored)) },
+		Weigher:       func(key string, e *memoryEntry) uint32 { return entry.Weight(key, &e.Entry) },
 		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[string, *memoryEntry]) time.Duration {
-			if e.Value.decoded.Load() != nil {
+			if e.Value.Decoded() {
 				return e.ExpiresAfter() // it is there, and weighed anew
 			}
 			return e.Value.ttl
@@ -155,30 +146,30 @@ func (l *memoryLease) expire(now time.Time) {
 }
 
 func (m *memoryBackend) Get(_ context.Context, key string) ([]byte, bool, error) {
-	if s, ok := m.look(key); ok {
-		return s.data, true, nil
+	if s, ok := m.entry(key); ok {
+		return s.Data, true, nil
 	}
 	return nil, false, nil
 }
 
-// look is Get with what the value was decoded to.
-func (m *memoryBackend) look(key string) (*stored, bool) {
+// entry is Get with what the value was decoded to.
+func (m *memoryBackend) entry(key string) (*entry.Entry, bool) {
 	if e, ok := m.values.GetIfPresent(key); ok && !e.notFound {
-		return &e.stored, true
+		return &e.Entry, true
 	}
 	return nil, false
 }
 
-// weigh weighs the key's entry anew, if that is still s.
-func (m *memoryBackend) weigh(key string, s *stored) bool {
-	return reweigh(m.values, key, func(e *memoryEntry) bool { return &e.stored == s })
+// reweigh weighs the key's entry anew, if that is still s.
+func (m *memoryBackend) reweigh(key string, s *entry.Entry) bool {
+	return entry.Reweigh(m.values, key, func(e *memoryEntry) bool { return &e.Entry == s })
 }
 
 func (m *memoryBackend) Set(_ context.Context, key string, value []byte, ttl time.Duration) error {
 	s, l := m.lock(key)
 	defer s.unlock(key)
 	l.endLoad()
-	m.values.Set(key, &memoryEntry{stored: stored{data: value}, ttl: ttl})
+	m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: value}, ttl: ttl})
 	return nil
 }
 
@@ -206,7 +197,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 	s, l := m.lock(key)
 	defer s.unlock(key)
 	e, ok := m.values.GetIfPresent(key)
-	if ok && req.Undecodable != nil && bytes.Equal(e.data, req.Undecodable) {
+	if ok && req.Undecodable != nil && bytes.Equal(e.Data, req.Undecodable) {
 		m.values.Invalidate(key)
 		ok = false
 	} else if !ok && req.Undecodable != nil && req.Claim != nil {
@@ -221,7 +212,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 	case ok && e.notFound && req.Claim == nil:
 		return backend.Lease{State: backend.Absent}, nil
 	case ok && !e.notFound:
-		return backend.Lease{State: backend.Present, Value: e.data}, nil
+		return backend.Lease{State: backend.Present, Value: e.Data}, nil
 	case l != nil && len(l.blocks) > 0 && req.Claim == nil:
 		return backend.Lease{State: backend.Writing}, nil
 	case l != nil && l.token != "" && req.WaitedFor != "" && l.failed == req.WaitedFor:
@@ -233,7 +224,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 	l.token, l.until, l.claim = rand.Text(), time.Now().Add(req.TTL), req.Claim != nil
 	if l.claim {
 		l.token = req.Owner
-		m.values.Set(key, &memoryEntry{stored: stored{data: req.Claim}, ttl: req.TTL})
+		m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: req.Claim}, ttl: req.TTL})
 	}
 	return backend.Lease{State: backend.Granted, Token: l.token}, nil
 }
@@ -257,7 +248,7 @@ func (m *memoryBackend) Extend(_ context.Context, key, token string, ttl time.Du
 		if !ok {
 			return false, nil
 		}
-		m.values.Set(key, &memoryEntry{stored: stored{data: e.data}, ttl: ttl})
+		m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: e.Data}, ttl: ttl})
 	}
 	l.until = until
 	return true, nil
@@ -270,7 +261,7 @@ func (m *memoryBackend) Fill(_ context.Context, key, token string, fill backend.
 		return false, nil
 	}
 	l.endLoad()
-	m.values.Set(key, &memoryEntry{stored: stored{data: fill.Value}, notFound: fill.NotFound, ttl: fill.TTL})
+	m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: fill.Value}, notFound: fill.NotFound, ttl: fill.TTL})
 	return true, nil
 }
 

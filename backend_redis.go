@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cacheaside/aside/internal/near"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
@@ -78,27 +80,24 @@ func (f *front) useRedis(b *redisstore.Store) {
 	}
 }
 
+// nearMaxAge bounds how long a value is served from the near cache, whatever Redis
+// announces. Tests change it.
+var nearMaxAge = 10 * time.Second
+
 // startNear makes a near cache of the keyspaces that the cache owns, but for those
-// whose keys are signals, and has Redis tell what changes in them.
+// whose keys are signals, and has Redis announce what changes in them.
 func (f *front) startNear(b *redisstore.Store) {
 	var prefixes []string
-	spaces := make(map[string]bool)
+	f.nearSpaces = make(map[string]bool)
 	for _, s := range f.spaces() {
 		if !isState(s) {
-			spaces[s] = true
+			f.nearSpaces[s] = true
 			prefixes = append(prefixes, f.name(s+":"))
 		}
 	}
-	f.near = newNear(f.cfg.NearMaxBytes, func(space string) bool { return spaces[space] })
+	f.near = near.New(f.cfg.NearMaxBytes, nearMaxAge)
 	f.later(func() {
-		b.Track(f.closing, prefixes, nearChanges{f.near}, f.log)
-		f.near.close()
+		b.Track(f.closing, prefixes, f.near, f.log)
+		f.near.Close()
 	})
 }
-
-// nearChanges tells a near cache what changes in Redis.
-type nearChanges struct{ near *near }
-
-func (c nearChanges) Drop(keys ...string)    { c.near.drop(keys...) }
-func (c nearChanges) ForgetAll()             { c.near.forgetAll() }
-func (c nearChanges) Coherent(coherent bool) { c.near.dropAll(coherent) }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"reflect"
 	"unsafe"
+
+	"github.com/cacheaside/aside/internal/jsonvalue"
 )
 
 // Codec turns values into the bytes that are stored and back. It may be called
@@ -24,6 +26,24 @@ type Codec interface {
 	// zero value of its type.
 	Decode(data []byte, ptr any) error
 }
+
+// JSON is the Codec of a keyspace that names none. It writes what encoding/json
+// writes, and reads what encoding/json reads.
+//
+// A nil slice or map is null, as in encoding/json: None in Python. Where programs in
+// other languages read the key, return an empty list instead.
+//
+// Encode refuses a value that would be another one to its readers, rather than lose
+// part of it: text that is not UTF-8, a pointer to a nil (whose JSON is that of a nil
+// pointer), a type with methods that encode it and none that decode it back. Parts
+// that encoding/json never writes, such as unexported fields, and the types of values
+// in an interface are lost. Decode refuses data that is not UTF-8.
+var JSON Codec = jsonCodec{}
+
+type jsonCodec struct{}
+
+func (jsonCodec) Encode(value any) ([]byte, error)  { return jsonvalue.Encode(value) }
+func (jsonCodec) Decode(data []byte, ptr any) error { return jsonvalue.Decode(data, ptr) }
 
 // Bytes is the Codec of values that are bytes already, of type []byte or string:
 // they are stored as they are.
@@ -100,11 +120,6 @@ func decode[T any](s *Keyspace, data []byte) (value T, err error) {
 		}
 	}()
 	codec := codecOf(s)
-	if codec == Bytes { // what its Decode does, without the value on the heap
-		if value, ok := adopt[T](append([]byte{}, data...)); ok {
-			return value, nil
-		}
-	}
 	if codec == JSON && bytes.Equal(bytes.TrimSpace(data), []byte("null")) && !hasNull[T]() {
 		return value, errNull
 	}

@@ -48,7 +48,7 @@ func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Dur
 	failed, err = f.eachShard(ctx, keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Block(ctx, token, ttl, keys...)
 	})
-	f.near.drop(keys...)
+	f.near.Drop(keys...)
 	return failed, err
 }
 
@@ -82,7 +82,7 @@ func (f *front) unblockNow(ctx context.Context, b *budget, of outbox.Scope, toke
 // settled counts invalidations, and queues those that failed. It returns an error for
 // those that nobody is going to deliver.
 func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error {
-	f.near.drop(keys...) // what was asked for before now may be older
+	f.near.Drop(keys...) // what was asked for before now may be older
 	f.count.invalidated.Add(int64(len(keys) - len(failed)))
 	if len(failed) == 0 {
 		return nil
@@ -173,7 +173,7 @@ func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
 			return false
 		}
 		if done {
-			f.near.forgetAll()
+			f.near.ForgetAll()
 			f.queue.Cleared(f.owed.prefixes, f.owed.seq)
 			f.owed = nil
 			return true
@@ -215,7 +215,7 @@ func (f *front) deliverBatch(ctx context.Context, batch []outbox.Due) {
 			done = append(done, d)
 		}
 	}
-	f.near.drop(keys...)
+	f.near.Drop(keys...)
 	f.count.invalidated.Add(int64(len(done)))
 	f.queue.Delivered(done)
 }

@@ -1,7 +1,6 @@
 package aside
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +15,9 @@ import (
 	"github.com/cacheaside/aside/internal/batch"
 	"github.com/cacheaside/aside/internal/breaker"
 	"github.com/cacheaside/aside/internal/deadline"
+	"github.com/cacheaside/aside/internal/entry"
 	"github.com/cacheaside/aside/internal/foreign"
+	"github.com/cacheaside/aside/internal/near"
 	"github.com/cacheaside/aside/internal/outbox"
 	"github.com/cacheaside/aside/internal/redisstore"
 	"github.com/cacheaside/aside/internal/wake"
@@ -41,9 +42,11 @@ type front struct {
 	queue   *outbox.Outbox
 	count   counters
 	memory  *memoryBackend // backend, when it is one
-	memo    *memo
-	near    *near // nil when there is none
+	memo    *entry.Memo
+	near    *near.Cache // nil when there is none
 	warned  warnings
+
+	nearSpaces map[string]bool // names of the keyspaces whose changes Redis announces to near
 
 	unstored tooLong      // values that take too long to store
 	filling  atomic.Int32 // fills of large values on their way
@@ -129,7 +132,7 @@ func newFront(store backend.Backend, cfg Config) *front {
 	if f.local {                           // it serves callers who share a load, and no further ones
 		maxMemo = max(1, cfg.MemoryMaxBytes/16)
 	}
-	f.memo = newMemo(maxMemo)
+	f.memo = entry.NewMemo(maxMemo)
 	for _, warning := range cfg.Warnings {
 		f.log.Warn("cache: " + warning)
 	}
@@ -388,67 +391,6 @@ func (f *front) replaced(key, kind string) {
 	}
 	f.warnOnce(f.spaceOf(owner), key, "cache: keys of other types, which other programs stored, are removed (logged once per keyspace)",
 		fmt.Errorf("aside: the key held a %s", kind))
-}
-
-// here returns a key's value that is in this process.
-func (f *front) here(space *Keyspace, key string) (*stored, bool) {
-	if f.memory != nil {
-		return f.memory.look(key)
-	}
-	if f.near != nil && f.near.covers(space.Name) {
-		s, ok := f.near.look(key)
-		if ok {
-			f.count.nearHits.Add(1)
-		}
-		return s, ok
-	}
-	return nil, false
-}
-
-// kept returns a value that came from the backend with what it was decoded to before,
-// if anything.
-func (f *front) kept(key string, data []byte) *stored {
-	if f.memory != nil {
-		if s, ok := f.memory.look(key); ok && bytes.Equal(s.data, data) {
-			return s
-		}
-	}
-	return f.memo.of(key, data)
-}
-
-// roomFor is what a value of the keyspace may take in this process.
-func (f *front) roomFor(space *Keyspace) int {
-	if f.near != nil && f.near.covers(space.Name) {
-		return int(f.cfg.NearMaxBytes)
-	}
-	if f.memory != nil {
-		return int(f.cfg.MemoryMaxBytes)
-	}
-	return int(f.cfg.DecodedMaxBytes)
-}
-
-// weigh has the cache that s is in weigh it anew. One that is in none, as it comes from
-// the backend and may go there again, is kept.
-func (f *front) weigh(key string, s *stored) {
-	if f.memory != nil && f.memory.weigh(key, s) || f.near.weigh(key, s) {
-		return
-	}
-	f.memo.keep(key, s)
-}
-
-// away asks the backend for a key's value on behalf of GetOrLoad.
-func (f *front) away(ctx context.Context, space *Keyspace, key string) (found, error) {
-	near := f.near != nil && f.near.covers(space.Name)
-	var before ticket
-	if near {
-		before = f.near.ask(key)
-	}
-	b := budget{left: f.cfg.Timeout}
-	got, err := f.get(ctx, key, &b)
-	if err == nil && got.ok && near {
-		got.kept = f.near.keep(key, before, got.value)
-	}
-	return got, err
 }
 
 // The backend's commands, each within a budget.

@@ -61,7 +61,7 @@ func (f *front) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	_, err := do(ctx, f, key, f.newBudget(), true, func(ctx context.Context) (any, error) {
 		return nil, f.backend.Set(ctx, key, value, ttl)
 	})
-	f.near.drop(key)
+	f.near.Drop(key)
 	return err
 }
 
@@ -218,7 +218,7 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 		}
 	}
 	f.flights.detachAll() // who comes now does not wait for what began before
-	f.near.forgetAll()
+	f.near.ForgetAll()
 	f.queue.Cleared(overflow, seq)
 	return nil
 }
@@ -301,7 +301,7 @@ func (f *front) Close() error {
 		_ = f.release(context.Background(), key, b, token)
 	}
 	left, overflowed := f.lastDelivery()
-	f.memo.forget()
+	f.memo.ForgetAll()
 	err := errors.Join(late, f.backend.Close())
 	if overflowed {
 		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered, and more than the queue held: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/entry"
 )
 
 // halfSick is a backend of two shards, one of which takes no blocks.
@@ -90,51 +91,36 @@ func TestP5_OneBudgetForAWriteOfSeveralShards(t *testing.T) {
 // slow the machine, and not for its age.
 func init() { nearMaxAge = time.Hour }
 
-// Nothing is served for longer than the age that is promised, also when nobody says
-// that it has changed; and nothing that was asked for before a change is kept.
-func TestNear_WhatIsKept(t *testing.T) {
+// An entry that is weighed anew, as it was decoded, does not come back when it was
+// removed or replaced meanwhile.
+func TestP1_AValueThatIsWeighedAnewDoesNotComeBack(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		n := newNear(1<<20, nil)
-		defer n.close()
-		kept := func(between func()) bool {
-			before := n.ask("k")
-			between()
-			n.keep("k", before, []byte("v"))
-			_, ok := n.look("k")
-			return ok
+	ctx := t.Context()
+	m := newMemoryBackend(1 << 20)
+	defer m.Close()
+	set := func(data string) *entry.Entry {
+		if err := m.Set(ctx, "s:A", []byte(data), time.Minute); err != nil {
+			t.Fatal(err)
 		}
-		if kept(func() {}) {
-			t.Error("kept while no changes are heard")
-		}
-		n.dropAll(true)
-		if !kept(func() {}) {
-			t.Error("not kept")
-		}
-		time.Sleep(nearMaxAge - time.Second)
-		if _, ok := n.look("k"); !ok {
-			t.Error("forgotten too soon")
-		}
-		time.Sleep(2 * time.Second)
-		if _, ok := n.look("k"); ok {
-			t.Error("served for longer than nearMaxAge")
-		}
-		for what, change := range map[string]func(){
-			"its key changed":             func() { n.drop("k") },
-			"all keys changed":            func() { n.forgetAll() },
-			"changes went unheard":        func() { n.dropAll(false); n.dropAll(true) },
-			"changes are not heard since": func() { n.dropAll(false) },
-		} {
-			n.dropAll(true)
-			if kept(change) {
-				t.Errorf("kept although %s since it was asked for", what)
-			}
-			n.dropAll(true)
-			kept(func() {})
-			change()
-			if _, ok := n.look("k"); ok {
-				t.Errorf("served although %s", what)
-			}
-		}
-	})
+		e, _ := m.entry("s:A")
+		return e
+	}
+	old := set("old")
+	if !m.reweigh("s:A", old) {
+		t.Error("an entry that is there is not weighed")
+	}
+	_ = m.Delete(ctx, "s:A")
+	if m.reweigh("s:A", old) {
+		t.Error("an entry that was removed is weighed")
+	}
+	if _, ok := m.entry("s:A"); ok {
+		t.Error("an entry that was removed is there again")
+	}
+	set("new")
+	if m.reweigh("s:A", old) {
+		t.Error("an entry that was replaced is weighed")
+	}
+	if e, _ := m.entry("s:A"); string(e.Data) != "new" {
+		t.Errorf("got %s, want new", e.Data)
+	}
 }

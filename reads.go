@@ -10,6 +10,7 @@ import (
 
 	"github.com/cacheaside/aside/internal/batch"
 	"github.com/cacheaside/aside/internal/deadline"
+	"github.com/cacheaside/aside/internal/entry"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
@@ -25,9 +26,9 @@ type manyReader interface {
 type found struct {
 	ok    bool
 	value []byte
-	own   bool    // nobody else has value
-	kept  *stored // value, when it is kept in this process
-	err   error   // where several are read at once
+	own   bool         // nobody else has value
+	entry *entry.Entry // with value, when that is kept in this process
+	err   error        // where several are read at once
 }
 
 const (

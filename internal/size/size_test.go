@@ -1,11 +1,7 @@
-package aside
-
-// How right the estimate is can only be seen from inside.
+package size
 
 import (
-	"bytes"
 	"database/sql"
-	"encoding/gob"
 	"encoding/json"
 	"fmt"
 	"math/big"
@@ -14,6 +10,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/cacheaside/aside/internal/jsonvalue"
 )
 
 type sizedMessage struct {
@@ -112,18 +110,16 @@ type decodedShape struct {
 func decodesTo[T any](name, data string) decodedShape {
 	return decodedShape{name, data, func(t *testing.T, shape decodedShape) (estimate, real int) {
 		const copies = 40
-		space := &Keyspace{Name: "s"}
 		kept := make([]*T, copies)
 		before := heapNow()
 		for i := range kept {
-			value, err := decode[T](space, []byte(shape.data))
-			if err != nil {
+			kept[i] = new(T)
+			if err := jsonvalue.Decode([]byte(shape.data), kept[i]); err != nil {
 				t.Fatal(err)
 			}
-			kept[i] = &value
 		}
 		real = (heapNow() - before) / copies
-		estimate = sizeOf(space, []byte(shape.data), kept[0], 1<<40)
+		estimate = Of(kept[0], []byte(shape.data), true, 1<<40)
 		runtime.KeepAlive(kept)
 		return estimate, real
 	}}
@@ -190,24 +186,11 @@ func TestSize_IsRightWithinAFactorOfTwo(t *testing.T) {
 	}
 }
 
-type gobCodec struct{}
-
-func (gobCodec) Encode(value any) ([]byte, error) {
-	var out bytes.Buffer
-	err := gob.NewEncoder(&out).Encode(value)
-	return out.Bytes(), err
-}
-
-func (gobCodec) Decode(data []byte, ptr any) error {
-	return gob.NewDecoder(bytes.NewReader(data)).Decode(ptr)
-}
-
 // A Codec of the user's may make what JSON can not: values that refer to themselves,
 // the same memory twice, and any depth.
 func TestSize_ValuesThatReferToThemselves(t *testing.T) {
 	t.Parallel()
-	space := &Keyspace{Name: "s", Codec: gobCodec{}, Share: true}
-	size := func(value any, room int) int { return sizeOf(space, nil, &value, room) }
+	size := func(value any, room int) int { return Of(&value, nil, false, room) }
 
 	r := &ring{Name: "one"}
 	r.Next = &ring{Name: "two", Next: r}
@@ -242,56 +225,12 @@ func TestSize_ValuesThatReferToThemselves(t *testing.T) {
 // The estimate ends where the value turns out to be too large.
 func TestSize_EndsWithTheRoom(t *testing.T) {
 	t.Parallel()
-	looked := 0
+	followed := 0
 	w := sizing{room: 1000}
 	each := make([]byte, 1<<20)
-	w.each(unsafe.Pointer(&each[0]), len(each), 1, func(w *sizing, _ unsafe.Pointer) { looked++; w.add(100) })
-	if looked > 10 {
-		t.Errorf("%d of %d elements were looked at, which are larger than %d bytes", looked, len(each), w.room)
-	}
-}
-
-// A value that is weighed anew, as it was decoded, does not come back when it was
-// removed or replaced meanwhile.
-func TestP1_AValueThatIsWeighedAnewDoesNotComeBack(t *testing.T) {
-	t.Parallel()
-	ctx := t.Context()
-	m := newMemoryBackend(1 << 20)
-	defer m.Close()
-	n := newNear(1<<20, nil)
-	defer n.close()
-	n.dropAll(true)
-	set := func(data string) (ofMemory, ofNear *stored) {
-		if err := m.Set(ctx, "s:A", []byte(data), time.Minute); err != nil {
-			t.Fatal(err)
-		}
-		ofMemory, _ = m.look("s:A")
-		return ofMemory, n.keep("s:A", n.ask("s:A"), []byte(data))
-	}
-	ofMemory, ofNear := set("old")
-	if !m.weigh("s:A", ofMemory) || !n.weigh("s:A", ofNear) {
-		t.Error("what is there is not weighed")
-	}
-	_ = m.Delete(ctx, "s:A")
-	n.drop("s:A")
-	if m.weigh("s:A", ofMemory) || n.weigh("s:A", ofNear) {
-		t.Error("what was removed is weighed")
-	}
-	if _, ok := m.look("s:A"); ok {
-		t.Error("what was removed from the memory backend is there again")
-	}
-	if _, ok := n.look("s:A"); ok {
-		t.Error("what was removed from the near cache is there again")
-	}
-	set("new")
-	if m.weigh("s:A", ofMemory) || n.weigh("s:A", ofNear) {
-		t.Error("what was replaced is weighed")
-	}
-	if s, _ := m.look("s:A"); string(s.data) != "new" {
-		t.Errorf("the memory backend has %s", s.data)
-	}
-	if s, _ := n.look("s:A"); string(s.data) != "new" {
-		t.Errorf("the near cache has %s", s.data)
+	w.each(unsafe.Pointer(&each[0]), len(each), 1, func(w *sizing, _ unsafe.Pointer) { followed++; w.add(100) })
+	if followed > 10 {
+		t.Errorf("%d of %d elements were followed, which are larger than %d bytes", followed, len(each), w.room)
 	}
 }
 
@@ -299,21 +238,20 @@ func TestP1_AValueThatIsWeighedAnewDoesNotComeBack(t *testing.T) {
 // decode it.
 func BenchmarkSize(b *testing.B) {
 	data := []byte(history(50, 0))
-	space := &Keyspace{Name: "s"}
-	value, err := decode[[]sizedMessage](space, data)
-	if err != nil {
+	var value []sizedMessage
+	if err := jsonvalue.Decode(data, &value); err != nil {
 		b.Fatal(err)
 	}
 	b.Run("decode", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := decode[[]sizedMessage](space, data); err != nil {
+			if err := jsonvalue.Decode(data, new([]sizedMessage)); err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
 	b.Run("size", func(b *testing.B) {
 		for b.Loop() {
-			sizeOf(space, data, &value, 1<<30)
+			Of(&value, data, true, 1<<30)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package aside
+package jsonvalue
 
 import (
 	"encoding/json"
@@ -33,7 +33,7 @@ func located(err error, data []byte, t reflect.Type) error {
 }
 
 // lenient is how json/v2 comes as far as encoding/json does.
-var lenient = jsonv2.JoinOptions(quick, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+var lenient = jsonv2.JoinOptions(likeV1, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 
 // refusedAt asks json/v2 where a decoding method fails, which encoding/json does not say.
 // The text is empty where json/v2 takes data, or a method of a t for it alone panics.
@@ -74,7 +74,7 @@ func pathIn(t reflect.Type, pointer jsontext.Pointer) string {
 
 // fieldIn returns the name that a field of a struct has in JSON, and its type.
 func fieldIn(t reflect.Type, token string) (name string, of reflect.Type) {
-	for _, f := range jsonTypeOf(t).fields {
+	for _, f := range infoOf(t).fields {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if name == "" {
 			name = f.Name

@@ -1,4 +1,14 @@
-package aside
+// Package jsonvalue encodes values as encoding/json does and decodes them as it does, and
+// refuses whatever would not survive that: a value is either encoded to JSON that says the
+// same value to its readers, or not at all.
+//
+// encoding/json loses parts of some values without an error: bytes that are not UTF-8, a
+// pointer to a nil, the parts of a type with methods that encode it and none that decode
+// it. [Encode] knows by its type whether a value may have such parts, and only then decodes
+// the JSON once and compares. [Decode] uses the quicker decoder of json/v2 for types to
+// which both packages give one meaning. Errors say where the JSON is wrong, and show
+// nothing of the value.
+package jsonvalue
 
 import (
 	"bytes"
@@ -14,38 +24,25 @@ import (
 	jsonv1 "github.com/go-json-experiment/json/v1"
 )
 
-// JSON is the Codec of a keyspace that names none. It writes what encoding/json
-// writes, and reads what encoding/json reads.
-//
-// A nil slice or map is null, as in encoding/json: None in Python. Where programs in
-// other languages read the key, return an empty list instead.
-//
-// Encode refuses a value that would be another one to its readers, rather than lose
-// part of it: text that is not UTF-8, a pointer to a nil (whose JSON is that of a nil
-// pointer), a type with methods that encode it and none that decode it back. Parts
-// that encoding/json never writes, such as unexported fields, and the types of values
-// in an interface are lost. Decode refuses data that is not UTF-8.
-var JSON Codec = jsonCodec{}
-
-type jsonCodec struct{}
-
-// quick makes the decoder of json/v2 read what encoding/json reads, in half the time.
+// likeV1 makes the decoder of json/v2 read what encoding/json reads, in half the time.
 // It refuses what the two may take in different ways, which is then for encoding/json
 // to decide.
-var quick = jsonv2.JoinOptions(jsonv1.DefaultOptionsV1(), jsonv1.ReportErrorsWithLegacySemantics(false),
+var likeV1 = jsonv2.JoinOptions(jsonv1.DefaultOptionsV1(), jsonv1.ReportErrorsWithLegacySemantics(false),
 	jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(false))
 
 var errNotUTF8 = errors.New("aside: want JSON in UTF-8")
 
-// Decode uses json/v2 only for types to which it gives the meaning that encoding/json
-// gives them. Its errors show nothing of data, also where a Codec around it hands them on.
-func (jsonCodec) Decode(data []byte, ptr any) error {
+// Decode stores in the value that ptr points to what data says to encoding/json, which
+// must be UTF-8. It uses json/v2 only for types to which that gives the meaning that
+// encoding/json gives them. Its errors show nothing of data, also where a caller wraps
+// them. ptr points to a zero value.
+func Decode(data []byte, ptr any) error {
 	p := reflect.ValueOf(ptr)
 	if p.Kind() != reflect.Pointer || p.IsNil() {
 		return json.Unmarshal(data, ptr) // which says so
 	}
-	if jsonTypeOf(p.Type().Elem()).quick {
-		if jsonv2.Unmarshal(data, ptr, quick) == nil {
+	if infoOf(p.Type().Elem()).v2 {
+		if jsonv2.Unmarshal(data, ptr, likeV1) == nil {
 			return nil
 		}
 		p.Elem().SetZero()
@@ -59,15 +56,15 @@ func (jsonCodec) Decode(data []byte, ptr any) error {
 	return nil
 }
 
-// Encode writes the JSON of value as the caller's own reads would find it. A value
-// that may not come back from its JSON, by its type, by an invalid rune or by a null
-// in it, is decoded once to see.
-func (jsonCodec) Encode(value any) ([]byte, error) {
+// Encode returns the JSON of value, as encoding/json writes it. It refuses a value that
+// would be decoded to another one. A value that may be, by its type, by an invalid rune or
+// by a null in it, is decoded once to see.
+func Encode(value any) ([]byte, error) {
 	if value == nil {
 		return json.Marshal(nil)
 	}
 	v := addressable(reflect.ValueOf(value))
-	t := jsonTypeOf(v.Type())
+	t := infoOf(v.Type())
 	data, err := json.Marshal(v.Addr().Interface())
 	var failed *json.MarshalerError
 	if errors.As(err, &failed) {
@@ -92,7 +89,7 @@ func (jsonCodec) Encode(value any) ([]byte, error) {
 		return data, nil
 	}
 	back := reflect.New(v.Type())
-	if err := JSON.Decode(data, back.Interface()); err != nil {
+	if err := Decode(data, back.Interface()); err != nil {
 		return nil, fmt.Errorf("aside: a %T does not decode from its own JSON: %w", value, err)
 	}
 	if lossy > 0 {
@@ -133,7 +130,7 @@ func heldIn(v reflect.Value) (d doubt, raw bool) {
 			return heldIn(v.Elem())
 		}
 	case reflect.Struct:
-		for _, i := range jsonTypeOf(v.Type()).dynamicFields {
+		for _, i := range infoOf(v.Type()).dynamicFields {
 			note(heldIn(v.Field(i)))
 		}
 	case reflect.Slice, reflect.Array:
@@ -166,7 +163,7 @@ func heldBy(value any) (d doubt, raw bool) {
 			d, raw = max(d, held), raw || heldRaw
 		}
 	default:
-		t := jsonTypeOf(reflect.TypeOf(value))
+		t := infoOf(reflect.TypeOf(value))
 		d, raw = t.held, t.raw
 		if t.dynamic {
 			held, heldRaw := heldIn(reflect.ValueOf(value))
@@ -181,7 +178,7 @@ func heldBy(value any) (d doubt, raw bool) {
 // it leaves out the parts whose types are not to be doubted.
 func same(v, w reflect.Value, all bool) bool {
 	t := v.Type()
-	known := jsonTypeOf(t)
+	known := infoOf(t)
 	if !all && known.doubt == none && known.held == none && !known.dynamic {
 		return true
 	}
@@ -192,7 +189,7 @@ func same(v, w reflect.Value, all bool) bool {
 		return v.IsNil() == w.IsNil() && (v.IsNil() || sameHeld(v.Elem(), all))
 	case t == timeType:
 		return v.Interface().(time.Time).Equal(w.Interface().(time.Time))
-	case known.methods.encodes != "":
+	case known.by.encodes != "":
 		one, err := json.Marshal(addressable(v).Addr().Interface())
 		if err != nil {
 			return false
@@ -201,7 +198,7 @@ func same(v, w reflect.Value, all bool) bool {
 		if err != nil || !bytes.Equal(one, two) {
 			return false
 		}
-		if known.methods.encodes == known.methods.decodes && !embedsMethods(t) {
+		if known.by.encodes == known.by.decodes && !embedsMethods(t) {
 			return true
 		}
 	}
@@ -241,7 +238,7 @@ func sameParts(v, w reflect.Value, all bool) bool {
 }
 
 func sameFields(v, w reflect.Value, all bool) bool {
-	for _, f := range jsonTypeOf(v.Type()).fields {
+	for _, f := range infoOf(v.Type()).fields {
 		one, err := v.FieldByIndexErr(f.Index)
 		if err != nil {
 			continue // in an embedded pointer that is nil, which is compared itself

@@ -1,4 +1,4 @@
-package aside
+package jsonvalue
 
 import (
 	"encoding"
@@ -13,14 +13,14 @@ import (
 	jsonv2 "github.com/go-json-experiment/json"
 )
 
-// jsonType is what a type says of the JSON of its values.
-type jsonType struct {
-	quick   bool  // json/v2 decodes it as encoding/json does
-	doubt   doubt // of a value whose address is known
-	held    doubt // of a value in an interface, whose address encoding/json does not have
-	raw     bool  // methods write JSON
-	dynamic bool  // it leads to interfaces, which may hold anything
-	methods jsonMethods
+// typeInfo is what a type says of the JSON of its values.
+type typeInfo struct {
+	v2      bool    // json/v2 decodes it as encoding/json does
+	doubt   doubt   // of a value whose address is known
+	held    doubt   // of a value in an interface, whose address encoding/json does not have
+	raw     bool    // methods write JSON
+	dynamic bool    // it leads to interfaces, which may hold anything
+	by      methods // by which it is encoded and decoded
 
 	// Of a struct, the fields that have a place in its JSON, those of embedded structs
 	// too, and those of its own that lead to interfaces.
@@ -38,25 +38,25 @@ const (
 	uncalled       // it has methods for json/v2 alone
 )
 
-var jsonTypes sync.Map // reflect.Type: *jsonType
+var infos sync.Map // reflect.Type: *typeInfo
 
-func jsonTypeOf(t reflect.Type) *jsonType {
-	if known, ok := jsonTypes.Load(t); ok {
-		return known.(*jsonType)
+func infoOf(t reflect.Type) *typeInfo {
+	if known, ok := infos.Load(t); ok {
+		return known.(*typeInfo)
 	}
-	known := lookAt(t, true).jsonType
-	known.held = lookAt(t, false).doubt
-	known.methods = methodsOf(t)
+	known := inspect(t, true).typeInfo
+	known.held = inspect(t, false).doubt
+	known.by = methodsOf(t)
 	if t.Kind() == reflect.Struct {
 		known.fields = fieldsOf(t)
 		for i := range t.NumField() {
-			if f := t.Field(i); known.dynamic && (f.IsExported() || flattened(f)) && f.Tag.Get("json") != "-" && lookAt(f.Type, true).dynamic {
+			if f := t.Field(i); known.dynamic && (f.IsExported() || flattened(f)) && f.Tag.Get("json") != "-" && inspect(f.Type, true).dynamic {
 				known.dynamicFields = append(known.dynamicFields, i)
 			}
 		}
 	}
-	actual, _ := jsonTypes.LoadOrStore(t, &known)
-	return actual.(*jsonType)
+	actual, _ := infos.LoadOrStore(t, &known)
+	return actual.(*typeInfo)
 }
 
 // fieldsOf lists the fields that have a place in a struct's JSON. An embedded struct
@@ -76,9 +76,9 @@ fields:
 	return fields
 }
 
-// jsonLook gathers what the types that a type leads to say.
-type jsonLook struct {
-	jsonType
+// inspection gathers the findings of all types that a type leads to.
+type inspection struct {
+	typeInfo
 	seen map[place]bool
 }
 
@@ -89,16 +89,16 @@ type place struct {
 	addressed bool
 }
 
-func lookAt(t reflect.Type, addressed bool) *jsonLook {
-	l := &jsonLook{jsonType: jsonType{quick: true}, seen: make(map[place]bool)}
-	l.look(t, addressed)
+func inspect(t reflect.Type, addressed bool) *inspection {
+	l := &inspection{typeInfo: typeInfo{v2: true}, seen: make(map[place]bool)}
+	l.inspect(t, addressed)
 	return l
 }
 
-func (l *jsonLook) suspect(d doubt) { l.doubt = max(l.doubt, d) }
+func (l *inspection) suspect(d doubt) { l.doubt = max(l.doubt, d) }
 
-// slow is for what encoding/json has to decode by itself.
-func (l *jsonLook) slow(when bool) { l.quick = l.quick && !when }
+// notV2 leaves the type to encoding/json alone, when it is set.
+func (l *inspection) notV2(when bool) { l.v2 = l.v2 && !when }
 
 var (
 	timeType   = reflect.TypeFor[time.Time]()
@@ -107,7 +107,7 @@ var (
 	plain = map[reflect.Type]bool{timeType: true, reflect.TypeFor[big.Int](): true}
 )
 
-func (l *jsonLook) look(t reflect.Type, addressed bool) {
+func (l *inspection) inspect(t reflect.Type, addressed bool) {
 	if l.seen[place{t, addressed}] {
 		return
 	}
@@ -120,39 +120,39 @@ func (l *jsonLook) look(t reflect.Type, addressed bool) {
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
-		l.slow(t.Name() != "")
+		l.notV2(t.Name() != "")
 		if mayBeNull(t.Elem()) {
 			l.suspect(atNull)
 		}
-		l.look(t.Elem(), true)
+		l.inspect(t.Elem(), true)
 	case reflect.Interface:
-		l.slow(t != reflect.TypeFor[any]())
+		l.notV2(t != reflect.TypeFor[any]())
 		if l.dynamic = true; t.NumMethod() > 0 {
 			l.suspect(always) // only a nil is decoded to it
 		}
 	case reflect.Slice:
-		l.slow(t.Elem().Kind() == reflect.Uint8 && t.Elem() != reflect.TypeFor[byte]())
-		l.look(t.Elem(), true)
+		l.notV2(t.Elem().Kind() == reflect.Uint8 && t.Elem() != reflect.TypeFor[byte]())
+		l.inspect(t.Elem(), true)
 	case reflect.Array:
-		l.look(t.Elem(), addressed)
+		l.inspect(t.Elem(), addressed)
 	case reflect.Map:
 		l.key(t.Key())
-		l.look(t.Elem(), false)
+		l.inspect(t.Elem(), false)
 	case reflect.Struct:
 		l.structFields(t, addressed)
 	case reflect.String:
-		l.slow(t == numberType)
+		l.notV2(t == numberType)
 	case reflect.Uintptr, reflect.Complex64, reflect.Complex128, reflect.Chan, reflect.Func, reflect.UnsafePointer:
-		l.slow(true)
+		l.notV2(true)
 	}
 }
 
 // ownMethods looks at the methods of t and reports whether they decide alone, so that
 // its parts have no JSON of their own.
-func (l *jsonLook) ownMethods(t reflect.Type, addressed bool) bool {
+func (l *inspection) ownMethods(t reflect.Type, addressed bool) bool {
 	m := methodsOf(t)
 	l.raw = l.raw || m.encodes == "JSON"
-	l.slow(m.foreign)
+	l.notV2(m.foreign)
 	if m.foreign && (m.encodes == "" || m.decodes == "") {
 		l.suspect(uncalled)
 	}
@@ -167,16 +167,16 @@ func (l *jsonLook) ownMethods(t reflect.Type, addressed bool) bool {
 
 // key looks at the type of a map's keys. Two keys whose methods write one text become
 // one.
-func (l *jsonLook) key(t reflect.Type) {
+func (l *inspection) key(t reflect.Type) {
 	m := methodsOf(t)
-	l.slow(t.Kind() != reflect.String || m != jsonMethods{})
+	l.notV2(t.Kind() != reflect.String || m != methods{})
 	if t.Implements(textEncoder) || m.decodes != "" {
 		l.suspect(always)
 	}
 }
 
 // structFields looks at the fields that have a place in a struct's JSON.
-func (l *jsonLook) structFields(t reflect.Type, addressed bool) {
+func (l *inspection) structFields(t reflect.Type, addressed bool) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		tag := f.Tag.Get("json")
@@ -188,16 +188,16 @@ func (l *jsonLook) structFields(t reflect.Type, addressed bool) {
 			continue
 		}
 		if !f.IsExported() {
-			l.slow(f.Anonymous || tag != "")
+			l.notV2(f.Anonymous || tag != "")
 			continue
 		}
 		name, options, _ := strings.Cut(tag, ",")
-		l.slow(f.Anonymous || !validName(name) || strings.HasSuffix(tag, ","))
-		if f.Anonymous && name == "" && methodsOf(f.Type) != (jsonMethods{}) {
+		l.notV2(f.Anonymous || !validName(name) || strings.HasSuffix(tag, ","))
+		if f.Anonymous && name == "" && methodsOf(f.Type) != (methods{}) {
 			l.suspect(always) // whether they are called depends on what else is embedded
 		}
 		l.options(f, options)
-		l.look(f.Type, addressed)
+		l.inspect(f.Type, addressed)
 	}
 	l.names(t)
 }
@@ -210,26 +210,26 @@ func flattened(f reflect.StructField) bool {
 		t = t.Elem()
 	}
 	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-	return f.Anonymous && t.Kind() == reflect.Struct && name == "" && methodsOf(t) == jsonMethods{}
+	return f.Anonymous && t.Kind() == reflect.Struct && name == "" && methodsOf(t) == methods{}
 }
 
-func (l *jsonLook) flattenedField(f reflect.StructField, addressed bool) {
+func (l *inspection) flattenedField(f reflect.StructField, addressed bool) {
 	_, options, tagged := strings.Cut(f.Tag.Get("json"), ",")
-	l.slow(tagged && options != "")
+	l.notV2(tagged && options != "")
 	t := f.Type
 	if t.Kind() == reflect.Pointer {
 		l.suspect(always) // where all its fields are omitted, it comes back as nil
-		l.slow(!f.IsExported())
+		l.notV2(!f.IsExported())
 		t, addressed = t.Elem(), true
 	}
-	l.look(t, addressed)
+	l.inspect(t, addressed)
 }
 
 // options looks at what a field's tag says beside its name.
-func (l *jsonLook) options(f reflect.StructField, options string) {
+func (l *inspection) options(f reflect.StructField, options string) {
 	seen := make(map[string]bool)
 	for option := range strings.SplitSeq(options, ",") {
-		l.slow(seen[option])
+		l.notV2(seen[option])
 		seen[option] = true
 		switch option {
 		case "", "omitempty":
@@ -244,18 +244,18 @@ func (l *jsonLook) options(f reflect.StructField, options string) {
 			if t.Kind() == reflect.Pointer {
 				t = t.Elem()
 			}
-			l.slow(true)
-			if methodsOf(t) != (jsonMethods{}) {
+			l.notV2(true)
+			if methodsOf(t) != (methods{}) {
 				l.suspect(always) // decoding takes it for quoted, encoding does not quote it
 			}
 		default:
-			l.slow(true)
+			l.notV2(true)
 		}
 	}
 }
 
 // names looks for fields of which one takes another's place in the JSON.
-func (l *jsonLook) names(t reflect.Type) {
+func (l *inspection) names(t reflect.Type) {
 	exact, folded := make(map[string]int), make(map[string]bool)
 	for _, f := range fieldsOf(t) {
 		if flattened(f) {
@@ -270,7 +270,7 @@ func (l *jsonLook) names(t reflect.Type) {
 		}
 		exact[name] = len(f.Index)
 		fold := strings.ToLower(strings.ToUpper(name))
-		l.slow(folded[fold])
+		l.notV2(folded[fold])
 		folded[fold] = true
 	}
 }
@@ -297,9 +297,9 @@ func mayBeNull(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice || t.Kind() == reflect.Map
 }
 
-// jsonMethods are the methods by which encoding/json encodes and decodes a type: those
+// methods are those by which encoding/json encodes and decodes a type: those
 // named JSON, those named Text, or none.
-type jsonMethods struct {
+type methods struct {
 	encodes, decodes string // where the value's address is known
 	held             string // encodes, where it is not
 	foreign          bool   // it has methods for json/v2
@@ -314,9 +314,9 @@ var (
 	v2Decoder   = reflect.TypeFor[jsonv2.UnmarshalerFrom]()
 )
 
-func methodsOf(t reflect.Type) jsonMethods {
+func methodsOf(t reflect.Type) methods {
 	if t.Kind() != reflect.Pointer && t.Kind() != reflect.Interface && t.PkgPath() == "" && t.Kind() != reflect.Struct {
-		return jsonMethods{} // it has no methods, and is looked at often
+		return methods{} // it has no methods, and is looked at often
 	}
 	p := t
 	if t.Kind() != reflect.Pointer && t.Kind() != reflect.Interface {
@@ -331,7 +331,7 @@ func methodsOf(t reflect.Type) jsonMethods {
 		}
 		return ""
 	}
-	return jsonMethods{
+	return methods{
 		encodes: by(p, jsonEncoder, textEncoder), decodes: by(p, jsonDecoder, textDecoder),
 		held:    by(t, jsonEncoder, textEncoder),
 		foreign: p.Implements(v2Encoder) || p.Implements(v2Decoder),
@@ -345,7 +345,20 @@ func embedsMethods(t reflect.Type) bool {
 		return false
 	}
 	for i := range t.NumField() {
-		if f := t.Field(i); f.Anonymous && methodsOf(f.Type) != (jsonMethods{}) {
+		if f := t.Field(i); f.Anonymous && methodsOf(f.Type) != (methods{}) {
+			return true
+		}
+	}
+	return false
+}
+
+var decoders = []reflect.Type{jsonDecoder, v2Decoder, textDecoder}
+
+// DecodesItself reports whether a t, or a pointer to it, has a method that decodes JSON
+// or a JSON string: such a type may hide anything inside.
+func DecodesItself(t reflect.Type) bool {
+	for _, d := range decoders {
+		if t.Implements(d) || reflect.PointerTo(t).Implements(d) {
 			return true
 		}
 	}

@@ -1,4 +1,11 @@
-package aside
+// Package size estimates how much memory a decoded value takes, so that a cache can count it
+// towards its bound.
+//
+// An estimate follows the value's type and what it refers to, and adds up allocations as
+// large as Go makes them. It is right within a factor of two, and costs a small part of
+// decoding the value. A type that hides what it refers to is estimated by the bytes that
+// were decoded to it.
+package size
 
 import (
 	"bytes"
@@ -7,7 +14,27 @@ import (
 	"sync"
 	"time"
 	"unsafe"
+
+	"github.com/cacheaside/aside/internal/jsonvalue"
 )
+
+// Of returns about how many bytes a value takes that data was decoded to, itself included,
+// or a number above room when they are more than that. json says that the data is JSON,
+// which makes no value that has the same memory twice or refers to itself. The value must
+// not be modified meanwhile.
+func Of[T any](value *T, data []byte, json bool, room int) int {
+	t := reflect.TypeFor[T]()
+	w := sizing{room: room}
+	if !json {
+		w.seen = make(map[unsafe.Pointer]bool)
+	}
+	w.add(int(t.Size()))
+	w.of(t, unsafe.Pointer(value))
+	if w.opaque {
+		return max(w.bytes, guess(data, json))
+	}
+	return w.bytes
+}
 
 // sizing adds up the memory that a decoded value takes. It stops when that is more
 // than there is room for.
@@ -18,7 +45,7 @@ type sizing struct {
 	// seen are the parts that are counted, where several may be the same memory. JSON
 	// makes no such values, and for them it is nil.
 	seen map[unsafe.Pointer]bool
-	// opaque says that a part could not be looked into.
+	// opaque says that a part hides what it refers to.
 	opaque bool
 }
 
@@ -37,25 +64,6 @@ type sizable struct {
 // deeper one counts as too large.
 const maxSizingDepth = 100_000
 
-// sizeOf returns about how many bytes a value takes that data was decoded to, itself
-// included, or a number above room when they are more than that. It is right within a
-// factor of two, except for types that hide what they refer to. The value is not
-// modified meanwhile.
-func sizeOf[T any](space *Keyspace, data []byte, value *T, room int) int {
-	t := reflect.TypeFor[T]()
-	w := sizing{room: room}
-	json := codecOf(space) == JSON
-	if !json {
-		w.seen = make(map[unsafe.Pointer]bool)
-	}
-	w.add(int(t.Size()))
-	w.of(t, unsafe.Pointer(value))
-	if w.opaque {
-		return max(w.bytes, guess(data, json))
-	}
-	return w.bytes
-}
-
 // guess returns what data is commonly decoded to, where the type does not tell: a
 // multiple of the bytes, and for JSON something for each object, and for each member
 // of an array or an object.
@@ -67,11 +75,12 @@ func guess(data []byte, json bool) int {
 	return len(data) + 32*(count(",")+count(":")) + 96*count("{")
 }
 
-// add adds an allocation of n bytes, as large as Go makes it: sizes go in steps of 8,
-// then 16 bytes, and then of about an eighth.
-func (w *sizing) add(n int) { w.bytes += allocated(n) }
+// add adds an allocation of n bytes.
+func (w *sizing) add(n int) { w.bytes += Allocated(n) }
 
-func allocated(n int) int {
+// Allocated returns how many bytes Go allocates for n: sizes go in steps of 8, then 16
+// bytes, and then of about an eighth.
+func Allocated(n int) int {
 	step := 8
 	if n > 256 {
 		step = 1 << (bits.Len(uint(n-1)) - 4)
@@ -131,7 +140,7 @@ type sizers struct {
 
 type sized struct {
 	sizer sizer
-	done  bool // or else the type is being looked at, and refers to itself
+	done  bool // or else the type is being inspected, and refers to itself
 }
 
 func (ss *sizers) of(t reflect.Type) sizer {
@@ -140,7 +149,7 @@ func (ss *sizers) of(t reflect.Type) sizer {
 	case s == nil:
 		s = new(sized)
 		ss.known[t] = s
-		s.sizer = ss.look(t)
+		s.sizer = ss.inspect(t)
 		s.done = true
 	case !s.done:
 		return func(w *sizing, p unsafe.Pointer) { s.sizer(w, p) } // it is not nil, as t refers to t
@@ -148,12 +157,12 @@ func (ss *sizers) of(t reflect.Type) sizer {
 	return s.sizer
 }
 
-func (ss *sizers) look(t reflect.Type) sizer {
+func (ss *sizers) inspect(t reflect.Type) sizer {
 	if t == reflect.TypeFor[time.Time]() {
 		return sizeZone
 	}
 	kind := t.Kind()
-	if kind != reflect.Pointer && kind != reflect.Interface && decodesItself(t) {
+	if kind != reflect.Pointer && kind != reflect.Interface && jsonvalue.DecodesItself(t) {
 		return ss.hidden(t)
 	}
 	switch kind {
@@ -185,7 +194,7 @@ func (ss *sizers) look(t reflect.Type) sizer {
 }
 
 // hidden is of what a type keeps to itself: only what a string or a slice refers to
-// is counted. What is behind other references may be anybody's, and is not looked at.
+// is counted. What is behind other references may be anybody's, and is not counted.
 func (ss *sizers) hidden(t reflect.Type) sizer {
 	switch kind := t.Kind(); {
 	case kind == reflect.String:
@@ -288,7 +297,7 @@ func sizePointer(t reflect.Type, elem sizer) sizer {
 
 func sizeMap(t reflect.Type, key, elem sizer) sizer {
 	slot := inSlot(t.Key()) + inSlot(t.Elem())
-	apart := allocated(int(t.Key().Size())+int(t.Elem().Size())) - slot // of entries that are too large for a slot
+	apart := Allocated(int(t.Key().Size())+int(t.Elem().Size())) - slot // of entries that are too large for a slot
 	return func(w *sizing, p unsafe.Pointer) {
 		m := reflect.NewAt(t, p).Elem()
 		if m.IsNil() || !w.enter(m.UnsafePointer()) {
