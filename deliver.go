@@ -108,6 +108,7 @@ func (f *front) deliver() {
 		return
 	}
 	f.later(func() {
+		defer f.deliverer.Store(false) // also when code of the backend ends this goroutine
 		for !f.deliverOnce(f.closing) && f.closing.Err() == nil {
 			select {
 			case <-time.After(deliverInterval):

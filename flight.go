@@ -204,11 +204,11 @@ func (fl *flight) finish(o *outcome, token string) {
 		fl.f.count.loadErrors.Add(1)
 	}
 	fl.outcome = *o
+	defer fl.end() // also when code of the backend ends this goroutine
 	if token != "" {
 		close(fl.loaded)
 		fl.store(token)
 	}
-	fl.end()
 }
 
 // leaveMap keeps further callers from joining, and reports whether one of those who
@@ -276,8 +276,16 @@ func (fl *flight) askLease(req backend.LeaseRequest) (lease backend.Lease, overt
 		fl.failed = true
 		fl.proceed(backend.Lease{})
 	})
+	answered := false
+	defer func() {
+		if !answered && stop() { // code of the backend has ended this goroutine, and nothing else
+			fl.failed = true
+			go fl.proceed(backend.Lease{})
+		}
+	}()
 	ctx := context.WithoutCancel(fl.ctx)
 	lease, err = fl.f.lease(ctx, fl.key, fl.f.newBudget(), req)
+	answered = true
 	if overtaken = !stop(); overtaken && lease.State == backend.Granted {
 		fl.giveBack(lease.Token)
 	}

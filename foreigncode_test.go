@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -90,6 +91,41 @@ func TestP5_ABackendThatPanicsHarmsNobody(t *testing.T) {
 				}
 				if strings.Contains(told.String(), "going on without it") {
 					t.Errorf("taken for a backend that does not answer: %s", told.String())
+				}
+			})
+		})
+	}
+}
+
+// A backend that ends the goroutine that it is called on, as FailNow does in a mock,
+// keeps no caller waiting.
+func TestP5_ABackendThatEndsItsGoroutineHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"Lease", "Fill", "Release", "Extend"} {
+		t.Run(method, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := &asidetest.Faulty{Backend: asidetest.Memory()}
+				c := must(aside.New(store, aside.Config{}))
+				defer c.Close()
+				store.SetFault(func(_ context.Context, m string) error {
+					if m == method {
+						runtime.Goexit()
+					}
+					return nil
+				})
+				failed := errors.New("failed")
+				for i := range 3 {
+					key := items.Key(fmt.Sprint(i))
+					v, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) {
+						time.Sleep(time.Second) // the lease is renewed
+						return "v", nil
+					})
+					if v != "v" || err != nil {
+						t.Errorf("got %q, %v, want v", v, err)
+					}
+					if _, err := aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) { return "", failed }); err != failed {
+						t.Errorf("got %v, want the loader's error", err)
+					}
 				}
 			})
 		})

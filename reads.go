@@ -11,6 +11,7 @@ import (
 	"github.com/cacheaside/aside/internal/batch"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/entry"
+	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
@@ -294,22 +295,36 @@ func (r *reads) apart(keys ...string) {
 
 // run sends what is in line until there is nothing more.
 func (r *reads) run() {
-	for b, left := r.next(); b != nil; b, left = r.next() {
-		start := time.Now()
-		b.found, b.err = do(r.f.closing, r.f, b.keys[0], left, false, func(ctx context.Context) ([]redisstore.Read, error) {
-			found, err := r.many.GetMany(ctx, b.keys)
-			if err != nil && b.again {
-				err = redisstore.NotAgain{Err: err}
-			}
-			return found, err
-		})
-		if r.ended(b, time.Since(start)) {
-			close(b.done)
+	over := false
+	defer func() {
+		if !over && !r.f.later(r.run) { // code of the client has ended this goroutine
+			r.refuse()
 		}
+	}()
+	for b, left := r.next(); b != nil; b, left = r.next() {
+		r.send(b, left)
 		// Those who have their values now ask for the next ones: let them, so that
 		// they go together.
 		runtime.Gosched()
 	}
+	over = true
+}
+
+func (r *reads) send(b *readBatch, left *budget) {
+	start := time.Now()
+	b.err = foreign.ErrExited // unless it returns
+	defer func() {
+		if r.ended(b, time.Since(start)) {
+			close(b.done)
+		}
+	}()
+	b.found, b.err = do(r.f.closing, r.f, b.keys[0], left, false, func(ctx context.Context) ([]redisstore.Read, error) {
+		found, err := r.many.GetMany(ctx, b.keys)
+		if err != nil && b.again {
+			err = redisstore.NotAgain{Err: err}
+		}
+		return found, err
+	})
 }
 
 // trip returns how long the quickest recent reads took, or 0 when that is not known.

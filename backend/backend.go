@@ -23,7 +23,9 @@ var ErrClosed = errors.New("aside: the cache is closed")
 // is atomic for each key that it names, in all processes that share the
 // store. All times run by the store's own clock. Methods may be called
 // concurrently. A miss is not an error; an error means that the outcome is
-// unknown: the command may have been carried out, may be later, or never.
+// unknown: the command may have been carried out, may be later, or never. A caller
+// waits for a method to return, however long that takes: one that waits for something
+// returns when ctx ends.
 //
 // Byte slices handed in and out are not modified by either side afterwards.
 type Backend interface {

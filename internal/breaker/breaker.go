@@ -109,9 +109,22 @@ func (b *Breaker) Asked(now time.Time, more int) {
 // a slow line, which are no silence.
 func (b *Breaker) look() {
 	defer b.looking.Store(false)
-	if b.Probe() == nil {
+	if b.ask() == nil {
 		b.heard.Store(time.Now().UnixNano())
 	}
+}
+
+var errExited = errors.New("the probe ended its goroutine")
+
+// ask probes in a goroutine of its own, which code of a client may end.
+func (b *Breaker) ask() error {
+	done := make(chan error, 1)
+	go func() {
+		err := errExited
+		defer func() { done <- err }()
+		err = b.Probe()
+	}()
+	return <-done
 }
 
 // AnswersSince reports whether the node has answered something since then.
@@ -145,7 +158,7 @@ func (b *Breaker) Failure(err error, weight int32) {
 func (b *Breaker) untilAnswered() {
 	tick := time.NewTicker(probeInterval)
 	defer tick.Stop()
-	for b.Probe() != nil {
+	for b.ask() != nil {
 		select {
 		case <-tick.C:
 		case <-b.Stop.Done():

@@ -20,6 +20,11 @@ type Panic struct {
 
 func (p *Panic) Error() string { return fmt.Sprintf("the backend panicked: %v", p.Value) }
 
+// ErrExited is the error of code that ended its goroutine with runtime.Goexit, as the
+// testing package's FailNow does: nothing can keep the goroutine, so whoever waits for it
+// must be told by a deferred function.
+var ErrExited = errors.New("code of the backend ended its goroutine with runtime.Goexit")
+
 // Catch is to be deferred. It turns a panic into an error, and replaces an error whose
 // methods panic by one whose methods do not.
 func Catch(err *error) {

@@ -145,11 +145,21 @@ func (p *pipeline) leave(err error, took time.Duration) {
 		p.lanes.Busy--
 		return
 	}
-	go func() {
-		for calls := p.next(); calls != nil; calls = p.next() {
-			p.send(calls)
+	go p.serve()
+}
+
+// serve sends what is in line until there is nothing more.
+func (p *pipeline) serve() {
+	over := false
+	defer func() {
+		if !over { // code of the client has ended this goroutine; the calls wait out their time
+			go p.serve()
 		}
 	}()
+	for calls := p.next(); calls != nil; calls = p.next() {
+		p.send(calls)
+	}
+	over = true
 }
 
 // next takes what goes together next. It frees the lane when there is nothing, or when
