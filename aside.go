@@ -1,3 +1,33 @@
+// Package aside is a cache-aside library: it looks in the cache, loads from the
+// database on a miss, stores what was loaded, and invalidates on a write.
+//
+// [Open] makes a [Cache] in Redis, in memory, or none. [GetOrLoad] wraps a
+// repository's loaders and [Update] its writes:
+//
+//	func (r *Repository) Messages(ctx context.Context, chatID string) ([]Message, error) {
+//		return aside.GetOrLoad(ctx, r.cache, aside.ChatMessages(chatID), func(ctx context.Context) ([]Message, error) {
+//			return r.selectMessages(ctx, chatID)
+//		})
+//	}
+//
+//	func (r *Repository) AddMessage(ctx context.Context, m Message) error {
+//		return aside.Update(ctx, r.cache, func(ctx context.Context) error {
+//			return r.insertMessage(ctx, m)
+//		}, aside.ChatMessages(m.ChatID))
+//	}
+//
+// A load that began before a write is never stored after it, and never handed to
+// a reader who came after it. A cold key is loaded once, however many ask, in
+// however many processes. A backend that does not answer costs a call at most
+// Config.Timeout, then nothing: reads go to the database, and invalidations are
+// kept until they can be delivered.
+//
+// What is stored is the encoded value and nothing else, so that programs in other
+// languages share it: they fill with SETEX, and invalidate `name:id` with
+// DEL name:id {name:id}:lease.
+//
+// [Generations] keeps the state of AI replies that are being generated: started
+// once, cancelled from any process.
 package aside
 
 import (
@@ -58,7 +88,7 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 	if load == nil {
 		return zero, fmt.Errorf("aside: GetOrLoad of %.200q: the loader is nil", key.text)
 	}
-	if f.closed.Load() {
+	if f.life.IsClosed() {
 		return zero, ErrClosed
 	}
 	if err := ctx.Err(); err != nil {
@@ -69,7 +99,7 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 		start = time.Now()
 	}
 	space := &key.space // on the stack: see read
-	r := read{key: f.name(key.text), arrived: f.flights.seq.Load(), mode: modeOf[T](space)}
+	r := read{request: request{key: f.name(key.text)}, arrived: f.flights.seq.Load(), mode: modeOf[T](space)}
 	if value, ok := lookup[T](ctx, f, space, &r); ok {
 		f.count.hits.Add(1)
 		if f.logs.Enabled(ctx, slog.LevelDebug) {
@@ -89,13 +119,11 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 // would be one more that may outlive the call, which puts the key on the heap, and a
 // copy would be a tenth of a hit in memory.
 type read struct {
-	key      string // in full
-	arrived  uint64 // see flight.accepts
-	degraded bool   // goes without the backend from here on
-	hasty    bool   // its deadline is so short that a healthy backend may miss it
-	bad      []byte // a stored value that did not decode
-	alone    bool   // no load of another's is of use to it
-	mode     mode   // how its value is handed out
+	request
+	arrived uint64 // see flight.accepts
+	hasty   bool   // its deadline is so short that a healthy backend may miss it
+	alone   bool   // no load of another's is of use to it
+	mode    mode   // how its value is handed out
 }
 
 // maxRounds is how often a caller joins flights before it loads by itself. Two
@@ -115,7 +143,7 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 		if err := ctx.Err(); err != nil {
 			return value, err
 		}
-		fl, leads := f.flights.join(ctx, f, space, typed[T]{}, r, boxed, r.alone || round >= maxRounds)
+		fl, leads := f.flights.join(ctx, f, space, typed[T]{}, &r.request, boxed, r.alone || round >= maxRounds)
 		done, err := fl.wait(ctx, r)
 		if err != nil {
 			return value, err
@@ -333,8 +361,23 @@ func keysOf(c Cache, keys []Key) (*front, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if f.closed.Load() {
+	if f.life.IsClosed() {
 		return nil, nil, ErrClosed
 	}
 	return f, f.names(names), nil
+}
+
+// TTL returns how long key's value will still be kept: for a page that shows it, or a
+// test. ok is false when there is no value. ttl is 0 when the value has no end,
+// which only another program can have stored. It is the backend's answer, within
+// Config.Timeout: what a near cache has may be gone before.
+func TTL(ctx context.Context, c Cache, key Key) (ttl time.Duration, ok bool, err error) {
+	f, err := frontOf(c)
+	if err == nil {
+		err = key.check()
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	return f.TTL(ctx, key.text)
 }

@@ -69,7 +69,7 @@ func newRedisStore(client redis.UniversalClient, cfg Config, o redisstore.Option
 func (f *front) useRedis(b *redisstore.Store) {
 	if b.IsCluster() {
 		f.shardOf = b.Shard
-		f.lookUp = func() { b.Reload(f.closing) }
+		f.lookUp = func() { b.Reload(f.life.Context()) }
 	} else {
 		f.look = func(ctx context.Context) { _ = b.Inspect(ctx) } // a misfit is told by the next command
 	}
@@ -96,8 +96,8 @@ func (f *front) startNear(b *redisstore.Store) {
 		}
 	}
 	f.near = near.New(f.cfg.NearMaxBytes, nearMaxAge)
-	f.later(func() {
-		b.Track(f.closing, prefixes, f.near, f.log)
+	f.life.Go(func() {
+		b.Track(f.life.Context(), prefixes, f.near, f.log)
 		f.near.Close()
 	})
 }

@@ -3,13 +3,20 @@ package aside
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/deadline"
+	"github.com/cacheaside/aside/internal/entry"
+	"github.com/cacheaside/aside/internal/foreign"
+	"github.com/cacheaside/aside/internal/lifecycle"
+	"github.com/cacheaside/aside/internal/outbox"
 	"github.com/cacheaside/aside/internal/redisstore"
+	"github.com/cacheaside/aside/internal/wake"
 )
 
 // Cache is what a service keeps its values in. [Open], [NewRedis] and [New] make one;
@@ -106,3 +113,56 @@ func New(store backend.Backend, cfg Config) (Cache, error) {
 	}
 	return newFront(store, cfg), nil
 }
+
+func newFront(store backend.Backend, cfg Config) *front {
+	f := &front{
+		backend:   foreign.Backend{Backend: store},
+		own:       store,
+		cfg:       cfg,
+		ttl:       ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
+		log:       slog.New(foreign.Logs{Handler: cfg.Logger.Handler()}),
+		logs:      foreign.Logs{Handler: cfg.Logger.Handler()},
+		flights:   flights{byKey: make(map[string]*flight)},
+		queue:     outbox.New(cfg.QueueSize),
+		deadlines: deadline.NewShared(cfg.Timeout),
+		life:      lifecycle.New(),
+	}
+	f.answers = f.deliver
+	wakes := wake.Options{Name: f.name("aside:wake"), Refused: redisstore.Answered, Log: f.log, Stop: f.life.Context(), Go: f.life.Go}
+	if b, ok := store.(*redisstore.Store); ok {
+		wakes.Listen = func(ctx context.Context, h *wake.Hub) error { return b.Listen(ctx, h.Name, h) }
+	}
+	f.wakes = wake.New(wakes)
+	switch b := store.(type) {
+	case noneBackend:
+		f.off, f.local, f.backend = true, true, b
+	case *memoryBackend:
+		f.local, f.memory, f.backend = true, b, b
+		b.covers = coversUnder(cfg.KeyPrefix)
+	case *redisstore.Store:
+		f.useRedis(b)
+	}
+	maxMemo := max(1, cfg.DecodedMaxBytes) // one byte has room for nothing
+	if f.local {                           // it serves callers who share a load, and no further ones
+		maxMemo = max(1, cfg.MemoryMaxBytes/16)
+	}
+	f.memo = entry.NewMemo(maxMemo)
+	for _, warning := range cfg.Warnings {
+		f.log.Warn("cache: " + warning)
+	}
+	return f
+}
+
+// frontOf returns c as what Open, NewRedis and New make.
+func frontOf(c Cache) (*front, error) {
+	f, ok := c.(*front)
+	if !ok || f == nil {
+		return nil, fmt.Errorf("aside: a Cache of type %T was not made by Open, NewRedis or New: want what one of them returns (a store of your own goes to New; what wraps a Cache hands out the one in it)", c)
+	}
+	return f, nil
+}
+
+var (
+	_ Cache           = (*front)(nil)
+	_ backend.Backend = (*front)(nil)
+)

@@ -32,10 +32,10 @@ func (f *front) invalidate(ctx context.Context, b *budget, keys ...string) error
 
 // invalidateIn is invalidate of keys that overflow into their scopes.
 func (f *front) invalidateIn(ctx context.Context, b *budget, of outbox.Scope, keys []string) error {
-	if !f.settles() {
+	if !f.life.Settle() {
 		return ErrClosed
 	}
-	defer f.settling.Done()
+	defer f.life.Settled()
 	f.flights.detach(keys)
 	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Delete(ctx, keys...)
@@ -55,7 +55,7 @@ func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Dur
 // finalise is the end of a write, which has run whatever becomes of this: it has no
 // error. When Close waits for the write no more, it has said so, and this does nothing.
 func (f *front) finalise(ctx context.Context, b *budget, token string, keys []string) {
-	if f.settlesWrite() {
+	if f.life.SettleWrite() {
 		_ = f.unblockNow(ctx, b, f.keyspaceOf, token, keys) // Close is not over before it
 	}
 }
@@ -63,7 +63,7 @@ func (f *front) finalise(ctx context.Context, b *budget, token string, keys []st
 // unblock is the end of a block. Its error is as invalidate's. keys overflow into their
 // scopes.
 func (f *front) unblock(ctx context.Context, b *budget, of outbox.Scope, token string, keys []string) error {
-	if !f.settles() {
+	if !f.life.Settle() {
 		return ErrClosed
 	}
 	return f.unblockNow(ctx, b, of, token, keys)
@@ -71,7 +71,7 @@ func (f *front) unblock(ctx context.Context, b *budget, of outbox.Scope, token s
 
 // unblockNow is unblock for a caller that has noted that it settles.
 func (f *front) unblockNow(ctx context.Context, b *budget, of outbox.Scope, token string, keys []string) error {
-	defer f.settling.Done()
+	defer f.life.Settled()
 	f.flights.detach(keys)
 	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Unblock(ctx, token, keys...)
@@ -92,7 +92,7 @@ func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error
 	}
 	refused := f.queue.Add(failed, of)
 	f.count.queued.Add(int64(len(failed) - refused))
-	if f.closing.Err() != nil {
+	if f.life.IsOver() {
 		return fmt.Errorf("%w: %d keys could not be invalidated any more", ErrClosed, len(failed))
 	}
 	f.deliver()
@@ -104,19 +104,19 @@ func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error
 
 // deliver starts delivering the queue, unless that is being done.
 func (f *front) deliver() {
-	if f.queue.IsEmpty() || f.closing.Err() != nil || !f.deliverer.CompareAndSwap(false, true) {
+	if f.queue.IsEmpty() || f.life.IsOver() || !f.deliverer.CompareAndSwap(false, true) {
 		return
 	}
-	f.later(func() {
+	f.life.Go(func() {
 		defer f.deliverer.Store(false) // also when code of the backend ends this goroutine
-		for !f.deliverOnce(f.closing) && f.closing.Err() == nil {
+		for !f.deliverOnce(f.life.Context()) && !f.life.IsOver() {
 			select {
 			case <-time.After(deliverInterval):
-			case <-f.closing.Done():
+			case <-f.life.Context().Done():
 			}
 		}
 		f.deliverer.Store(false)
-		if n, over := f.queue.Status(); (n > 0 || over) && f.closing.Err() == nil {
+		if n, over := f.queue.Status(); (n > 0 || over) && !f.life.IsOver() {
 			f.deliver() // came since
 		}
 	})
@@ -139,14 +139,6 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 		f.log.Warn("cache: all invalidations that were kept are delivered")
 	}
 	return n == 0 && !overflowed
-}
-
-// owedClear is a Clear that an overflow owes, and how far it has come.
-type owedClear struct {
-	*redisstore.Sweep
-	prefixes []string
-	seq      uint64        // of the queue, when it began
-	whole    time.Duration // what a backend that cannot go on where it was is given for it
 }
 
 // clearOwed goes on with the Clear that an overflow owes, from where the last call

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/deadline"
 )
 
 // leaseTTL is how long a lease lasts unless extended: how long the others wait for
@@ -272,7 +273,7 @@ func (fl *flight) askLease(req backend.LeaseRequest) (lease backend.Lease, overt
 	fl.asking.Add(1)
 	defer fl.asking.Done()
 	stop := context.AfterFunc(fl.ask, func() {
-		fl.f.later(fl.asking.Wait) // Close waits for what is given back
+		fl.f.life.Go(fl.asking.Wait) // Close waits for what is given back
 		fl.failed = true
 		fl.proceed(backend.Lease{})
 	})
@@ -308,7 +309,7 @@ func (fl *flight) keepLease(token string) (stop func()) {
 	fl.f.flights.mu.Lock()
 	fl.token = token
 	fl.f.flights.mu.Unlock()
-	return repeat(leaseTTL/3, func(ctx context.Context) (again bool) {
+	return deadline.Every(leaseTTL/3, func(ctx context.Context) (again bool) {
 		held, err := fl.f.extend(ctx, fl.key, token, leaseTTL)
 		if err == nil && !held {
 			fl.lost.Store(true)
@@ -388,7 +389,7 @@ func (fl *flight) store(token string) {
 	switch {
 	case err != nil:
 		fl.failed = true
-		f.later(func() { _ = f.release(ctx, fl.key, f.newBudget(), token) })
+		f.life.Go(func() { _ = f.release(ctx, fl.key, f.newBudget(), token) })
 	case stored:
 		fl.filled = sent
 	default:
@@ -404,7 +405,7 @@ func (fl *flight) toStore() (fill backend.Fill, sent uint64, ok bool) {
 			fl.f.notStored(fl.space, fl.key, err)
 			return backend.Fill{}, 0, false
 		}
-		if fl.f.unstored.has(fl.key) {
+		if fl.f.unstored.Has(fl.key) {
 			fl.f.notStored(fl.space, fl.key, errTooLong)
 			return backend.Fill{}, 0, false
 		}

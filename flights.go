@@ -17,10 +17,17 @@ type flights struct {
 	apart apart
 }
 
+// request is what a flight has to know of a read.
+type request struct {
+	key      string // in full
+	degraded bool   // goes without the backend from here on
+	bad      []byte // a stored value that did not decode
+}
+
 // join returns the key's flight for a caller, and whether the caller leads it:
 // it started with the caller's loader. A flight that the caller has alone, without
 // the backend, is for one who can not have another's result.
-func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valueType, r *read, load func(context.Context) (any, error), alone bool) (fl *flight, leads bool) {
+func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error), alone bool) (fl *flight, leads bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	ttl := f.ttl.base(space)

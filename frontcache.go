@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -13,33 +12,9 @@ import (
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/redisstore"
+	// The methods of front that make it a Cache, and a backend.Backend, so that one may be
+	// put behind another, as asidetest.Faulty is: see cache.go.
 )
-
-// The methods of front that make it a Cache, and a backend.Backend, so that one may be
-// put behind another, as asidetest.Faulty is.
-
-var (
-	_ Cache           = (*front)(nil)
-	_ backend.Backend = (*front)(nil)
-)
-
-func (f *front) name(key string) string {
-	if f.cfg.KeyPrefix == "" {
-		return key
-	}
-	return f.cfg.KeyPrefix + key
-}
-
-func (f *front) names(keys []string) []string {
-	if f.cfg.KeyPrefix == "" {
-		return keys
-	}
-	out := make([]string, len(keys))
-	for i, key := range keys {
-		out[i] = f.name(key)
-	}
-	return out
-}
 
 // Get misses while the key is distrusted.
 func (f *front) Get(ctx context.Context, key string) ([]byte, bool, error) {
@@ -69,7 +44,7 @@ func (f *front) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 // Invalidate. A key that is of no keyspace of the cache's, where there is no
 // KeyPrefix, is refused with ErrUnavailable when the queue has twice its size.
 func (f *front) Delete(ctx context.Context, keys ...string) error {
-	if f.closed.Load() {
+	if f.life.IsClosed() {
 		return ErrClosed
 	}
 	if len(keys) == 0 {
@@ -126,7 +101,7 @@ func (f *front) Block(ctx context.Context, token string, ttl time.Duration, keys
 	if token == "" {
 		return fmt.Errorf("aside: Block of %.200q: the token is empty", keys[0])
 	}
-	if f.closed.Load() {
+	if f.life.IsClosed() {
 		return ErrClosed
 	}
 	_, err := f.block(ctx, f.newBudget(), token, ttl, f.names(keys))
@@ -134,7 +109,7 @@ func (f *front) Block(ctx context.Context, token string, ttl time.Duration, keys
 }
 
 func (f *front) Unblock(ctx context.Context, token string, keys ...string) error {
-	if f.closed.Load() {
+	if f.life.IsClosed() {
 		return ErrClosed
 	}
 	if len(keys) == 0 {
@@ -189,17 +164,6 @@ func (f *front) scopeOf(key string) string {
 	return f.cfg.KeyPrefix
 }
 
-// spaces are the names of the keyspaces that the cache knows of.
-func (f *front) spaces() []string {
-	var out []string
-	for _, s := range append([]Keyspace{chatMessages, userChats, generation, cancelSignal}, f.cfg.Keyspaces...) {
-		out = append(out, s.Name)
-	}
-	out = slices.AppendSeq(out, maps.Keys(f.cfg.TTLs))
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
 func (f *front) clear(ctx context.Context, prefixes []string) error {
 	overflow, seq := f.queue.ToClear()
 	// A backend that does not answer is found out within the budget.
@@ -244,7 +208,7 @@ func (f *front) sweepStep(ctx context.Context, s *redisstore.Sweep, prefixes []s
 
 // Status asks the backend even while the breaker is open.
 func (f *front) Status(ctx context.Context) (Status, error) {
-	if f.closed.Load() {
+	if f.life.IsClosed() {
 		return Status{}, ErrClosed
 	}
 	limited, cancel := deadline.Within(ctx, f.cfg.Timeout)
@@ -271,7 +235,7 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 
 // Info is the backend's.
 func (f *front) Info(ctx context.Context) (backend.Info, error) {
-	if f.closed.Load() {
+	if f.life.IsClosed() {
 		return backend.Info{}, ErrClosed
 	}
 	return f.backend.Info(ctx)
@@ -279,23 +243,20 @@ func (f *front) Info(ctx context.Context) (backend.Info, error) {
 
 // Close tries once more to deliver the queue, and says how much is left of it.
 func (f *front) Close() error {
-	f.starting.Lock()
-	again := f.closed.Swap(true)
-	f.starting.Unlock()
-	if again {
+	if !f.life.Close() {
 		return nil
 	}
+	patience := f.cfg.Timeout
+	if f.local {
+		patience = 0
+	}
 	var late error
-	if n := f.lastWrites(); n > 0 {
+	if n := f.life.AwaitWrites(patience); n > 0 && !f.local { // or it keeps nothing that others could read
 		late = fmt.Errorf("aside: closed while %d writes of Update were running: what they commit after their block has lapsed is not invalidated in other processes (%w)", n, ErrUnavailable)
 	}
 	// What is on its way by now is delivered or queued before the last delivery;
 	// what comes later gets ErrClosed.
-	f.settling.Wait()
-	f.starting.Lock()
-	f.close()
-	f.starting.Unlock()
-	f.running.Wait()
+	f.life.End()
 	b := f.newBudget()
 	for key, token := range f.flights.leases() { // their loads may go on for long, and are not stored any more
 		_ = f.release(context.Background(), key, b, token)
@@ -309,4 +270,13 @@ func (f *front) Close() error {
 		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable))
 	}
 	return err
+}
+
+func (f *front) TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error) {
+	key = f.name(key)
+	ttl, err = do(ctx, f, key, f.newBudget(), false, func(ctx context.Context) (ttl time.Duration, err error) {
+		ttl, ok, err = f.backend.TTL(ctx, key)
+		return ttl, err
+	})
+	return ttl, ok && err == nil, err
 }

@@ -18,13 +18,6 @@ const (
 	pollers = 8
 	// retryBeat is how long it waits to write a generation's key once it could not.
 	retryBeat = time.Second
-
-	// leastCancelTTL is the least time to live of a cancel signal: a process looks for
-	// it at least twice, also when the backend is silent for a budget in between.
-	leastCancelTTL = 500 * time.Millisecond
-	// leastGenerationTTL is that of a generation's key, which is written after a third
-	// of it, and then each retryBeat: it outlives the backend's silence for 3 s.
-	leastGenerationTTL = 5 * time.Second
 )
 
 // Generations keeps the state of AI replies that are being generated, at most one
@@ -83,7 +76,7 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	if err := key.check(); err != nil {
 		return nil, err
 	}
-	if gs.f.closed.Load() {
+	if gs.f.life.IsClosed() {
 		return nil, ErrClosed
 	}
 	if err := ctx.Err(); err != nil {
@@ -110,7 +103,7 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	switch {
 	case ctx.Err() != nil:
 		gs.retire(g)
-		gs.f.later(func() { g.end(gs.f.newBudget()) })
+		gs.f.life.Go(func() { g.end(gs.f.newBudget()) })
 		return nil, ctx.Err()
 	case g.isTaken():
 		gs.remove(g)

@@ -15,7 +15,7 @@ func (gs *Generations) poll() {
 		return
 	}
 	gs.polling = true
-	gs.f.later(gs.pollAll)
+	gs.f.life.Go(gs.pollAll)
 }
 
 // pollAll looks for cancel signals, keeps the keys of what is running and
@@ -26,7 +26,7 @@ func (gs *Generations) pollAll() {
 	for {
 		select {
 		case <-tick.C:
-		case <-gs.f.closing.Done():
+		case <-gs.f.life.Context().Done():
 			return
 		}
 		active, ending, idle := gs.snapshot()
@@ -38,7 +38,7 @@ func (gs *Generations) pollAll() {
 		for _, g := range active {
 			slots <- struct{}{}
 			group.Go(func() {
-				g.look(gs.f.closing)
+				g.look(gs.f.life.Context())
 				<-slots
 			})
 		}

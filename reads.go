@@ -2,9 +2,11 @@ package aside
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/entry"
 	"github.com/cacheaside/aside/internal/foreign"
+	"github.com/cacheaside/aside/internal/recent"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
@@ -76,7 +79,7 @@ type reads struct {
 	progress time.Time       // when a value arrived last, if they are large
 	room     int             // lanes that the line has room for while values are large
 	large    map[string]bool // keys that are to be read by themselves; nil when these are
-	skip     tooLong         // keys that take too long to read even so
+	skip     recent.Keys     // keys that take too long to read even so
 }
 
 // readBatch is some reads that go together.
@@ -101,7 +104,7 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 	r.mu.Lock()
 	if len(r.large) > 0 && r.large[key] {
 		r.mu.Unlock()
-		if r.node.bulk.skip.has(key) {
+		if r.node.bulk.skip.Has(key) {
 			return found{}, fmt.Errorf("%w: %w", ErrUnavailable, errTooLong)
 		}
 		return r.node.bulk.get(ctx, key, b)
@@ -227,7 +230,7 @@ func (r *reads) leave(key string, got found, err error, took time.Duration) {
 		return
 	}
 	r.mu.Unlock()
-	if !r.f.later(r.run) {
+	if !r.f.life.Go(r.run) {
 		r.refuse()
 	}
 }
@@ -260,7 +263,7 @@ func (r *reads) fits(key string, err error, took time.Duration) {
 	case err == nil && took < r.f.cfg.Timeout/4:
 		r.room = min(r.room+1, batch.MaxLanes)
 		if len(r.line) > 0 && r.lanes.Busy < r.wide() {
-			if r.lanes.Busy++; !r.f.later(r.run) {
+			if r.lanes.Busy++; !r.f.life.Go(r.run) {
 				r.lanes.Busy--
 			}
 		}
@@ -297,7 +300,7 @@ func (r *reads) apart(keys ...string) {
 func (r *reads) run() {
 	over := false
 	defer func() {
-		if !over && !r.f.later(r.run) { // code of the client has ended this goroutine
+		if !over && !r.f.life.Go(r.run) { // code of the client has ended this goroutine
 			r.refuse()
 		}
 	}()
@@ -318,7 +321,7 @@ func (r *reads) send(b *readBatch, left *budget) {
 			close(b.done)
 		}
 	}()
-	b.found, b.err = do(r.f.closing, r.f, b.keys[0], left, false, func(ctx context.Context) ([]redisstore.Read, error) {
+	b.found, b.err = do(r.f.life.Context(), r.f, b.keys[0], left, false, func(ctx context.Context) ([]redisstore.Read, error) {
 		found, err := r.many.GetMany(ctx, b.keys)
 		if err != nil && b.again {
 			err = redisstore.NotAgain{Err: err}
@@ -353,7 +356,7 @@ func (r *reads) ended(b *readBatch, took time.Duration) bool {
 		r.peak = max(r.peak, 2*batchBytes/len(b.keys)) // half as many fit
 		r.apart(b.keys...)
 	}
-	if len(b.keys) == 1 || redisstore.Answered(b.err) || r.node.IsOpen() || r.left(b) <= 0 || r.f.closed.Load() {
+	if len(b.keys) == 1 || redisstore.Answered(b.err) || r.node.IsOpen() || r.left(b) <= 0 || r.f.life.IsClosed() {
 		return true
 	}
 	r.cut(b, (len(b.keys)+1)/2, 0)
@@ -419,4 +422,50 @@ func (r *reads) refuse() {
 		b.err = ErrClosed
 		close(b.done)
 	}
+}
+
+// leftAlone is how long a value that takes longer than the budget is neither read nor
+// stored, although the backend answers others: to try each time would cost each caller a
+// budget, and the line its room.
+const leftAlone = 30 * time.Second
+
+var errTooLong = errors.New("aside: its transfer takes longer than Config.Timeout")
+
+// readTooLong takes a read that timed out while it was the only large one on its way.
+// It is about the value if the node answers others.
+func (f *front) readTooLong(n *node, key string) {
+	f.life.Go(func() {
+		if n.Probe() != nil {
+			return
+		}
+		n.Success()
+		n.bulk.skip.Add(key, leftAlone)
+		f.warnOnce(f.spaceOf(key), key, "cache: stored values take too long to read, and are loaded (logged once per keyspace)", errTooLong)
+	})
+}
+
+// fillFailed takes a fill that failed. If it was one of a large value that timed out, and
+// the node answers others, it is about the value; and to send it again is of no use for
+// a while, unless other large values shared the line with it.
+func (f *front) fillFailed(space *Keyspace, key string, size int, err error) {
+	if f.local || size <= redisstore.AloneBytes || !isTimeout(err) {
+		return
+	}
+	n, alone := f.nodeOf(key), f.filling.Load() == 0
+	f.life.Go(func() {
+		if n.Probe() != nil {
+			return
+		}
+		n.Success()
+		if alone {
+			f.unstored.Add(key, leftAlone)
+		}
+		f.notStored(space, key, fmt.Errorf("%w: it has %d bytes", errTooLong, size))
+	})
+}
+
+// spaceOf returns a keyspace with the name of the key's.
+func (f *front) spaceOf(key string) *Keyspace {
+	name, _, _ := strings.Cut(strings.TrimPrefix(key, f.cfg.KeyPrefix), ":")
+	return &Keyspace{Name: name}
 }

@@ -1,7 +1,6 @@
 package aside
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -11,6 +10,13 @@ const (
 	defaultTTL = 10 * time.Minute
 	minTTL     = time.Millisecond
 	maxTTL     = 365 * 24 * time.Hour
+
+	// leastCancelTTL is the least time to live of a cancel signal: a process looks for
+	// it at least twice, also when the backend is silent for a budget in between.
+	leastCancelTTL = 500 * time.Millisecond
+	// leastGenerationTTL is that of a generation's key, which is written after a third
+	// of it, and then each retryBeat: it outlives the backend's silence for 3 s.
+	leastGenerationTTL = 5 * time.Second
 )
 
 // ttlPolicy decides how long a key's value is kept.
@@ -58,28 +64,4 @@ func checkTTL(d time.Duration) error {
 		return fmt.Errorf("time to live %v: from %v to %v (one year) is accepted", d, minTTL, maxTTL)
 	}
 	return nil
-}
-
-// TTL returns how long key's value will still be kept: for a page that shows it, or a
-// test. ok is false when there is no value. ttl is 0 when the value has no end,
-// which only another program can have stored. It is the backend's answer, within
-// Config.Timeout: what a near cache has may be gone before.
-func TTL(ctx context.Context, c Cache, key Key) (ttl time.Duration, ok bool, err error) {
-	f, err := frontOf(c)
-	if err == nil {
-		err = key.check()
-	}
-	if err != nil {
-		return 0, false, err
-	}
-	return f.TTL(ctx, key.text)
-}
-
-func (f *front) TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error) {
-	key = f.name(key)
-	ttl, err = do(ctx, f, key, f.newBudget(), false, func(ctx context.Context) (ttl time.Duration, err error) {
-		ttl, ok, err = f.backend.TTL(ctx, key)
-		return ttl, err
-	})
-	return ttl, ok && err == nil, err
 }

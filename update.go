@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/cacheaside/aside/internal/deadline"
 )
 
 const (
@@ -23,10 +25,10 @@ type update struct {
 }
 
 func (u *update) run(ctx context.Context, write func(context.Context) error) error {
-	if !u.f.writes() {
+	if !u.f.life.BeginWrite() {
 		return ErrClosed
 	}
-	defer u.f.wrote()
+	defer u.f.life.EndWrite()
 	sent := time.Now()
 	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)
 	u.f.queue.Hold(unblocked)
@@ -69,7 +71,7 @@ func without(keys, failed []string) []string {
 func (u *update) keepBlocked(ctx context.Context, keys []string, sent time.Time) (held context.Context, stop func()) {
 	held, lose := context.WithCancelCause(ctx)
 	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })
-	done := repeat(blockTTL/3, func(asking context.Context) (again bool) {
+	done := deadline.Every(blockTTL/3, func(asking context.Context) (again bool) {
 		sent := time.Now()
 		alive, err := u.extendAll(asking, keys)
 		if err == nil && !alive {
@@ -96,25 +98,4 @@ func (u *update) extendAll(ctx context.Context, keys []string) (alive bool, err 
 		}
 	}
 	return true, nil
-}
-
-// repeat does work every d until it says not to or stop is called. Until d has
-// passed once there is no goroutine: most loads and writes are over by then.
-func repeat(d time.Duration, work func(context.Context) (again bool)) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	first := time.AfterFunc(d, func() {
-		tick := time.NewTicker(d)
-		defer tick.Stop()
-		for work(ctx) {
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return func() {
-		first.Stop()
-		cancel()
-	}
 }
