@@ -1,4 +1,5 @@
-# What .ci/run and .ci/nightly share: they source this file from the repository's root.
+# What .ci/run, .ci/nightly and the Makefile share: they source this file from the
+# repository's root.
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
@@ -35,6 +36,44 @@ install_missing() {
 	redis-server --version
 	go version
 	export ASIDE_TEST_REQUIRE_REDIS=1 ASIDE_TEST_REQUIRE_POSTGRES=1 ASIDE_TEST_REQUIRE_BROWSER=1 ASIDE_TEST_REQUIRE_PYTHON=1 ASIDE_TEST_PYTHON=/usr/bin/python3
+}
+
+lint() {
+	local unformatted
+	unformatted=$(gofmt -l .)
+	[ -z "$unformatted" ] || { echo "gofmt: $unformatted"; return 1; }
+	go vet ./... ./bench/... ./examples/... ./proof/...
+	go vet -tags soak ./proof
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./... ./bench/... ./examples/... ./proof/...
+}
+
+tidy() {
+	local dir
+	for dir in . bench examples proof; do
+		(cd "$dir" && GOWORK=off go mod tidy -diff)
+	done
+}
+
+# knot fails when the root has more files or names than today, or when more of its
+# files need each other. Lower the limits with the counts, and never raise them.
+knot() {
+	go run ./proof/knot -files 50 -names 56 -knot 40
+}
+
+# race leaves those tests to .ci/nightly that take the detector minutes each.
+race() {
+	go test -race -timeout 30m -skip 'TestMemory_|TestJSONHasOneMeaning|WhatOtherPrograms|TestALease|TestALost|TestAClaim|TestScripts' ./...
+	go test -race -run '^TestSimulation$' ./proof -seeds 50
+}
+
+models() {
+	docs/protocol/run >"$tmp/models" || { cat "$tmp/models"; return 1; }
+	echo "$(grep -c '^| .* | no error |' "$tmp/models") models without an error"
+}
+
+breakages() {
+	go run ./proof/mutate "$@" >"$tmp/breakages" || { cat "$tmp/breakages"; return 1; }
+	tail -1 "$tmp/breakages"
 }
 
 # fuzz runs every fuzz target of the root package for the given time.
