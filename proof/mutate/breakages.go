@@ -87,7 +87,7 @@ var breakages = []breakage{
 	{"a nil of one type handed out as the zero of another", []edit{{"flight.go", "return fl.space.Share && space.Share && fl.typ == typ", "return fl.space.Share && space.Share && (fl.typ == typ || fl.value == nil)"}}},
 	{"a value kept for as long as the leader says", []edit{{"flights.go", "		fl.ttl, fl.absent = min(fl.ttl, ttl), min(fl.absent, space.NotFoundTTL)\n", "		_ = ttl\n"}}},
 	{"a not-found kept by one who does not keep it", []edit{{"flights.go", "min(fl.ttl, ttl), min(fl.absent, space.NotFoundTTL)", "min(fl.ttl, ttl), fl.absent"}}},
-	{"a joiner that decodes with the leader's codec", []edit{{"aside.go", "	if value, err = valueOf[T](f, space, r, &found{value: fl.data}); err == nil {\n		return value, true, nil\n	}\n	r.undecodable(f, space, fl.data, err)\n", "	if value, err = valueOf[T](f, fl.space, r, &found{value: fl.data}); err == nil {\n		return value, true, nil\n	}\n	r.undecodable(f, space, fl.data, err)\n"}}},
+	{"a joiner that decodes with the leader's codec", []edit{{"aside.go", "	if value, err = valueOf[T](f, space, r, fl.data, false, nil); err == nil {\n		return value, true, nil\n	}\n	r.undecodable(f, space, fl.data, err)\n", "	if value, err = valueOf[T](f, fl.space, r, fl.data, false, nil); err == nil {\n		return value, true, nil\n	}\n	r.undecodable(f, space, fl.data, err)\n"}}},
 	{"a load that lasts for as long as its loader", []edit{{"flight.go", "	first := context.AfterFunc(ctx, func() {\n", "	first := context.AfterFunc(fl.ctx, func() {\n"}}},
 	{"a loader called for nobody", []edit{{"flight.go", "	if fl.ctx.Err() != nil { // no loader is called for nobody\n", "	if false {\n"}}},
 	{"a lease kept for nobody", []edit{{"flight.go", "		fl.err = errAbandoned\n		fl.end()\n		fl.giveBack(token)\n", "		fl.err = errAbandoned\n		fl.end()\n"}, {"flight.go", "	if overtaken = !stop(); overtaken && lease.State == Granted {\n		fl.giveBack(lease.Token)\n	}\n", "	overtaken = !stop()\n"}}},
@@ -103,7 +103,7 @@ var breakages = []breakage{
 
 	// The read path.
 	{"a reader that is trusted while the key is queued", []edit{{"aside.go", "	if f.queue.distrusts(r.key) {\n		r.degrade(f)\n		return value, false\n	}\n", ""}}},
-	{"a value that is handed out without a copy", []edit{{"value.go", "case alone || r.mode.hands == shared:\n", "case alone || r.mode.hands == shared || true:\n"}}},
+	{"a value that is handed out without a copy", []edit{{"value.go", "if r.mode.hands == shared {\n", "if r.mode.hands == shared || true {\n"}}},
 	{"a value that is taken for one of another type", []edit{{"internal/entry/entry.go", "		value, ok = d.value.(*T)\n", "		var first T\n		if first, ok = reflect.ValueOf(d.value).Elem().Interface().(T); ok {\n			value = &first\n		}\n"}, {"internal/entry/entry.go", "	\"math\"\n", "	\"math\"\n	\"reflect\"\n"}}},
 	{"bytes that the backend keeps given away", []edit{{"reads.go", "got.own = r.many != nil", "got.own = true"}}},
 	{"a copy with the slices of another", []edit{{"internal/clone/clone.go", "		v.Set(s)\n		if", "		if"}}},
