@@ -172,22 +172,33 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 		r.degrade(f)
 		return value, false
 	}
-	var got found
-	if e, ok := f.lookupLocal(space, r.key); ok {
-		got.ok, got.value, got.entry = true, e.Data, e
-	} else if f.memory == nil {
-		var err error
-		if got, err = f.lookupBackend(ctx, space, r.key); err != nil {
-			if r.hasty = f.hasty(ctx); ctx.Err() == nil {
-				r.degrade(f)
-			}
+	e, ok := f.lookupLocal(space, r.key)
+	if !ok {
+		if f.memory != nil {
 			return value, false
 		}
+		return lookupRemote[T](ctx, f, space, r)
+	}
+	value, err := valueOf[T](f, space, r, e.Data, false, e)
+	if err != nil {
+		r.undecodable(f, space, e.Data, err)
+		return value, false
+	}
+	return value, true
+}
+
+func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read) (value T, ok bool) {
+	got, err := f.lookupBackend(ctx, space, r.key)
+	if err != nil {
+		if r.hasty = f.hasty(ctx); ctx.Err() == nil {
+			r.degrade(f)
+		}
+		return value, false
 	}
 	if !got.ok {
 		return value, false
 	}
-	value, err := valueOf[T](f, space, r, &got)
+	value, err = valueOf[T](f, space, r, got.value, got.own, got.entry)
 	if err != nil {
 		r.undecodable(f, space, got.value, err)
 		return value, false
@@ -257,7 +268,7 @@ func handOut[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) 
 		r.alone = !space.Share // with it, those who have none go together
 		return value, false, nil
 	}
-	if value, err = valueOf[T](f, space, r, &found{value: fl.data}); err == nil {
+	if value, err = valueOf[T](f, space, r, fl.data, false, nil); err == nil {
 		return value, true, nil
 	}
 	r.undecodable(f, space, fl.data, err)

@@ -33,12 +33,18 @@ const (
 )
 
 func modeOf[T any](space *Keyspace) mode {
-	switch {
-	case space.Codec == Bytes:
-		return mode{hands: adopted}
-	case space.Share:
+	if space.Share && space.Codec != Bytes {
 		return mode{hands: shared}
-	case codecOf(space) == JSON:
+	}
+	return modeOfOthers[T](space) // apart, so that modeOf is inlined
+}
+
+// modeOfOthers is modeOf of values that are not shared.
+func modeOfOthers[T any](space *Keyspace) mode {
+	switch codecOf(space) {
+	case Bytes:
+		return mode{hands: adopted}
+	case JSON:
 		if plan, ok := clone.Of[T](); ok {
 			return mode{hands: copied, plan: plan}
 		}
@@ -46,40 +52,42 @@ func modeOf[T any](space *Keyspace) mode {
 	return mode{hands: decoded}
 }
 
-// valueOf returns what the bytes that were found say, to one caller.
-func valueOf[T any](f *front, space *Keyspace, r *read, got *found) (value T, err error) {
+// valueOf returns what data says to one caller. own says that no one else has data, and e is
+// the entry that data is in, if a cache in this process has one.
+func valueOf[T any](f *front, space *Keyspace, r *read, data []byte, own bool, e *entry.Entry) (value T, err error) {
 	switch r.mode.hands {
 	case adopted:
-		data := got.value
-		if !space.Share && !got.own {
+		if !space.Share && !own {
 			data = append([]byte{}, data...)
 		}
 		if value, ok := adopt[T](data); ok {
 			return value, nil
 		}
 	case shared, copied:
-		if got.entry == nil {
-			got.entry = f.entryOf(r.key, got.value)
+		if e == nil {
+			e = f.entryOf(r.key, data)
 		}
-		v, alone, err := decodedOnce[T](f, space, r.key, got.entry)
-		switch {
-		case err != nil:
-			return value, err
-		case alone || r.mode.hands == shared:
+		v, ok := entry.As[T](e)
+		if !ok {
+			var alone bool
+			if v, alone, err = decodeOnce[T](f, space, r.key, e); err != nil {
+				return value, err
+			} else if alone {
+				return *v, nil
+			}
+		}
+		if r.mode.hands == shared {
 			return *v, nil
 		}
 		return clone.Value(r.mode.plan, *v), nil
 	}
-	return decode[T](space, got.value)
+	return decode[T](space, data)
 }
 
-// decodedOnce returns what the bytes of e are decoded to, which is remembered in e. With
-// alone it is not, and the caller is the only one who has the value: it is too large, or the
-// keyspace's values are read as several types.
-func decodedOnce[T any](f *front, space *Keyspace, key string, e *entry.Entry) (value *T, alone bool, err error) {
-	if value, ok := entry.As[T](e); ok {
-		return value, false, nil
-	}
+// decodeOnce decodes the bytes of e for all who ask, and remembers the value in e unless
+// another caller has been quicker. With alone it is not remembered, and this caller is the
+// only one who has it: it is too large, or the keyspace's values are read as several types.
+func decodeOnce[T any](f *front, space *Keyspace, key string, e *entry.Entry) (value *T, alone bool, err error) {
 	v, err := decode[T](space, e.Data)
 	if err != nil {
 		return nil, false, err

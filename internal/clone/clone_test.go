@@ -36,9 +36,13 @@ type (
 	// hidden decodes itself.
 	hidden struct{ n *int }
 	named  []hidden
+	// sealed decodes itself, to a value that JSON does not make.
+	sealed struct{ Value any }
 )
 
 func (h *hidden) UnmarshalJSON(data []byte) error { return json.Unmarshal(data, &h.n) }
+
+func (s *sealed) UnmarshalJSON([]byte) error { s.Value = new(int); return nil }
 
 var _ = []any{tree{seen: 1}, opaque{p: nil}} // JSON leaves them alone
 
@@ -117,6 +121,7 @@ func TestOf_TypesThatCannotBeCopied(t *testing.T) {
 	t.Parallel()
 	for name, of := range map[string]func() (clone.Plan, bool){
 		"it decodes itself":                clone.Of[hidden],
+		"it decodes itself to any":         clone.Of[sealed],
 		"its elements do":                  clone.Of[named],
 		"so does what it points to":        clone.Of[*big.Int],
 		"a pointer in an unexported field": clone.Of[opaque],

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/cacheaside/aside/internal/jsonvalue"
 )
 
@@ -31,6 +33,8 @@ type (
 	cents struct{ n int64 }
 	// refusing shows in its errors what it was given.
 	refusing struct{ s string }
+	// forV2 has methods that json/v2 calls and encoding/json does not.
+	forV2 struct{ Text string }
 )
 
 func (masked) MarshalJSON() ([]byte, error)         { return []byte(`"***"`), nil }
@@ -38,6 +42,13 @@ func (c *cents) MarshalJSON() ([]byte, error)       { return json.Marshal(c.n) }
 func (c *cents) UnmarshalJSON(data []byte) error    { return json.Unmarshal(data, &c.n) }
 func (r refusing) MarshalJSON() ([]byte, error)     { return nil, errors.New("no " + r.s) }
 func (r *refusing) UnmarshalJSON(data []byte) error { return errors.New("no " + string(data)) }
+func (forV2) MarshalJSONTo(e *jsontext.Encoder) error {
+	return e.WriteToken(jsontext.String("v2"))
+}
+func (v *forV2) UnmarshalJSONFrom(d *jsontext.Decoder) error {
+	v.Text = "v2"
+	return d.SkipValue()
+}
 func newOf(value any) (v reflect.Value, ptr any) {
 	v = reflect.New(reflect.TypeOf(value))
 	return v, v.Interface()
@@ -49,7 +60,7 @@ func TestEncode_ThenDecode(t *testing.T) {
 	for _, value := range []any{
 		"text", 1, 1.5, true, []byte("bytes"), []int(nil), map[string]int(nil), (*int)(nil), new(int),
 		room{ID: 1, Names: []string{"a", "\ufffd"}, At: at, Meta: map[string]any{"n": 1.0, "list": []any{nil, "x"}}, Raw: json.RawMessage(`{"a":1}`)},
-		[]room{{By: map[string]*room{"a": {ID: 2}}}}, []cents{{5}}, map[string]*big.Int{"a": big.NewInt(7)},
+		[]room{{By: map[string]*room{"a": {ID: 2}}}}, cents{5}, []cents{{5}}, map[string]*big.Int{"a": big.NewInt(7)},
 	} {
 		data, err := jsonvalue.Encode(value)
 		if err != nil {
@@ -69,6 +80,8 @@ func TestEncode_RefusesWhatItsJSONLoses(t *testing.T) {
 		"text that is not UTF-8":           "caf\xe9",
 		"the same in an interface":         map[string]any{"a": []any{"caf\xe9"}},
 		"a method of one direction":        masked("s"),
+		"the same behind an interface":     map[string]any{"a": masked("s")},
+		"methods for json/v2 alone":        forV2{"a"},
 		"a pointer to a nil":               new([]int(nil)),
 		"methods of a pointer in a map":    map[string]cents{"a": {5}},
 		"an interface that has methods":    struct{ Err error }{errors.New("e")},
@@ -104,6 +117,19 @@ func TestDecode_Errors(t *testing.T) {
 	}
 	if err := jsonvalue.Decode([]byte(`1`), nil); err == nil {
 		t.Error("no pointer to decode to: want an error")
+	}
+}
+
+// A type has the meaning that encoding/json gives it, also where json/v2 has another.
+func TestDecode_AsEncodingJSON(t *testing.T) {
+	t.Parallel()
+	var got, want forV2
+	const data = `{"Text":"a"}`
+	if err := json.Unmarshal([]byte(data), &want); err != nil {
+		t.Fatal(err)
+	}
+	if err := jsonvalue.Decode([]byte(data), &got); err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 }
 
