@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 2000, "how many runs to simulate")
+	seeds = flag.Int("seeds", 500, "how many runs to simulate")
 	seed  = flag.Uint64("seed", 0, "the one run to simulate, with a trace of what happens in it")
 )
 
