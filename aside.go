@@ -38,15 +38,17 @@ import (
 	"time"
 )
 
-// GetOrLoad returns the value of key: from the cache on a hit, else what load
-// reads from the database, which is stored for the next reader.
+// GetOrLoad returns the value of key from the cache or, on a miss, the value that load
+// reads from the database and that is then stored for the next reader.
 //
 // Of all callers who ask for a cold key at once, in all processes that share the
 // backend, one calls its loader and the others take the result. A value that was
 // loaded before an [Update] or [Invalidate] of the key is never returned to a
-// caller who came after it (Config.NearMaxBytes says what a near cache makes of
-// that). Trouble with the backend is not the caller's: GetOrLoad then loads. A stored
-// value that does not decode is replaced.
+// caller who came after it (a near cache weakens this for writes by other processes; see
+// Config.NearMaxBytes). If the backend fails, GetOrLoad loads; it never returns an error
+// of the backend. A stored value that does not decode is replaced.
+//
+// # The loader
 //
 // load runs in another goroutine, with a context that has the values of ctx, but
 // ends only when every caller waiting for it has left, or after
@@ -58,18 +60,24 @@ import (
 // rolled back. It must not ask for the same key again, or for one whose loader asks for
 // this one: each would wait for the other until Config.LoadTimeout.
 //
+// # Errors
+//
 // An error of load is returned as it is. An error that wraps [ErrNotFound] says that
 // this key has no value, also when it comes from another GetOrLoad inside load: return
 // an error of your own in its place where only a part is missing. When load panics,
 // GetOrLoad panics in each caller with a [*PanicError], or with http.ErrAbortHandler
 // itself where the panic is that.
 //
+// # Cancellation
+//
 // GetOrLoad returns ctx's error as soon as ctx ends, or at most Config.Timeout later
 // when a Redis command is on its way for this caller alone; others go on waiting.
 //
-// The value is the caller's own, unless the keyspace has Share set: the caller whose
-// loader ran has what it returned, each other one has what its own keyspace's Codec
-// makes of that. A value that the Codec refuses is not stored, and without Share each
+// # Ownership
+//
+// The value is the caller's own, unless the keyspace has Share set. The caller whose
+// loader ran gets the loader's value, every other caller a value that its own keyspace's
+// Codec decodes from the encoded bytes. A value that the Codec refuses is not stored, and without Share each
 // caller loads its own. Use one Keyspace for a key: where callers of one load have
 // several, each value is handed out by its caller's, and kept for the shortest TTL and
 // NotFoundTTL among them.
@@ -347,9 +355,9 @@ func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
 	return f.invalidate(ctx, f.newBudget(), names...)
 }
 
-// Pending reports whether the cache does not trust any of keys in this process,
-// because an invalidation was not delivered yet, or a write is running whose block
-// the backend did not take. Keys that are not valid are not pending.
+// Pending reports whether reads of at least one of keys bypass the cache in this
+// process, because an invalidation was not delivered yet, or a write is running whose
+// block the backend did not take. Keys that are not valid are not pending.
 func Pending(c Cache, keys ...Key) bool {
 	f, names, err := keysOf(c, keys)
 	if err != nil {

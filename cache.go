@@ -44,8 +44,9 @@ type Cache interface {
 
 	// Delete removes values, and whatever was loaded for the keys before is not
 	// stored. Absent keys are not an error. A Delete that cannot be delivered is
-	// queued, which is no error, as for Invalidate; where the queue has twice its size,
-	// the deletion of a key of no known keyspace is refused with ErrUnavailable.
+	// queued, which is no error, as for Invalidate. Once the queue has twice as many
+	// entries as Config.QueueSize, a key of no known keyspace is refused with
+	// ErrUnavailable.
 	Delete(ctx context.Context, keys ...string) error
 
 	// Clear removes all values whose keys start with one of the prefixes, and no load

@@ -21,7 +21,10 @@ import (
 // unless they know it. Decode must refuse data that it did not write: bytes that
 // it accepts are served.
 type Codec interface {
+	// Encode returns the bytes that are stored for value. An error keeps the value from
+	// being stored; its caller gets it all the same.
 	Encode(value any) ([]byte, error)
+
 	// Decode stores what data says in the value that ptr points to, which is the
 	// zero value of its type.
 	Decode(data []byte, ptr any) error
