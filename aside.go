@@ -152,14 +152,13 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 			return value, err
 		}
 		fl, leads := f.flights.join(ctx, f, space, typed[T]{}, &r.request, boxed, r.alone || round >= maxRounds)
-		done, err := fl.wait(ctx, r)
-		if err != nil {
+		if err := fl.wait(ctx, r); err != nil {
 			return value, err
 		}
 		if fl.expired { // also to one who came late: a loader that waits for its own key must not begin anew for ever
 			return value, fl.err
 		}
-		if !fl.accepts(r.arrived, done) {
+		if !fl.accepts(r.arrived) {
 			if !r.degraded && fl.failed {
 				r.degrade(f) // the wait has cost a budget already
 			}
@@ -226,11 +225,11 @@ func (r *read) undecodable(f *front, space *Keyspace, data []byte, err error) {
 	f.warnOnce(space, r.key, "cache: stored values do not decode and are loaded again (logged once per keyspace)", err)
 }
 
-// wait waits for the flight's result, or for ctx to end. done says that the
-// fill, too, is over. A caller who has met trouble with the backend waits for
+// wait waits for the flight's result and the end of its fill, or for ctx to end. A
+// caller who has met trouble with the backend waits for
 // neither what comes before the load nor what comes after it, unless the trouble
 // may be its own hurry: others then keep their lease.
-func (fl *flight) wait(ctx context.Context, r *read) (done bool, err error) {
+func (fl *flight) wait(ctx context.Context, r *read) error {
 	defer fl.f.flights.leave(fl)
 	result := fl.done
 	if r.degraded {
@@ -241,9 +240,9 @@ func (fl *flight) wait(ctx context.Context, r *read) (done bool, err error) {
 	}
 	select {
 	case <-result:
-		return !r.degraded, nil
+		return nil
 	case <-ctx.Done():
-		return false, ctx.Err()
+		return ctx.Err()
 	}
 }
 
@@ -268,7 +267,7 @@ func handOut[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) 
 		return value, true, fl.err
 	}
 	typ := typed[T]{}
-	if fl.polled == 0 && (leads || fl.shares(space, typ)) {
+	if !fl.stored && (leads || fl.shares(space, typ)) {
 		value, _ = fl.value.(T) // of that type, or a nil interface value
 		return value, true, nil
 	}
@@ -280,7 +279,7 @@ func handOut[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) 
 		return value, true, nil
 	}
 	r.undecodable(f, space, fl.data, err)
-	if fl.polled == 0 && fl.typ == typ && sameCodec(codecOf(fl.space), codecOf(space)) {
+	if !fl.stored && fl.typ == typ && sameCodec(codecOf(fl.space), codecOf(space)) {
 		fl.garbled.Store(true)
 		f.flights.setApart(r.key)
 		r.alone = !space.Share

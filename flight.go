@@ -47,14 +47,17 @@ type flight struct {
 
 	lost    atomic.Bool   // the lease ended before the load did
 	loaded  chan struct{} // closed when the fields below are set
-	started uint64        // when the load started, or 0
 	outcome
-	polled uint64 // when the question was sent that found the value in the backend, or 0
+	stored bool // the backend had the value, or the not-found marker
+
+	// asOf numbers the last event as of which the result is known to be current: the
+	// start of its load, or the question to the backend that found it, and in time the
+	// sending of a fill that was accepted. 0 is none.
+	asOf atomic.Uint64
 
 	garbled atomic.Bool // data does not decode to what it was encoded from
 
 	done   chan struct{} // closed when the fields below are set as well
-	filled uint64        // when the fill was sent that was confirmed, or 0
 	failed bool          // a command of the flight failed, and cost its waiters time
 }
 
@@ -98,14 +101,10 @@ func (fl *flight) isDetached() bool {
 	return fl.detached
 }
 
-// accepts reports whether a caller who arrived at that time may take the
-// flight's result: only what was read from the database or from the backend
-// after it arrived, or what the backend confirmed to be current at a time after
-// it arrived, by accepting the fill. Anything else may be older than a write
+// accepts reports whether a caller who arrived at that time may take the flight's
+// result. One that is not known to be current since then may be older than a write
 // that the caller knows of.
-func (fl *flight) accepts(arrived uint64, done bool) bool {
-	return fl.started > arrived || fl.polled > arrived || done && fl.filled > arrived
-}
+func (fl *flight) accepts(arrived uint64) bool { return fl.asOf.Load() > arrived }
 
 // shares reports whether a caller may be handed the very value that the flight's
 // loader returned: of the same type, and modified neither by this caller nor by the
@@ -130,15 +129,15 @@ func (fl *flight) run() {
 func (fl *flight) proceed(lease backend.Lease) {
 	switch lease.State {
 	case backend.Present:
-		fl.data = lease.Value
+		fl.data, fl.stored = lease.Value, true
 		fl.end()
 		return
 	case backend.Absent:
-		fl.err, fl.notFound = ErrNotFound, true
+		fl.err, fl.notFound, fl.stored = ErrNotFound, true, true
 		fl.end()
 		return
 	}
-	fl.polled = 0
+	fl.asOf.Store(0)
 	token := ""
 	if lease.State == backend.Granted {
 		token = lease.Token
@@ -154,7 +153,7 @@ func (fl *flight) proceed(lease backend.Lease) {
 		ctx, cancel = context.WithTimeout(ctx, t)
 	}
 	fl.f.count.loads.Add(1)
-	fl.started = fl.f.flights.seq.Add(1)
+	fl.asOf.Store(fl.f.flights.seq.Add(1))
 	stopRenewing := fl.keepLease(token)
 	first := context.AfterFunc(ctx, func() {
 		stopRenewing()
@@ -243,7 +242,7 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 		if fl.degraded || fl.isDetached() || fl.f.queue.Distrusts(fl.key) {
 			return backend.Lease{}, false
 		}
-		fl.polled = fl.f.flights.seq.Add(1)
+		fl.asOf.Store(fl.f.flights.seq.Add(1))
 		lease, overtaken, err := fl.askLease(req)
 		if overtaken {
 			return backend.Lease{}, true
@@ -391,7 +390,7 @@ func (fl *flight) store(token string) {
 		fl.failed = true
 		f.life.Go(func() { _ = f.release(ctx, fl.key, f.newBudget(), token) })
 	case stored:
-		fl.filled = sent
+		fl.asOf.Store(sent)
 	default:
 		f.count.staleFills.Add(1)
 	}
