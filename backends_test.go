@@ -1,9 +1,6 @@
 package aside_test
 
 import (
-	"cmp"
-	"context"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -74,81 +71,4 @@ func TestRedis_ConformanceOfADisobedientClient(t *testing.T) {
 		t.Cleanup(func() { c.Close() })
 		return backendOf(c)
 	}})
-}
-
-// storing runs a test over each backend that stores: what it asks of one it asks
-// of all.
-func storing(t *testing.T, test func(t *testing.T, newCache func(t *testing.T) aside.Cache)) {
-	storingWith(t, aside.Config{}, test)
-}
-
-// storingWith is storing with caches of a Config.
-func storingWith(t *testing.T, cfg aside.Config, test func(t *testing.T, newCache func(t *testing.T) aside.Cache)) {
-	t.Run("memory", func(t *testing.T) {
-		t.Parallel()
-		test(t, func(t *testing.T) aside.Cache {
-			cfg := cfg
-			cfg.Type = "memory"
-			return open(t, cfg)
-		})
-	})
-	t.Run("miniredis", func(t *testing.T) {
-		t.Parallel()
-		server := miniredis.RunT(t)
-		test(t, func(t *testing.T) aside.Cache { return overRedis(t, server.Addr(), cfg) })
-	})
-	t.Run("redis", func(t *testing.T) {
-		t.Parallel()
-		r := redistest.Start(t)
-		test(t, func(t *testing.T) aside.Cache { return overRedis(t, r.Addr, cfg) })
-	})
-}
-
-func open(t *testing.T, cfg aside.Config) aside.Cache {
-	t.Helper()
-	c, err := aside.Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
-}
-
-// overRedis opens a Cache over the Redis at addr. Its budget is large, so that a
-// slow machine is no trouble, unless cfg says what it is: tests of trouble do.
-func overRedis(t *testing.T, addr string, cfg aside.Config) aside.Cache {
-	t.Helper()
-	cfg.Timeout = cmp.Or(cfg.Timeout, 20*time.Second)
-	cfg.Redis.Hosts = []string{addr}
-	return open(t, cfg)
-}
-
-// backendOf returns a Cache that Open, NewRedis or New made as the backend that it is
-// too: what another process would do with its keys.
-func backendOf(c aside.Cache) backend.Backend { return c.(backend.Backend) }
-
-// fromEnv is ConfigFromEnv of variables by their names.
-func fromEnv(env map[string]string) (aside.Config, error) {
-	var environ []string
-	for name, value := range env {
-		environ = append(environ, name+"="+value)
-	}
-	return aside.ConfigFromEnv(environ)
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
-// counter counts the calls of a loader.
-type counter struct{ atomic.Int64 }
-
-func (c *counter) load(v string) func(context.Context) (string, error) {
-	return func(context.Context) (string, error) {
-		c.Add(1)
-		return v, nil
-	}
 }

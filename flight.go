@@ -45,8 +45,8 @@ type flight struct {
 	encodes  bool          // a caller came who can have the result encoded only
 	detached bool          // a write came: nobody may join, and nothing is stored
 
-	lost    atomic.Bool   // the lease ended before the load did
-	loaded  chan struct{} // closed when the fields below are set
+	lost   atomic.Bool   // the lease ended before the load did
+	loaded chan struct{} // closed when the fields below are set
 	outcome
 	stored bool // the backend had the value, or the not-found marker
 

@@ -15,36 +15,6 @@ import (
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
-func generations(t *testing.T, c aside.Cache) *aside.Generations {
-	t.Helper()
-	gs, err := aside.NewGenerations(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return gs
-}
-
-func start(t *testing.T, gs *aside.Generations, room string) *aside.Generation {
-	t.Helper()
-	g, err := gs.Start(t.Context(), room)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return g
-}
-
-func wantCause(t *testing.T, g *aside.Generation, want error, within time.Duration) {
-	t.Helper()
-	select {
-	case <-g.Context().Done():
-		if cause := context.Cause(g.Context()); cause != want {
-			t.Errorf("the generation ended with %v, want %v", cause, want)
-		}
-	case <-time.After(within):
-		t.Errorf("the generation has not ended within %v", within)
-	}
-}
-
 // Start, cancel and finish work within a process whatever the backend does.
 func TestGenerations_WithinAProcess(t *testing.T) {
 	t.Parallel()

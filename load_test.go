@@ -165,14 +165,6 @@ func TestP4_TheFirstCallersLeavingHarmsNobody(t *testing.T) {
 	})
 }
 
-func asideStats(t *testing.T, c aside.Cache) aside.Stats {
-	s, err := c.Status(context.Background())
-	if err != nil {
-		t.Log(err)
-	}
-	return s.Stats
-}
-
 func TestP4_AWaiterLeavesAtItsOwnDeadline(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -270,8 +262,6 @@ func TestP4_APanicReachesWhoWaited(t *testing.T) {
 		}
 	})
 }
-
-func explode(context.Context) (string, error) { panic("boom") }
 
 func TestP4_ALoaderThatExitsItsGoroutineHangsNobody(t *testing.T) {
 	t.Parallel()

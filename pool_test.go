@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -74,27 +72,6 @@ func TestP5_AClientOfFewConnections(t *testing.T) {
 					t.Error(log.String())
 				}
 			})
-		}
-	}
-}
-
-// hog takes connections of a client for itself, as soon as they are free, until it is
-// told to give them back.
-func hog(t *testing.T, client *redis.Client, n int) (stop func()) {
-	var held []*redis.Conn
-	for range n {
-		conn := client.Conn()
-		for err := conn.Ping(t.Context()).Err(); err != nil; err = conn.Ping(t.Context()).Err() {
-			if !errors.Is(err, redis.ErrPoolExhausted) {
-				t.Fatal(err)
-			}
-			time.Sleep(time.Millisecond)
-		}
-		held = append(held, conn)
-	}
-	return func() {
-		for _, conn := range held {
-			conn.Close()
 		}
 	}
 }
@@ -250,8 +227,4 @@ func TestP5_AClientClosedUnderTheCache(t *testing.T) {
 	if err := c.Close(); err == nil || !containsAny(log.String(), "redis: client is closed") {
 		t.Errorf("Close returned %v, and the log is %s", err, log.String())
 	}
-}
-
-func containsAny(text string, words ...string) bool {
-	return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(text, w) })
 }

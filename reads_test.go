@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -14,127 +13,10 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/internal/redistest"
 )
-
-// line is the way of a client's commands to a Redis in the same bubble: each takes
-// a millisecond there and another back, and hangs when it is told to.
-type line struct {
-	mu   sync.Mutex
-	sent []string
-	hung bool
-	deaf bool // a subscription brings nothing
-
-	arrives func(command string)      // is called when a command reaches Redis
-	dials   func(ctx context.Context) // is called before a connection is made
-	wires   []*wire
-}
-
-func (l *line) hang(hung bool) { l.mu.Lock(); l.hung = hung; l.mu.Unlock() }
-
-// take returns the commands that were sent since it was called last.
-func (l *line) take() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	defer func() { l.sent = nil }()
-	return l.sent
-}
-
-func (l *line) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (l *line) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		return l.carry(ctx, strings.Trim(fmt.Sprint(cmd.Args()), "[]"), func() error { return next(ctx, cmd) })
-	}
-}
-
-func (l *line) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		return l.carry(ctx, fmt.Sprint("pipeline of ", len(cmds)), func() error { return next(ctx, cmds) })
-	}
-}
-
-func (l *line) carry(ctx context.Context, text string, run func() error) error {
-	l.mu.Lock()
-	hung := l.hung
-	l.sent = append(l.sent, text)
-	l.mu.Unlock()
-	if hung {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	time.Sleep(time.Millisecond)
-	if l.arrives != nil {
-		l.arrives(text)
-	}
-	err := run()
-	time.Sleep(time.Millisecond)
-	return err
-}
-
-// overLine runs test in a bubble, with a Cache over a Redis at the end of a line.
-func overLine(t *testing.T, cfg aside.Config, test func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis)) {
-	synctest.Test(t, func(t *testing.T) {
-		server, l := miniredis.NewMiniRedis(), &line{}
-		defer server.Close()
-		c, end := l.connect(t, server, cfg)
-		defer end()
-		test(t, c, l, server)
-	})
-}
-
-// options are those of a client at the line's other end.
-func (l *line) options(server *miniredis.Miniredis) *redis.Options {
-	return &redis.Options{
-		Dialer:                func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx, server) },
-		PoolSize:              2000, // to wait for a connection is not possible in a bubble
-		ContextTimeoutEnabled: true, MaxRetries: -1, DisableIdentity: true, Protocol: 2,
-		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
-	}
-}
-
-// connect returns a Cache at the line's other end, and what closes it.
-func (l *line) connect(t *testing.T, server *miniredis.Miniredis, cfg aside.Config) (c aside.Cache, end func()) {
-	client := redis.NewClient(l.options(server))
-	client.AddHook(l)
-	c = must(aside.NewRedis(client, cfg))
-	var keys []aside.Key
-	for i := range 40 {
-		keys = append(keys, items.Key(fmt.Sprint("warm up ", i)))
-	}
-	for range 10 { // connect
-		ask(t, c, keys...)
-	}
-	if err := aside.Invalidate(t.Context(), c, keys...); err != nil {
-		t.Fatal(err)
-	}
-	l.take()
-	return c, func() { c.Close(); client.Close() }
-}
-
-var items = aside.Keyspace{Name: "item"}
-
-// ask reads the items in turn, a microsecond apart, and returns what each read got,
-// once all have: a read whose loader is called gets "loaded".
-func ask(t *testing.T, c aside.Cache, items ...aside.Key) []string {
-	got := make([]string, len(items))
-	var wg sync.WaitGroup
-	for i, key := range items {
-		wg.Go(func() {
-			v, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) { return "loaded", nil })
-			if got[i] = v; err != nil {
-				t.Error(err)
-			}
-		})
-		time.Sleep(time.Microsecond)
-	}
-	wg.Wait()
-	return got
-}
 
 func TestReadsThatComeAtOnceGoTogether(t *testing.T) {
 	t.Parallel()

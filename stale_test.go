@@ -20,58 +20,6 @@ import (
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
-var room = aside.ChatMessages("A")
-
-// slowLoad begins a read whose loader has seen the old value and does not return
-// it until finish is called, which returns what the read got.
-func slowLoad(t *testing.T, c aside.Cache, old string) (finish func() string) {
-	t.Helper()
-	seen, release, got := make(chan struct{}), make(chan struct{}), make(chan string, 1)
-	go func() {
-		v, err := aside.GetOrLoad(context.Background(), c, room, func(context.Context) (string, error) {
-			close(seen)
-			<-release
-			return old, nil
-		})
-		if err != nil {
-			t.Error(err)
-		}
-		got <- v
-	}()
-	<-seen
-	return func() string { close(release); return <-got }
-}
-
-func read(t *testing.T, c aside.Cache, load func(context.Context) (string, error)) string {
-	t.Helper()
-	v, err := aside.GetOrLoad(t.Context(), c, room, load)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v
-}
-
-func fails(t *testing.T) func(context.Context) (string, error) {
-	return func(context.Context) (string, error) {
-		t.Error("the loader was called for what should be a hit")
-		return "", errors.New("loaded")
-	}
-}
-
-// writes are the ways to invalidate.
-var writes = map[string]func(t *testing.T, c aside.Cache){
-	"Update": func(t *testing.T, c aside.Cache) {
-		if err := aside.Update(t.Context(), c, func(context.Context) error { return nil }, room); err != nil {
-			t.Error(err)
-		}
-	},
-	"Invalidate": func(t *testing.T, c aside.Cache) {
-		if err := aside.Invalidate(t.Context(), c, room); err != nil {
-			t.Error(err)
-		}
-	},
-}
-
 func TestP1_ALoadThatBeganBeforeAWriteIsNotStored(t *testing.T) {
 	t.Parallel()
 	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {

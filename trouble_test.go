@@ -22,19 +22,6 @@ import (
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
-var errDown = errors.New("connection refused")
-
-func refuse(context.Context, string) error { return errDown }
-
-// faulty returns a Cache over a memory backend that can be told to fail.
-func faulty(t *testing.T, cfg aside.Config) (aside.Cache, *asidetest.Faulty) {
-	t.Helper()
-	store := &asidetest.Faulty{Backend: asidetest.Memory()}
-	c := must(aside.New(store, cfg))
-	t.Cleanup(func() { c.Close() })
-	return c, store
-}
-
 func TestP5_ABackendThatHangsCostsOneBudgetThenNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

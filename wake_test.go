@@ -1,18 +1,15 @@
 package aside_test
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,66 +21,6 @@ import (
 	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
-
-// wire is a connection of a line. One that subscribes brings nothing while its
-// line hangs or is deaf.
-type wire struct {
-	net.Conn
-	l          *line
-	subscribes atomic.Bool
-}
-
-func (l *line) dial(ctx context.Context, server *miniredis.Miniredis) (net.Conn, error) {
-	l.mu.Lock()
-	dials := l.dials
-	l.mu.Unlock()
-	if dials != nil {
-		dials(ctx)
-	}
-	conn, err := server.Dial()
-	if err != nil {
-		return nil, err
-	}
-	w := &wire{Conn: redistest.Buffered(conn), l: l}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.wires = append(l.wires, w)
-	return w, nil
-}
-
-func (l *line) setDials(dials func(context.Context)) { l.mu.Lock(); l.dials = dials; l.mu.Unlock() }
-
-func (w *wire) Write(p []byte) (int, error) {
-	if bytes.Contains(p, []byte("subscribe")) {
-		w.subscribes.Store(true)
-	}
-	return w.Conn.Write(p)
-}
-
-func (w *wire) Read(p []byte) (int, error) {
-	for {
-		n, err := w.Conn.Read(p)
-		w.l.mu.Lock()
-		lost := w.subscribes.Load() && (w.l.hung || w.l.deaf)
-		w.l.mu.Unlock()
-		if err != nil || !lost {
-			return n, err
-		}
-	}
-}
-
-// cut breaks the line's subscription.
-func (l *line) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, w := range l.wires {
-		if w.subscribes.Load() {
-			w.Close()
-		}
-	}
-}
-
-func (l *line) setDeaf(deaf bool) { l.mu.Lock(); l.deaf = deaf; l.mu.Unlock() }
 
 // processes are Caches over one Redis, each at the end of a line of its own.
 type processes struct {
