@@ -307,7 +307,7 @@ func TestWaiter_Overdue(t *testing.T) {
 		overdue("100 2000", "")
 		time.Sleep(2*time.Second - 1)
 		overdue("100 2000", "")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		overdue("100 2000", "100 2000")
 		overdue("200 2000", "") // renewed
 		time.Sleep(time.Second)
