@@ -122,7 +122,7 @@ func newFront(store backend.Backend, cfg Config) *front {
 		cfg:       cfg,
 		ttl:       ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
 		log:       slog.New(foreign.Logs{Handler: cfg.Logger.Handler()}),
-		logs:      foreign.Logs{Handler: cfg.Logger.Handler()},
+		logs:      foreign.Enabler(cfg.Logger.Handler()),
 		flights:   flights{byKey: make(map[string]*flight)},
 		queue:     outbox.New(cfg.QueueSize),
 		deadlines: deadline.NewShared(cfg.Timeout),
