@@ -12,8 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cacheaside/aside"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/cacheaside/aside"
 )
 
 // The README's excerpts are below, so that they are compiled; CI builds its program.

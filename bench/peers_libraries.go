@@ -4,12 +4,11 @@ import (
 	"context"
 	"encoding/json"
 
+	"github.com/dtm-labs/rockscache"
 	gocache "github.com/eko/gocache/lib/v4/cache"
 	"github.com/eko/gocache/lib/v4/marshaler"
 	gostore "github.com/eko/gocache/lib/v4/store"
 	redisstore "github.com/eko/gocache/store/redis/v4"
-
-	"github.com/dtm-labs/rockscache"
 	rediscache "github.com/go-redis/cache/v9"
 	"github.com/redis/go-redis/v9"
 	"github.com/vmihailenco/msgpack/v5"
