@@ -1,4 +1,10 @@
 // Package batch decides which commands go to a server alone, and which together.
+//
+// A command costs a server less than the round trip that carries it. So when many are
+// asked for at once, a few go alone, each in a lane, and the rest gather until a lane is
+// free and then share one round trip. [Lanes] counts the lanes, and derives from the
+// measured round trips how many there should be. The caller keeps the line of waiting
+// commands, sends them, and holds a lock around each call.
 package batch
 
 import "time"

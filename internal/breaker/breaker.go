@@ -1,4 +1,11 @@
 // Package breaker keeps calls away from a server that does not answer.
+//
+// Its user asks [Breaker.IsOpen] before each command, calls [Breaker.Sent] and
+// [Breaker.Over] around it, and reports its outcome to [Breaker.Success] or
+// [Breaker.Failure]. The breaker opens after some failures in a row, or when several
+// commands wait for a server that has answered nothing for some time. While it is open,
+// a goroutine of its own probes the server, and closes it after the first answer. A
+// Breaker knows nothing of the commands: a weight says how much a failure counts.
 package breaker
 
 import (

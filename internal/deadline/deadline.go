@@ -1,6 +1,10 @@
-// Package deadline has contexts whose deadlines can be relied on. A context may have a
-// deadline that has passed while it lives on: one that was detached from the end of
-// another and kept its deadline. Such a deadline says nothing.
+// Package deadline makes contexts whose deadlines can be relied on. A context may have a
+// deadline that has passed while it lives on, when it was detached from the end of
+// another and kept its deadline. Such a deadline must be ignored.
+//
+// [Left], [Within] and [Without] read a context's deadline, add one, and remove it.
+// [Shared] lets many commands that start at about one time share a timer. [Every] repeats
+// work at an interval, such as extending a lease, and has no goroutine before the first.
 package deadline
 
 import (

@@ -1,5 +1,6 @@
-// Package entry has what a cache in this process keeps under a key: the bytes of a value
-// and, once a reader has decoded them, the decoded value, so that the next reader need not.
+// Package entry is the element that a cache in this process keeps under a key. It has the
+// bytes of a value and, once a reader has decoded them, the decoded value, so that the next
+// reader need not.
 //
 // A decoded value belongs to exactly the bytes beside it, so nothing in an entry is ever
 // stale by itself. It counts towards the bound of the cache that has the entry, which

@@ -1,6 +1,11 @@
 // Package foreign calls code of others: a backend, the hooks and the dialer of a Redis
-// client, the methods of their errors. Such code often runs on a goroutine on which no
-// caller could recover. A panic of it must not end the process, so it becomes an error.
+// client, a log handler, the methods of their errors. Such code often runs on a goroutine
+// on which no caller could recover. Its panic must not end the process, so it becomes an
+// error.
+//
+// [Catch] and [Safely] guard one call, [Backend] guards each method of a backend, and
+// [Logs] a log handler. None of them can keep a goroutine that foreign code ends with
+// runtime.Goexit: see [ErrExited].
 package foreign
 
 import (

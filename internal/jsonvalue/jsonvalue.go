@@ -1,6 +1,6 @@
 // Package jsonvalue encodes values as encoding/json does and decodes them as it does, and
-// refuses whatever would not survive that: a value is either encoded to JSON that says the
-// same value to its readers, or not at all.
+// refuses each value that would not survive that. A value is either encoded to JSON that
+// says the same value to its readers, or not at all.
 //
 // encoding/json loses parts of some values without an error: bytes that are not UTF-8, a
 // pointer to a nil, the parts of a type with methods that encode it and none that decode

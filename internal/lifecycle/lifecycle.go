@@ -1,5 +1,11 @@
-// Package lifecycle says what is running on behalf of a cache, so that closing the cache
-// waits for it, and nothing begins that closing would not wait for.
+// Package lifecycle knows the work that runs on behalf of a cache, so that closing the
+// cache waits for it, and no work begins that closing would not wait for.
+//
+// There are three kinds of work: goroutines ([Lifecycle.Go]), invalidations on their way
+// ([Lifecycle.Settle]), and writes of a caller ([Lifecycle.BeginWrite]). Closing is three
+// calls in this order. [Lifecycle.Close] lets no call begin any more,
+// [Lifecycle.AwaitWrites] waits for the writes for a limited time, and [Lifecycle.End]
+// waits for the invalidations, ends the Context, and waits for the goroutines.
 package lifecycle
 
 import (

@@ -1,4 +1,4 @@
-// Package logtest has what tests of what is logged need.
+// Package logtest has a buffer for tests that read a log while other goroutines write it.
 package logtest
 
 import (

@@ -1,5 +1,16 @@
 // Package outbox keeps the invalidations that could not be delivered. A key that stands
-// in it is distrusted: what the store has for it may be older than the database.
+// in it is distrusted, as the value that the store has for it may be older than the
+// database.
+//
+// An Outbox sends nothing. Its user adds the keys that failed ([Outbox.Add]), asks which
+// to send ([Outbox.Due]), and reports those that were acknowledged ([Outbox.Delivered]).
+// Sequence numbers see to it that an acknowledgement removes no newer invalidation of the
+// same key. A key may also be held without an invalidation, while a write runs that the
+// store does not know of ([Outbox.Hold]).
+//
+// The number of entries is bounded. A key that finds no room overflows into a prefix, its
+// [Scope], and every key is then distrusted until all that has the prefix is cleared
+// ([Outbox.ToClear], [Outbox.Cleared]).
 package outbox
 
 import (

@@ -1,4 +1,6 @@
-// Package recent remembers keys for a while.
+// Package recent remembers keys for a while: those for which an attempt has just failed
+// and should not be repeated yet. It is a hint, not a record, and forgets early when there
+// are many keys.
 package recent
 
 import (

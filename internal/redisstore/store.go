@@ -1,6 +1,22 @@
 // Package redisstore keeps the lease protocol in Redis: values, and beside each value the
-// lease, the blocks and the not-found marker of its key. Whatever has to change together
-// is changed by a script. scripts.go has the scripts and what stands in a lease key.
+// lease, the blocks and the not-found marker of its key. [Store] implements
+// [backend.Backend] over a go-redis client of one node, of Sentinels or of a Cluster. A
+// read is a plain GET, and state that must change together is changed by one script.
+//
+//	scripts.go               the scripts, and the fields of a lease key
+//	keys.go                  the name of a lease key, in its value's Cluster slot
+//	store.go                 the methods of Backend
+//	pipeline.go              lease requests and fills that share round trips
+//	turns.go                 the connections of the client's pool, and waiting for one
+//	clear.go                 Clear, in steps that can be resumed
+//	listen.go                the channel on which the ends of leases are announced
+//	track.go                 changes of keys, for a near cache
+//	replicas.go              WAIT, for invalidations that replicas must have
+//	misfit.go, replies.go    servers and replies with which nothing can work
+//	status.go                Info and TTL
+//
+// A Store has no time budget and no breaker. The caller's context limits each command, and
+// an error leaves its outcome unknown.
 package redisstore
 
 import (

@@ -1,4 +1,7 @@
-// Package redistest starts real Redis servers for tests.
+// Package redistest starts real Redis servers for tests: one ([Start]), a Cluster
+// ([StartCluster]), or a master with replicas and a Sentinel ([StartSentinel]). Each uses free
+// ports and temporary folders, and ends with its test. A test is skipped where the programs are not
+// installed ([Require]).
 package redistest
 
 import (

@@ -1,6 +1,10 @@
-// Package settings reads what stands in environment variables: numbers, durations, the
-// URLs of Redis in the forms of several clients, and names that were meant to be those of
-// settings.
+// Package settings parses environment variables: numbers and durations ([Int], [Float],
+// [Duration], [Bool]), and the URLs of Redis in the forms of several clients ([ParseURL]).
+// [UnknownVars] finds names that were probably meant to be those of settings.
+//
+// The parsers of numbers return [ErrRejected], and leave it to the caller to name the
+// variable and the accepted range. Errors of ParseURL say which text is accepted. Neither
+// shows a value, which may be a secret.
 package settings
 
 import (

@@ -1,5 +1,10 @@
 // Package wake tells waiters for another process's load when to ask again: at once when
 // the end of the load's lease is announced, and otherwise from time to time.
+//
+// A [Hub] listens on one channel for all waiters of a process, while there are any. A
+// [Waiter] asks a store for a lease again and again, and sleeps in [Waiter.Pause] between
+// its questions. An announcement only ends the sleep early, so one that is lost, late or
+// forged costs time and a question, and never a wrong answer.
 package wake
 
 import (

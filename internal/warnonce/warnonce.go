@@ -1,4 +1,6 @@
-// Package warnonce remembers which warnings have been logged.
+// Package warnonce remembers which warnings have been logged, so that trouble that each
+// call meets is logged once for each keyspace. It bounds the number of keyspaces that one
+// message is logged for.
 package warnonce
 
 import (
