@@ -109,7 +109,7 @@ func sameCodec(a, b Codec) bool {
 
 // decode reads a stored value. encoding/json takes null for any type and leaves
 // its zero value; a zero that nobody stored must not be served, so null is an
-// error for types that never encode to it.
+// error where the value that it is decoded to does not encode to null.
 //
 // A Codec that panics has met bytes that it did not write: they do not decode.
 func decode[T any](s *Keyspace, data []byte) (value T, err error) {
@@ -120,19 +120,20 @@ func decode[T any](s *Keyspace, data []byte) (value T, err error) {
 		}
 	}()
 	codec := codecOf(s)
-	if codec == JSON && bytes.Equal(bytes.TrimSpace(data), []byte("null")) && !hasNull[T]() {
-		return value, errNull
+	err = codec.Decode(data, &value)
+	if err == nil && codec == JSON && isNull(data) && !encodesToNull(value) {
+		err = errNull
 	}
-	if err := codec.Decode(data, &value); err != nil {
+	if err != nil {
 		var zero T
 		return zero, err
 	}
 	return value, nil
 }
 
-// hasNull reports whether the zero T encodes to null.
-func hasNull[T any]() bool {
-	var zero T
-	data, err := JSON.Encode(zero)
-	return err == nil && string(data) == "null"
+func isNull(data []byte) bool { return bytes.Equal(bytes.TrimSpace(data), []byte("null")) }
+
+func encodesToNull(value any) bool {
+	data, err := JSON.Encode(value)
+	return err == nil && isNull(data)
 }
