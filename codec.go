@@ -35,7 +35,9 @@ type Codec interface {
 //
 // Encode refuses a value that would be another one to its readers, rather than lose
 // part of it: text that is not UTF-8, a pointer to a nil (whose JSON is that of a nil
-// pointer), a type with methods that encode it and none that decode it back. Parts
+// pointer), a type with methods that encode it and none that decode it back, a time
+// whose zone has an offset with seconds, as zones had before 1972, and a number in an
+// interface that a float64 does not hold, such as an int64 above 2^53. Parts
 // that encoding/json never writes, such as unexported fields, and the types of values
 // in an interface are lost. Decode refuses data that is not UTF-8.
 var JSON Codec = jsonCodec{}

@@ -83,6 +83,9 @@ func Encode(value any) ([]byte, error) {
 	if raw && !utf8.Valid(data) {
 		return nil, errNotUTF8
 	}
+	if want := inexact(v, t, data); want != "" {
+		return nil, fmt.Errorf("aside: want %s of a %T", want, value)
+	}
 	lossy := bytes.Count(data, replaced) // as encoding/json writes what is not UTF-8; U+FFFD itself is written as it is
 	switch {
 	case doubt == uncalled:
