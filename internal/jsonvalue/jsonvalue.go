@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"reflect"
 	"time"
 	"unicode/utf8"
@@ -272,6 +273,9 @@ func (c *comparison) same(v, w reflect.Value) bool {
 		return v.IsNil() == w.IsNil() && (v.IsNil() || c.sameHeld(v.Elem()))
 	case t == timeType:
 		return v.Interface().(time.Time).Equal(w.Interface().(time.Time))
+	case t == floatType: // its text has neither its precision nor how it rounds
+		f, g := addressable(v).Addr().Interface().(*big.Float), addressable(w).Addr().Interface().(*big.Float)
+		return f.Cmp(g) == 0 && f.Prec() == g.Prec() && f.Mode() == g.Mode()
 	case known.by.encodes != "":
 		one, err := json.Marshal(addressable(v).Addr().Interface())
 		if err != nil {

@@ -110,6 +110,7 @@ func (l *inspection) notV2(when bool) { l.v2 = l.v2 && !when }
 var (
 	timeType   = reflect.TypeFor[time.Time]()
 	numberType = reflect.TypeFor[json.Number]()
+	floatType  = reflect.TypeFor[big.Float]()
 	// plain are the types with methods that never write null, and lose nothing.
 	plain = map[reflect.Type]bool{timeType: true, reflect.TypeFor[big.Int](): true}
 )
@@ -168,7 +169,7 @@ func (l *inspection) ownMethods(t reflect.Type, addressed bool) bool {
 	if m.encodes == "" && m.decodes == "" {
 		return false
 	}
-	if m.encodes != m.decodes || !addressed && m.held != m.encodes || embedsMethods(t) {
+	if m.encodes != m.decodes || !addressed && m.held != m.encodes || embedsMethods(t) || t == floatType {
 		l.suspect(always)
 	}
 	return m.encodes == m.decodes
