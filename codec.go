@@ -38,7 +38,9 @@ type Codec interface {
 //
 // Encode refuses a value that would be another one to its readers, rather than lose
 // part of it: text that is not UTF-8, a pointer to a nil (whose JSON is that of a nil
-// pointer), a type with methods that encode it and none that decode it back. Parts
+// pointer), a type with methods that encode it and none that decode it back, a time
+// whose zone has an offset with seconds, as zones had before 1972, and a number in an
+// interface that a float64 does not hold, such as an int64 above 2^53. Parts
 // that encoding/json never writes, such as unexported fields, and the types of values
 // in an interface are lost. Decode refuses data that is not UTF-8.
 var JSON Codec = jsonCodec{}
@@ -112,7 +114,7 @@ func sameCodec(a, b Codec) bool {
 
 // decode reads a stored value. encoding/json takes null for any type and leaves
 // its zero value; a zero that nobody stored must not be served, so null is an
-// error for types that never encode to it.
+// error where the value that it is decoded to does not encode to null.
 //
 // A Codec that panics has met bytes that it did not write: they do not decode.
 func decode[T any](s *Keyspace, data []byte) (value T, err error) {
@@ -123,19 +125,20 @@ func decode[T any](s *Keyspace, data []byte) (value T, err error) {
 		}
 	}()
 	codec := codecOf(s)
-	if codec == JSON && bytes.Equal(bytes.TrimSpace(data), []byte("null")) && !hasNull[T]() {
-		return value, errNull
+	err = codec.Decode(data, &value)
+	if err == nil && codec == JSON && isNull(data) && !encodesToNull(value) {
+		err = errNull
 	}
-	if err := codec.Decode(data, &value); err != nil {
+	if err != nil {
 		var zero T
 		return zero, err
 	}
 	return value, nil
 }
 
-// hasNull reports whether the zero T encodes to null.
-func hasNull[T any]() bool {
-	var zero T
-	data, err := JSON.Encode(zero)
-	return err == nil && string(data) == "null"
+func isNull(data []byte) bool { return bytes.Equal(bytes.TrimSpace(data), []byte("null")) }
+
+func encodesToNull(value any) bool {
+	data, err := JSON.Encode(value)
+	return err == nil && isNull(data)
 }

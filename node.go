@@ -125,17 +125,27 @@ func (f *front) get(ctx context.Context, key string, b *budget) (found, error) {
 	if err := f.usable(key); err != nil {
 		return found{}, err
 	}
+	var got found
+	var err error
 	if f.local {
-		value, ok, err := f.backend.Get(ctx, key)
-		return found{value: value, ok: ok}, err
+		got.value, got.ok, err = f.backend.Get(ctx, key)
+	} else {
+		got, err = f.nodeOf(key).reads.get(ctx, key, b)
 	}
-	return f.nodeOf(key).reads.get(ctx, key, b)
+	if got.ok && got.value == nil {
+		got.value = []byte{} // a backend of somebody else's may have an empty value as nil, which is none here
+	}
+	return got, err
 }
 
 func (f *front) lease(ctx context.Context, key string, b *budget, req backend.LeaseRequest) (backend.Lease, error) {
-	return do(ctx, f, key, b, true, func(ctx context.Context) (backend.Lease, error) {
+	lease, err := do(ctx, f, key, b, true, func(ctx context.Context) (backend.Lease, error) {
 		return f.backend.Lease(ctx, key, req)
 	})
+	if lease.State == backend.Present && lease.Value == nil {
+		lease.Value = []byte{} // as in get
+	}
+	return lease, err
 }
 
 func (f *front) extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {

@@ -15,9 +15,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/big"
 	"reflect"
 	"time"
 	"unicode/utf8"
+	"unsafe"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -75,11 +77,15 @@ func Encode(value any) ([]byte, error) {
 	}
 	doubt, raw := t.doubt, t.raw
 	if t.dynamic {
-		held, heldRaw := heldIn(v)
-		doubt, raw = max(doubt, held), raw || heldRaw
+		s := search{doubt: doubt, raw: raw, left: 4*len(data) + 64}
+		s.in(v)
+		doubt, raw = s.doubt, s.raw
 	}
 	if raw && !utf8.Valid(data) {
 		return nil, errNotUTF8
+	}
+	if want := inexact(v, t, data); want != "" {
+		return nil, fmt.Errorf("aside: want %s of a %T", want, value)
 	}
 	lossy := bytes.Count(data, replaced) // as encoding/json writes what is not UTF-8; U+FFFD itself is written as it is
 	switch {
@@ -97,7 +103,8 @@ func Encode(value any) ([]byte, error) {
 			return nil, fmt.Errorf("aside: want text in UTF-8 in a %T", value)
 		}
 	}
-	if doubt != none && !same(v, back.Elem(), doubt == always) {
+	c := comparison{all: doubt == always, bytes: 64*len(data) + 1<<16}
+	if doubt != none && !c.same(v, back.Elem()) {
 		return nil, fmt.Errorf("aside: a %T decodes to another value from its own JSON", value)
 	}
 	return data, nil
@@ -116,79 +123,159 @@ func addressable(v reflect.Value) reflect.Value {
 	return c
 }
 
-// heldIn reports what is to be doubted of the values that interfaces in v hold, and
-// whether methods write the JSON of one.
-func heldIn(v reflect.Value) (d doubt, raw bool) {
-	note := func(held doubt, heldRaw bool) { d, raw = max(d, held), raw || heldRaw }
+// search finds what is to be doubted of the values that interfaces hold, and whether
+// methods write the JSON of one. It takes no more steps than it has left. encoding/json
+// writes a byte for nearly each, so where they do not suffice, the JSON leaves out parts
+// of the value, which may lead back to themselves: all is doubted then.
+type search struct {
+	doubt doubt
+	raw   bool
+	left  int
+}
+
+func (s *search) note(d doubt, raw bool) { s.doubt, s.raw = max(s.doubt, d), s.raw || raw }
+
+// step reports whether the search goes on.
+func (s *search) step() bool {
+	if s.left--; s.left < 0 {
+		s.note(always, true)
+	}
+	return s.left >= 0
+}
+
+// in searches a value, but for the parts of one that has a method to encode it: they
+// have no JSON of their own, and such a value is doubted by its type.
+func (s *search) in(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Interface:
 		if !v.IsNil() {
-			return heldBy(v.Interface())
+			s.held(v.Interface())
 		}
 	case reflect.Pointer:
-		if !v.IsNil() {
-			return heldIn(v.Elem())
+		if !v.IsNil() && s.step() {
+			s.in(v.Elem())
 		}
 	case reflect.Struct:
-		for _, i := range infoOf(v.Type()).dynamicFields {
-			note(heldIn(v.Field(i)))
+		if known := infoOf(v.Type()); known.by.encodes == "" {
+			for _, i := range known.dynamicFields {
+				s.in(v.Field(i))
+			}
 		}
 	case reflect.Slice, reflect.Array:
-		for i := range v.Len() {
-			note(heldIn(v.Index(i)))
+		for i := 0; i < v.Len() && !encodesItself(v.Type()) && s.step(); i++ {
+			s.in(v.Index(i))
 		}
 	case reflect.Map:
 		if m, ok := v.Interface().(map[string]any); ok {
-			return heldBy(m)
+			s.held(m)
+			return
 		}
-		for all := v.MapRange(); all.Next(); {
-			note(heldIn(all.Value()))
+		for all := v.MapRange(); !encodesItself(v.Type()) && all.Next() && s.step(); {
+			s.in(all.Value())
 		}
 	}
-	return d, raw
 }
 
-// heldBy is heldIn of one value, quickly for what JSON itself makes.
-func heldBy(value any) (d doubt, raw bool) {
+// encodesItself is quick for the types of which there are many, those without a name.
+func encodesItself(t reflect.Type) bool { return t.PkgPath() != "" && infoOf(t).by.encodes != "" }
+
+// held searches a value that an interface holds, quickly what JSON itself makes.
+func (s *search) held(value any) {
+	if !s.step() {
+		return
+	}
 	switch v := value.(type) {
 	case nil, string, float64, bool, int, int64, json.Number:
 	case []any:
 		for i := range v {
-			held, heldRaw := heldBy(v[i])
-			d, raw = max(d, held), raw || heldRaw
+			s.held(v[i])
 		}
 	case map[string]any:
 		for _, e := range v {
-			held, heldRaw := heldBy(e)
-			d, raw = max(d, held), raw || heldRaw
+			s.held(e)
 		}
 	default:
 		t := infoOf(reflect.TypeOf(value))
-		d, raw = t.held, t.raw
+		s.note(t.held, t.raw)
 		if t.dynamic {
-			held, heldRaw := heldIn(reflect.ValueOf(value))
-			d, raw = max(d, held), raw || heldRaw
+			s.in(reflect.ValueOf(value))
 		}
 	}
-	return d, raw
+}
+
+// comparison is of a value with what was decoded from its JSON. Both may lead back to
+// themselves, where methods leave that out of the JSON and bring it back.
+type comparison struct {
+	all   bool
+	depth int
+	bytes int // may still be encoded for it, of what interfaces hold
+	steps int
+	seen  map[pair]bool // once it has taken many steps
+}
+
+// pair are two references that are compared, or were.
+type pair struct {
+	v, w unsafe.Pointer
+	len  int
+	t    reflect.Type
+}
+
+const (
+	maxDepth   = 50_000 // encoding/json decodes up to 10,000 objects and lists in each other
+	quickSteps = 1_000  // that take no notes
+)
+
+// met reports whether v and w are references that have met before: then they are the
+// same if all else is. A held value meets itself.
+func (c *comparison) met(v, w reflect.Value) bool {
+	if c.steps++; c.steps < quickSteps {
+		return false
+	}
+	p := pair{t: v.Type()}
+	switch v.Kind() {
+	case reflect.Slice:
+		p.len = v.Len()
+	case reflect.Pointer, reflect.Map:
+	default:
+		return false
+	}
+	p.v, p.w = v.UnsafePointer(), w.UnsafePointer()
+	if c.seen[p] {
+		return true
+	}
+	if c.seen == nil {
+		c.seen = make(map[pair]bool)
+	}
+	c.seen[p] = true
+	return false
 }
 
 // same reports whether w, which was decoded from v's JSON, is v but for what JSON is
-// known to lose. It may be wrong only where it says that it is not. Unless all is set,
+// known to lose. It may be wrong only where it says that it is not. Unless c.all is set,
 // it leaves out the parts whose types are not to be doubted.
-func same(v, w reflect.Value, all bool) bool {
+func (c *comparison) same(v, w reflect.Value) bool {
+	if c.depth++; c.depth > maxDepth {
+		return false
+	}
+	defer func() { c.depth-- }()
 	t := v.Type()
 	known := infoOf(t)
-	if !all && known.doubt == none && known.held == none && !known.dynamic {
+	if !c.all && known.doubt == none && known.held == none && !known.dynamic {
+		return true
+	}
+	if c.met(v, w) {
 		return true
 	}
 	switch {
 	case t.Kind() == reflect.Pointer:
-		return v.IsNil() == w.IsNil() && (v.IsNil() || same(v.Elem(), w.Elem(), all))
+		return v.IsNil() == w.IsNil() && (v.IsNil() || c.same(v.Elem(), w.Elem()))
 	case t.Kind() == reflect.Interface:
-		return v.IsNil() == w.IsNil() && (v.IsNil() || sameHeld(v.Elem(), all))
+		return v.IsNil() == w.IsNil() && (v.IsNil() || c.sameHeld(v.Elem()))
 	case t == timeType:
 		return v.Interface().(time.Time).Equal(w.Interface().(time.Time))
+	case t == floatType: // its text has neither its precision nor how it rounds
+		f, g := addressable(v).Addr().Interface().(*big.Float), addressable(w).Addr().Interface().(*big.Float)
+		return f.Cmp(g) == 0 && f.Prec() == g.Prec() && f.Mode() == g.Mode()
 	case known.by.encodes != "":
 		one, err := json.Marshal(addressable(v).Addr().Interface())
 		if err != nil {
@@ -202,19 +289,19 @@ func same(v, w reflect.Value, all bool) bool {
 			return true
 		}
 	}
-	return sameParts(v, w, all)
+	return c.sameParts(v, w)
 }
 
-func sameParts(v, w reflect.Value, all bool) bool {
+func (c *comparison) sameParts(v, w reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Struct:
-		return sameFields(v, w, all)
+		return c.sameFields(v, w)
 	case reflect.Slice, reflect.Array:
 		if v.Len() != w.Len() {
 			return false
 		}
 		for i := range v.Len() {
-			if !same(v.Index(i), w.Index(i), all) {
+			if !c.same(v.Index(i), w.Index(i)) {
 				return false
 			}
 		}
@@ -224,7 +311,7 @@ func sameParts(v, w reflect.Value, all bool) bool {
 			return false
 		}
 		for each := v.MapRange(); each.Next(); {
-			if other := w.MapIndex(each.Key()); !other.IsValid() || !same(each.Value(), other, all) {
+			if other := w.MapIndex(each.Key()); !other.IsValid() || !c.same(each.Value(), other) {
 				return false
 			}
 		}
@@ -237,7 +324,7 @@ func sameParts(v, w reflect.Value, all bool) bool {
 	return v.Equal(w)
 }
 
-func sameFields(v, w reflect.Value, all bool) bool {
+func (c *comparison) sameFields(v, w reflect.Value) bool {
 	for _, f := range infoOf(v.Type()).fields {
 		one, err := v.FieldByIndexErr(f.Index)
 		if err != nil {
@@ -251,7 +338,7 @@ func sameFields(v, w reflect.Value, all bool) bool {
 			if one.IsNil() != two.IsNil() {
 				return false
 			}
-		} else if !same(one, two, all) {
+		} else if !c.same(one, two) {
 			return false
 		}
 	}
@@ -260,8 +347,14 @@ func sameFields(v, w reflect.Value, all bool) bool {
 
 // sameHeld reports whether what an interface holds would be decoded from its JSON to
 // what it is, if JSON kept its type.
-func sameHeld(v reflect.Value, all bool) bool {
+func (c *comparison) sameHeld(v reflect.Value) bool {
+	if c.met(v, v) {
+		return true
+	}
 	data, err := json.Marshal(v.Interface())
+	if c.bytes -= len(data) + 16; err != nil || c.bytes < 0 {
+		return false
+	}
 	back := reflect.New(v.Type())
-	return err == nil && json.Unmarshal(data, back.Interface()) == nil && same(v, back.Elem(), all)
+	return json.Unmarshal(data, back.Interface()) == nil && c.same(v, back.Elem())
 }

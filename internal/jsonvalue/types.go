@@ -20,12 +20,14 @@ type typeInfo struct {
 	held    doubt   // of a value in an interface, whose address encoding/json does not have
 	raw     bool    // methods write JSON
 	dynamic bool    // it leads to interfaces, which may hold anything
+	timed   bool    // it leads to times, or to methods that may write them
 	by      methods // by which it is encoded and decoded
 
 	// Of a struct, the fields that have a place in its JSON, those of embedded structs
 	// too, and those of its own that lead to interfaces.
 	fields        []reflect.StructField
 	dynamicFields []int
+	numbered      [][]int // of fields, but those whose numbers are texts in JSON
 }
 
 // doubt says when a value may be lost in its own JSON.
@@ -49,6 +51,11 @@ func infoOf(t reflect.Type) *typeInfo {
 	known.by = methodsOf(t)
 	if t.Kind() == reflect.Struct {
 		known.fields = fieldsOf(t)
+		for _, f := range known.fields {
+			if !flattened(f) && !isQuoted(f) {
+				known.numbered = append(known.numbered, f.Index)
+			}
+		}
 		for i := range t.NumField() {
 			if f := t.Field(i); known.dynamic && (f.IsExported() || flattened(f)) && f.Tag.Get("json") != "-" && inspect(f.Type, true).dynamic {
 				known.dynamicFields = append(known.dynamicFields, i)
@@ -103,6 +110,7 @@ func (l *inspection) notV2(when bool) { l.v2 = l.v2 && !when }
 var (
 	timeType   = reflect.TypeFor[time.Time]()
 	numberType = reflect.TypeFor[json.Number]()
+	floatType  = reflect.TypeFor[big.Float]()
 	// plain are the types with methods that never write null, and lose nothing.
 	plain = map[reflect.Type]bool{timeType: true, reflect.TypeFor[big.Int](): true}
 )
@@ -113,6 +121,7 @@ func (l *inspection) inspect(t reflect.Type, addressed bool) {
 	}
 	l.seen[place{t, addressed}] = true
 	if t == timeType {
+		l.timed = true
 		return
 	}
 	if kind := t.Kind(); kind != reflect.Pointer && kind != reflect.Interface && l.ownMethods(t, addressed) {
@@ -152,6 +161,7 @@ func (l *inspection) inspect(t reflect.Type, addressed bool) {
 func (l *inspection) ownMethods(t reflect.Type, addressed bool) bool {
 	m := methodsOf(t)
 	l.raw = l.raw || m.encodes == "JSON"
+	l.timed = l.timed || m.encodes != ""
 	l.notV2(m.foreign)
 	if m.foreign && (m.encodes == "" || m.decodes == "") {
 		l.suspect(uncalled)
@@ -159,7 +169,7 @@ func (l *inspection) ownMethods(t reflect.Type, addressed bool) bool {
 	if m.encodes == "" && m.decodes == "" {
 		return false
 	}
-	if m.encodes != m.decodes || !addressed && m.held != m.encodes || embedsMethods(t) {
+	if m.encodes != m.decodes || !addressed && m.held != m.encodes || embedsMethods(t) || t == floatType {
 		l.suspect(always)
 	}
 	return m.encodes == m.decodes
