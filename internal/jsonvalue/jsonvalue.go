@@ -68,12 +68,8 @@ func Encode(value any) ([]byte, error) {
 	v := addressable(reflect.ValueOf(value))
 	t := infoOf(v.Type())
 	data, err := json.Marshal(v.Addr().Interface())
-	var failed *json.MarshalerError
-	if errors.As(err, &failed) {
-		return nil, fmt.Errorf("aside: an encoding method of a %v fails with a %T", failed.Type, failed.Err)
-	}
 	if err != nil {
-		return nil, err
+		return nil, unencodable(err, value)
 	}
 	doubt, raw := t.doubt, t.raw
 	if t.dynamic {
@@ -108,6 +104,22 @@ func Encode(value any) ([]byte, error) {
 		return nil, fmt.Errorf("aside: a %T decodes to another value from its own JSON", value)
 	}
 	return data, nil
+}
+
+// unencodable says why encoding/json does not encode value, and shows nothing of it.
+func unencodable(err error, value any) error {
+	switch e := err.(type) { // not what it wraps, which is of a method
+	case *json.MarshalerError:
+		return fmt.Errorf("aside: an encoding method of a %v fails with a %T", e.Type, e.Err)
+	case *json.UnsupportedTypeError:
+		return fmt.Errorf("aside: a %v in a %T has no JSON", e.Type, value)
+	case *json.UnsupportedValueError:
+		if e.Value.CanFloat() {
+			return fmt.Errorf("aside: a %v in a %T has no JSON", e.Value.Float(), value) // NaN, or infinite
+		}
+		return fmt.Errorf("aside: a cycle in a %T has no JSON", value)
+	}
+	return fmt.Errorf("aside: a part of a %T does not encode, with a %T", value, err)
 }
 
 var (
