@@ -42,7 +42,10 @@ type Codec interface {
 // whose zone has an offset with seconds, as zones had before 1972, and a number in an
 // interface that a float64 does not hold, such as an int64 above 2^53. Parts
 // that encoding/json never writes, such as unexported fields, and the types of values
-// in an interface are lost. Decode refuses data that is not UTF-8.
+// in an interface are lost. Some values come back as encoding/json has them: a nil
+// json.RawMessage as the bytes null and an empty json.Number as 0, unless its field has
+// omitempty, and an empty slice or map as nil where its field has omitempty. A
+// json.RawMessage comes back without blanks. Decode refuses data that is not UTF-8.
 var JSON Codec = jsonCodec{}
 
 type jsonCodec struct{}

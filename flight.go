@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/deadline"
+	"github.com/cacheaside/aside/internal/jsonvalue"
 )
 
 // leaseTTL is how long a lease lasts unless extended: how long the others wait for
@@ -66,6 +68,8 @@ type flight struct {
 type valueType interface {
 	// decodes returns the error with which data does not decode, if it does not.
 	decodes(space *Keyspace, data []byte) error
+	// encode encodes a value of the type for a keyspace.
+	encode(space *Keyspace, value any) ([]byte, error)
 }
 
 type typed[T any] struct{}
@@ -73,6 +77,14 @@ type typed[T any] struct{}
 func (typed[T]) decodes(space *Keyspace, data []byte) error {
 	_, err := decode[T](space, data)
 	return err
+}
+
+func (typed[T]) encode(space *Keyspace, value any) ([]byte, error) {
+	codec := codecOf(space)
+	if codec == JSON && reflect.TypeFor[T]().Kind() == reflect.Interface {
+		return jsonvalue.EncodeHeld(value)
+	}
+	return codec.Encode(value)
 }
 
 // outcome is how a load ended.
@@ -361,7 +373,7 @@ func (fl *flight) encode(o *outcome) {
 			o.data = []byte{}
 		}
 	}()
-	o.data, err = codecOf(fl.space).Encode(o.value)
+	o.data, err = fl.typ.encode(fl.space, o.value)
 }
 
 // store fills under the lease, or gives it back.

@@ -18,14 +18,16 @@ const (
 // inexact says what is wanted of a value, or nothing: a time whose zone has an offset
 // with seconds is written as another instant, and a number in an interface is decoded to
 // a float64. It looks at the value only where its JSON may have such a part.
-func inexact(v reflect.Value, t *typeInfo, data []byte) (want string) {
+// held says that v itself is decoded to an interface.
+func inexact(v reflect.Value, held bool, data []byte) (want string) {
+	t := infoOf(v.Type())
 	x := exactness{
 		times:   (t.timed || t.dynamic) && hasOffset(data),
-		numbers: t.dynamic && hasNumber(data, isLong),
+		numbers: (t.dynamic || held) && hasNumber(data, isLong),
 		left:    4*len(data) + 64,
 	}
 	if x.times || x.numbers {
-		x.look(v, false)
+		x.look(v, held)
 	}
 	return x.want
 }

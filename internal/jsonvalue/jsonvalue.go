@@ -61,7 +61,12 @@ func Decode(data []byte, ptr any) error {
 // Encode returns the JSON of value, as encoding/json writes it. It refuses a value that
 // would be decoded to another one. A value that may be, by its type, by an invalid rune or
 // by a null in it, is decoded once to see.
-func Encode(value any) ([]byte, error) {
+func Encode(value any) ([]byte, error) { return encode(value, false) }
+
+// EncodeHeld is Encode of a value that is decoded to an interface.
+func EncodeHeld(value any) ([]byte, error) { return encode(value, true) }
+
+func encode(value any, held bool) ([]byte, error) {
 	if value == nil {
 		return json.Marshal(nil)
 	}
@@ -80,7 +85,7 @@ func Encode(value any) ([]byte, error) {
 	if raw && !utf8.Valid(data) {
 		return nil, errNotUTF8
 	}
-	if want := inexact(v, t, data); want != "" {
+	if want := inexact(v, held, data); want != "" {
 		return nil, fmt.Errorf("aside: want %s of a %T", want, value)
 	}
 	lossy := bytes.Count(data, replaced) // as encoding/json writes what is not UTF-8; U+FFFD itself is written as it is

@@ -148,3 +148,30 @@ func TestDecodesItself(t *testing.T) {
 		}
 	}
 }
+
+// The values that come back as encoding/json has them, and the tags that help.
+func TestEncode_WhatEncodingJSONMakesOfIt(t *testing.T) {
+	t.Parallel()
+	type plain struct {
+		Raw  json.RawMessage
+		Num  json.Number
+		List []int
+	}
+	type omitted struct {
+		Raw  json.RawMessage `json:",omitempty"`
+		Num  json.Number     `json:",omitempty"`
+		List []int           `json:",omitempty"`
+	}
+	for _, tt := range []struct{ value, want any }{
+		{plain{List: []int{}}, plain{json.RawMessage("null"), "0", []int{}}},
+		{plain{Raw: json.RawMessage(`{"a": 1}`)}, plain{json.RawMessage(`{"a":1}`), "0", nil}},
+		{omitted{List: []int{}}, omitted{}},
+		{omitted{}, omitted{}},
+	} {
+		data, err := jsonvalue.Encode(tt.value)
+		back, ptr := newOf(tt.value)
+		if err := errors.Join(err, jsonvalue.Decode(data, ptr)); err != nil || !reflect.DeepEqual(back.Elem().Interface(), tt.want) {
+			t.Errorf("%#v: got %#v, %v; want %#v", tt.value, back.Elem(), err, tt.want)
+		}
+	}
+}
