@@ -11,8 +11,11 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
@@ -40,7 +43,13 @@ type ModelError struct {
 	err     error
 }
 
-func (e *ModelError) Error() string { return fmt.Sprintf("%s: %v", e.Message, e.err) }
+func (e *ModelError) Error() string {
+	if e.err == nil {
+		return e.Message
+	}
+	return fmt.Sprintf("%s: %v", e.Message, e.err)
+}
+
 func (e *ModelError) Unwrap() error { return e.err }
 
 var errSilent = errors.New("the model was silent for too long")
@@ -111,7 +120,7 @@ type chunks struct {
 			FinishReason any `json:"finish_reason"`
 		}
 	}
-	reason string // for the reply's end, as the model gave it
+	reason string // for the reply's end: see reasonName
 	done   bool   // the stream came to its end
 	err    error
 }
@@ -133,8 +142,7 @@ func (c *chunks) next() bool {
 				c.err = errModel
 			}
 			for _, choice := range c.chunk.Choices {
-				reason, _ := choice.FinishReason.(string)
-				c.reason = cmp.Or(reason, c.reason)
+				c.reason = cmp.Or(reasonName(choice.FinishReason), c.reason)
 			}
 			return c.err == nil
 		}
@@ -160,23 +168,70 @@ func prompt(history []Message) []openai.ChatCompletionMessageParamUnion {
 	return out
 }
 
-// cutReasons are parts of the reasons that models give for a reply that is not whole,
-// in lower case: length, max_tokens, content_filter, SAFETY and so on. Any other reason
-// is that of a whole reply: stop, eos, end_turn, STOP, COMPLETE.
-var cutReasons = []string{
-	"length", "max", "limit", "filter", "safety", "sensitive", "recitation", "blocklist", "prohibited", "spii", "refus", "moderat",
-	"error", "fail", "abort", "cancel", "interrupt", "timeout", "insufficient", "malformed", "pause", "tool", "function", "unavailable", "overload",
+// absent reports whether a field of a chunk says nothing. Servers put null, an empty
+// value or the word null where others leave the field out.
+func absent(value any) bool {
+	switch v := value.(type) {
+	case nil:
+		return true
+	case string:
+		v = strings.ToLower(strings.TrimSpace(v))
+		return v == "" || v == "null" || v == "none"
+	case bool:
+		return !v
+	case float64:
+		return v == 0
+	case map[string]any:
+		return len(v) == 0
+	case []any:
+		return len(v) == 0
+	}
+	return false
 }
 
-// cut says which of the cutReasons ended the reply, or "".
-func cut(reason string) string {
-	reason = strings.ToLower(reason)
-	for _, part := range cutReasons {
-		if strings.Contains(reason, part) {
-			return part
+// reasonName returns the name of a finish_reason, which is safe to show: at most 40
+// letters, digits, dashes and underscores. It is empty when there is no reason, and
+// "unknown" when the reason has no name. Some servers send an object with the name in
+// its type or reason.
+func reasonName(reason any) string {
+	if absent(reason) {
+		return ""
+	}
+	if object, ok := reason.(map[string]any); ok {
+		reason = cmp.Or(object["type"], object["reason"])
+	}
+	text, _ := reason.(string)
+	var name []rune
+	for _, r := range text {
+		if len(name) < 40 && (unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '_') {
+			name = append(name, r)
 		}
 	}
-	return ""
+	return cmp.Or(string(name), "unknown")
+}
+
+// wholeReasons are the reasons of a whole reply, in lower case and letters only. Any other
+// reason is that of a reply that was cut. So are tool_calls: this server offers no tools.
+var wholeReasons = []string{
+	"stop", "stopped", "stopsequence", "stopbefore", "eos", "eostoken", "endtoken", "endturn", "endofturn", "endoftext",
+	"complete", "completed", "finished", "done", "normal",
+}
+
+// lengthReason matches the reasons of a reply that became too long, written as
+// wholeReasons are: model_length, MAX_TOKENS, token_limit, context_overflow and so on.
+var lengthReason = regexp.MustCompile(`length|max\w*token|tokenlimit|context`)
+
+// reasonKind returns the kind of a reason that reasonName returned, and "" for the
+// reason of a whole reply.
+func reasonKind(name string) string {
+	letters := strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(name))
+	switch {
+	case slices.Contains(wholeReasons, letters):
+		return ""
+	case lengthReason.MatchString(letters):
+		return "length"
+	}
+	return "failed"
 }
 
 // explain says why a reply is not whole, or returns nil when it is. stream is nil when
@@ -187,13 +242,13 @@ func (m model) explain(asked context.Context, err error, stream *chunks) error {
 	if stream != nil {
 		ended, done = stream.reason, stream.done
 	}
-	switch part := cut(ended); {
-	case part == "length" || part == "max" || part == "limit":
-		return &ModelError{"length", "the reply became longer than the model allows", err}
-	case part != "":
-		return &ModelError{"failed", fmt.Sprintf("the model ended the reply: %.40s", ended), err}
-	case ended != "" || done && err == nil: // whatever the connection does after it
+	switch kind := reasonKind(ended); {
+	case ended == "" && done && err == nil, ended != "" && kind == "": // whatever the connection does after it
 		return nil
+	case ended != "" && kind == "length":
+		return &ModelError{kind, "the reply became longer than the model allows", err}
+	case ended != "":
+		return &ModelError{kind, "the model ended the reply: " + ended, err}
 	case errors.Is(context.Cause(asked), errSilent):
 		return &ModelError{"timeout", fmt.Sprintf("the model was silent for %v", m.timeout), err}
 	case errors.Is(err, errModel):
