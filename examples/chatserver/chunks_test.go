@@ -35,12 +35,12 @@ const doneLine = "data: [DONE]\n\n"
 // data returns a chunk of a stream.
 func data(chunk string) string { return "data: " + chunk + "\n\n" }
 
-// choice returns a chunk with one choice, which has these fields.
-func choice(fields string) string { return data(`{"choices":[{"index":0,` + fields + `}]}`) }
+// oneChoice returns a chunk with one choice, which has these fields.
+func oneChoice(fields string) string { return data(`{"choices":[{"index":0,` + fields + `}]}`) }
 
-func said(text string) string { return choice(fmt.Sprintf(`"delta":{"content":%q}`, text)) }
+func said(text string) string { return oneChoice(fmt.Sprintf(`"delta":{"content":%q}`, text)) }
 
-func ended(reason string) string { return choice(`"delta":{},"finish_reason":` + reason) }
+func ended(reason string) string { return oneChoice(`"delta":{},"finish_reason":` + reason) }
 
 // A reason that is not known to end a whole reply ends one that was cut.
 func TestChunks_Reasons(t *testing.T) {
@@ -85,7 +85,7 @@ func TestChunks_ReasonsName(t *testing.T) {
 func TestChunks_NoReason(t *testing.T) {
 	t.Parallel()
 	for _, reason := range []string{`"null"`, `"none"`, `"None"`, `"NULL"`, `""`, `" "`, `null`, `false`, `{}`, `[]`, `0`} {
-		first := choice(`"delta":{"content":"It "},"finish_reason":` + reason)
+		first := oneChoice(`"delta":{"content":"It "},"finish_reason":` + reason)
 		if text, kind, _ := streamed(t, first+said("is")); text != "It is" || kind != "unreachable" {
 			t.Errorf("%s, and it broke off: %q %q", reason, text, kind)
 		}
@@ -94,6 +94,85 @@ func TestChunks_NoReason(t *testing.T) {
 		}
 		if _, kind, _ := streamed(t, first+ended(`"length"`)+ended(reason)+doneLine); kind != "length" {
 			t.Errorf("%s after length: %q", reason, kind)
+		}
+	}
+}
+
+// The text of a reply comes in several forms. A form that is unknown is an error, and
+// no reply with a hole.
+func TestChunks_Text(t *testing.T) {
+	t.Parallel()
+	content := func(json string) string { return oneChoice(`"delta":{"content":` + json + `}`) }
+	for _, row := range []struct{ stream, text, kind string }{
+		{content(`[{"type":"text","text":"PARTS"}]`), "PARTS", ""},
+		{content(`[{"type":"text","text":"a \ud83d"},{"type":"text","text":"\ude00 b"}]`), "a 😀 b", ""},
+		{content(`[{"type":"thinking","thinking":[{"type":"text","text":"hm"}]}]`) + said("yes"), "yes", ""},
+		{content(`[{"type":"reasoning","text":"hm"},{"type":"output_text","text":"yes"},{"type":"reference","reference_ids":[1]}]`), "yes", ""},
+		{content(`["a",{"text":"b"},{"type":"text","text":null}]`), "ab", ""},
+		{content(`[]`) + content(`null`) + content(`""`) + said("x"), "x", ""},
+		{oneChoice(`"delta":{"refusal":"I will not."}`), "I will not.", ""},
+		{oneChoice(`"message":{"role":"assistant","content":"MESSAGE"}`), "MESSAGE", ""},
+		{oneChoice(`"message":{"content":[{"type":"text","text":"MESSAGE"}]}`), "MESSAGE", ""},
+		{oneChoice(`"delta":null,"message":{"content":"MESSAGE"}`), "MESSAGE", ""},
+		{oneChoice(`"text":"TEXT"`) + oneChoice(`"text":" MORE"`), "TEXT MORE", ""},
+		{oneChoice(`"delta":{"content":"a"},"text":"a"`), "a", ""},                                                      // Together's
+		{oneChoice(`"delta":{"content":"a"},"message":{"content":"a"}`), "a", ""},                                       // Perplexity's, which has
+		{oneChoice(`"delta":{"content":"a"}`) + oneChoice(`"delta":{"content":""},"message":{"content":"a"}`), "a", ""}, // the whole reply at the end
+		{data(`{"choices":[{"index":0,"delta":{"content":"ONE"}},{"index":1,"delta":{"content":"TWO"}}]}`), "ONE", ""},  //
+		{data(`{"choices":[{"index":1,"delta":{"content":"TWO"},"finish_reason":"length"}]}`) + said("ONE"), "ONE", ""},
+		{data(`{"choices":[{"delta":{"content":"ONE"}},{"delta":{"content":"TWO"}}]}`), "ONE", ""},
+		{data(`{"choices":[{"delta":{"content":"ONE"}}]}`), "ONE", ""},
+		{said("a") + content(`{"type":"text","text":"secret"}`) + said("b"), "a", "failed"},
+		{said("a") + content(`42`), "a", "failed"},
+		{said("a") + content(`false`), "a", "failed"},
+		{said("a") + content(`[{"type":"image_url","image_url":"secret"}]`), "a", "failed"},
+		{said("a") + content(`[{"type":"text","text":{"value":"secret"}}]`), "a", "failed"},
+		{said("a") + content(`[["secret"]]`), "a", "failed"},
+		{said("a") + content(`[null]`), "a", "failed"},
+		{said("a") + oneChoice(`"text":{"value":"secret"}`), "a", "failed"},
+		{said("a") + oneChoice(`"message":{"content":42}`), "a", "failed"},
+	} {
+		for _, end := range []string{ended(`"stop"`), ""} {
+			text, kind, message := streamed(t, row.stream+end+doneLine)
+			if text != row.text || kind != row.kind || strings.Contains(message, "secret") {
+				t.Errorf("%q%q: got %q %q %q, want %q %q", row.stream, end, text, kind, message, row.text, row.kind)
+			}
+		}
+	}
+}
+
+// An error during a reply ends it, in each form that servers give it, and whatever
+// they send after it.
+func TestChunks_Errors(t *testing.T) {
+	t.Parallel()
+	for stream, want := range map[string]string{
+		data(`{"object":"error","message":"secret","type":"ServerError","code":500}`): "failed",
+		"event: error\n" + data(`{"message":"secret"}`):                               "failed",
+		"event:error\n" + data(`"secret"`):                                            "failed",
+		"event: stream_error\r\n\r\n":                                                 "failed",
+		"event: message\n" + data(`{"choices":[]}`):                                   "",
+		data(`{"type":"error","message":"secret"}`):                                   "failed",
+		data(`{"message":"secret","code":500}`):                                       "failed",
+		data(`{"detail":"secret"}`):                                                   "failed",
+		data(`{"error":"secret"}`):                                                    "failed",
+		data(`{"error":{"message":"secret"}}`):                                        "failed",
+		data(`{"error":true}`):                                                        "failed",
+		data(`{"error":"","choices":[]}`):                                             "",
+		data(`{"error":{},"choices":[]}`):                                             "",
+		data(`{"error":false,"choices":[]}`):                                          "",
+		data(`{"error":null,"choices":[]}`):                                           "",
+		data(`{"object":"chat.completion.chunk","usage":{"total_tokens":7}}`):         "",
+		data(`{"type":"ping"}`):                                                       "",
+		data(`{"error":{"message":"secret"},"choices":[{"delta":{"content":""},"finish_reason":""}]}`): "failed",
+	} {
+		for _, end := range []string{doneLine, said("x") + doneLine, ended(`"stop"`) + doneLine} {
+			text, kind, message := streamed(t, said("It is.")+stream+end)
+			if kind != want || strings.Contains(message, "secret") || want != "" && text != "It is." {
+				t.Errorf("%q%q: got %q %q %q, want the kind %q", stream, end, text, kind, message, want)
+			}
+		}
+		if _, kind, _ := streamed(t, said("It is.")+ended(`"stop"`)+stream+doneLine); kind != want {
+			t.Errorf("stop, and %q: got %q, want %q", stream, kind, want)
 		}
 	}
 }

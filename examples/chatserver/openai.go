@@ -67,8 +67,8 @@ func (m model) Respond(ctx context.Context, history []Message) iter.Seq2[string,
 		var text joiner
 		for err == nil && stream.next() {
 			silence.Stop()
-			for _, choice := range stream.chunk.Choices {
-				if piece := text.join(choice.Delta.Content); piece != "" && !yield(piece, nil) {
+			for _, data := range stream.text {
+				if piece := text.join(data); piece != "" && !yield(piece, nil) {
 					return
 				}
 			}
@@ -109,42 +109,48 @@ const maxChunk = 16 << 20
 // openai package does not tell a stream that ended with [DONE] from one that broke
 // off, and decodes each piece on its own.
 type chunks struct {
-	body  io.ReadCloser
-	lines *bufio.Scanner
-	chunk struct {
-		Error   any
-		Choices []struct {
-			Delta struct {
-				Content json.RawMessage
-			}
-			FinishReason any `json:"finish_reason"`
-		}
-	}
-	reason string // for the reply's end: see reasonName
-	done   bool   // the stream came to its end
+	body   io.ReadCloser
+	lines  *bufio.Scanner
+	text   []json.RawMessage // of the last chunk: JSON strings, for a joiner
+	reason string            // for the reply's end: see reasonName
+	done   bool              // the stream came to its end
 	err    error
 }
 
-var errModel = errors.New("the model's server reported an error during the reply")
+// chunk is a piece of a reply, or an error that the server reports in its place. Fields
+// that say nothing else are of any type, so that no chunk is refused for them.
+type chunk struct {
+	Object, Type, Error, Message, Detail any
+	Choices                              []choice
+}
 
-// next reads the next chunk, and reports whether there was one.
+type choice struct {
+	Index          any
+	Delta, Message struct{ Content, Refusal json.RawMessage }
+	Text           json.RawMessage
+	FinishReason   any `json:"finish_reason"`
+}
+
+var (
+	errModel   = errors.New("the model's server reported an error during the reply")
+	errContent = errors.New("the model's server sent a part of the reply that is no text")
+)
+
+// next reads the next chunk, and reports whether there was one. The chunk with an error
+// is one too, for it may have text.
 func (c *chunks) next() bool {
 	for c.err == nil && !c.done && c.lines.Scan() {
-		data, ok := bytes.CutPrefix(c.lines.Bytes(), []byte("data:")) // each chunk is a line of its own
+		name, data, _ := bytes.Cut(c.lines.Bytes(), []byte(":")) // each field of a chunk is a line of its own
 		data = bytes.TrimSpace(data)
 		switch {
-		case !ok || len(data) == 0:
+		case string(name) == "event" && bytes.Contains(bytes.ToLower(data), []byte("error")):
+			c.err = errModel
+		case string(name) != "data" || len(data) == 0:
 		case bytes.HasPrefix(data, []byte("[DONE]")):
 			c.done = true
 		default:
-			c.chunk.Choices, c.chunk.Error = nil, nil // else json.Unmarshal leaves what was there
-			if c.err = json.Unmarshal(data, &c.chunk); c.err == nil && c.chunk.Error != nil {
-				c.err = errModel
-			}
-			for _, choice := range c.chunk.Choices {
-				c.reason = cmp.Or(reasonName(choice.FinishReason), c.reason)
-			}
-			return c.err == nil
+			c.read(data)
+			return true
 		}
 	}
 	if c.err == nil && !c.done {
@@ -152,6 +158,95 @@ func (c *chunks) next() bool {
 	}
 	return false
 }
+
+// read reads a chunk. Of several choices it reads the first, as only one was asked for.
+func (c *chunks) read(data []byte) {
+	c.text = nil
+	var in chunk
+	if c.err = json.Unmarshal(data, &in); c.err == nil && in.failed() {
+		c.err = errModel
+	}
+	for i, choice := range in.Choices {
+		index, ok := choice.Index.(float64)
+		if ok && index != 0 || !ok && i > 0 {
+			continue
+		}
+		text, err := choice.text()
+		c.text = append(c.text, text...)
+		c.err = cmp.Or(c.err, err)
+		c.reason = cmp.Or(reasonName(choice.FinishReason), c.reason)
+	}
+}
+
+// failed reports whether the chunk is an error.
+func (c *chunk) failed() bool {
+	return c.Object == "error" || c.Type == "error" || !absent(c.Error) ||
+		c.Choices == nil && (!absent(c.Message) || !absent(c.Detail))
+}
+
+// text returns the text of a choice, as JSON strings. It is the delta's, or else that
+// of a completion or of a message. Some servers send the same text in more than one of
+// them, or the whole reply as a message beside the last delta.
+func (c *choice) text() ([]json.RawMessage, error) {
+	for _, fields := range [][]json.RawMessage{{c.Delta.Content, c.Delta.Refusal}, {c.Text}, {c.Message.Content, c.Message.Refusal}} {
+		var text []json.RawMessage
+		var err error
+		for _, field := range fields {
+			parts, e := textParts(field)
+			text, err = append(text, parts...), cmp.Or(err, e)
+		}
+		if text != nil || err != nil {
+			return text, err
+		}
+	}
+	return nil, nil
+}
+
+// textParts returns the text of a content, as JSON strings. The content is a string, or a
+// list of strings and of parts. Parts with the model's reasoning, or with its references,
+// are left out. It returns errContent with the text before anything else.
+func textParts(content json.RawMessage) (text []json.RawMessage, err error) {
+	switch {
+	case isNull(content):
+		return nil, nil
+	case content[0] == '"':
+		return []json.RawMessage{content}, nil
+	}
+	var list []json.RawMessage
+	if json.Unmarshal(content, &list) != nil {
+		return nil, errContent
+	}
+	for _, item := range list {
+		var part struct {
+			Type string
+			Text json.RawMessage
+		}
+		switch {
+		case item[0] == '"':
+			part.Text = item
+		case isNull(item) || json.Unmarshal(item, &part) != nil:
+			return text, errContent
+		}
+		switch part.Type {
+		case "thinking", "reasoning", "reference":
+			continue
+		case "", "text", "output_text":
+		default:
+			return text, errContent
+		}
+		if isNull(part.Text) {
+			continue
+		}
+		if part.Text[0] != '"' {
+			return text, errContent
+		}
+		text = append(text, part.Text)
+	}
+	return text, nil
+}
+
+// isNull reports whether a field was null or missing.
+func isNull(field json.RawMessage) bool { return len(field) == 0 || string(field) == "null" }
 
 func prompt(history []Message) []openai.ChatCompletionMessageParamUnion {
 	out := make([]openai.ChatCompletionMessageParamUnion, len(history))
@@ -243,6 +338,8 @@ func (m model) explain(asked context.Context, err error, stream *chunks) error {
 		ended, done = stream.reason, stream.done
 	}
 	switch kind := reasonKind(ended); {
+	case errors.Is(err, errModel) || errors.Is(err, errContent):
+		return &ModelError{"failed", err.Error(), nil}
 	case ended == "" && done && err == nil, ended != "" && kind == "": // whatever the connection does after it
 		return nil
 	case ended != "" && kind == "length":
@@ -251,8 +348,6 @@ func (m model) explain(asked context.Context, err error, stream *chunks) error {
 		return &ModelError{kind, "the model ended the reply: " + ended, err}
 	case errors.Is(context.Cause(asked), errSilent):
 		return &ModelError{"timeout", fmt.Sprintf("the model was silent for %v", m.timeout), err}
-	case errors.Is(err, errModel):
-		return &ModelError{"failed", err.Error(), err}
 	case !errors.As(err, &reply):
 		return &ModelError{"unreachable", "the model's server can not be reached, broke off, or is none", err}
 	case reply.StatusCode == http.StatusUnauthorized || reply.StatusCode == http.StatusForbidden:
