@@ -71,9 +71,10 @@ func readSettings(env map[string]string) (settings, error) {
 		adminToken:  get("CACHE_ADMIN_TOKEN", ""),
 		logLevel:    slog.LevelDebug, // so that [CACHE HIT] and [CACHE MISS] are seen
 	}
-	// Each of these protects something when it is set. An empty one is a mistake, as of
-	// a secret that was not found, and must not take the protection away.
-	for _, name := range []string{"CACHE_ADMIN_TOKEN", "CACHE_REFUSE_WRITES", "REDIS_TLS"} {
+	// Each of these protects something when it is set, or says where the data is. An empty
+	// one is a mistake, as of a secret that was not found. It must not take the protection
+	// away, or the data to another database.
+	for _, name := range []string{"CACHE_ADMIN_TOKEN", "CACHE_REFUSE_WRITES", "REDIS_TLS", "DATABASE_URL"} {
 		if _, set := env[name]; set && get(name, "") == "" {
 			bad("%s is set and empty: want a value, or no %s at all", name, name)
 		}

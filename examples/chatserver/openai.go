@@ -11,8 +11,11 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
@@ -40,7 +43,13 @@ type ModelError struct {
 	err     error
 }
 
-func (e *ModelError) Error() string { return fmt.Sprintf("%s: %v", e.Message, e.err) }
+func (e *ModelError) Error() string {
+	if e.err == nil {
+		return e.Message
+	}
+	return fmt.Sprintf("%s: %v", e.Message, e.err)
+}
+
 func (e *ModelError) Unwrap() error { return e.err }
 
 var errSilent = errors.New("the model was silent for too long")
@@ -58,8 +67,8 @@ func (m model) Respond(ctx context.Context, history []Message) iter.Seq2[string,
 		var text joiner
 		for err == nil && stream.next() {
 			silence.Stop()
-			for _, choice := range stream.chunk.Choices {
-				if piece := text.join(choice.Delta.Content); piece != "" && !yield(piece, nil) {
+			for _, data := range stream.text {
+				if piece := text.join(data); piece != "" && !yield(piece, nil) {
 					return
 				}
 			}
@@ -100,43 +109,48 @@ const maxChunk = 16 << 20
 // openai package does not tell a stream that ended with [DONE] from one that broke
 // off, and decodes each piece on its own.
 type chunks struct {
-	body  io.ReadCloser
-	lines *bufio.Scanner
-	chunk struct {
-		Error   any
-		Choices []struct {
-			Delta struct {
-				Content json.RawMessage
-			}
-			FinishReason any `json:"finish_reason"`
-		}
-	}
-	reason string // for the reply's end, as the model gave it
-	done   bool   // the stream came to its end
+	body   io.ReadCloser
+	lines  *bufio.Scanner
+	text   []json.RawMessage // of the last chunk: JSON strings, for a joiner
+	reason string            // for the reply's end: see reasonName
+	done   bool              // the stream came to its end
 	err    error
 }
 
-var errModel = errors.New("the model's server reported an error during the reply")
+// chunk is a piece of a reply, or an error that the server reports in its place. Fields
+// that say nothing else are of any type, so that no chunk is refused for them.
+type chunk struct {
+	Object, Type, Error, Message, Detail any
+	Choices                              []choice
+}
 
-// next reads the next chunk, and reports whether there was one.
+type choice struct {
+	Index          any
+	Delta, Message struct{ Content, Refusal json.RawMessage }
+	Text           json.RawMessage
+	FinishReason   any `json:"finish_reason"`
+}
+
+var (
+	errModel   = errors.New("the model's server reported an error during the reply")
+	errContent = errors.New("the model's server sent a part of the reply that is no text")
+)
+
+// next reads the next chunk, and reports whether there was one. The chunk with an error
+// is one too, for it may have text.
 func (c *chunks) next() bool {
 	for c.err == nil && !c.done && c.lines.Scan() {
-		data, ok := bytes.CutPrefix(c.lines.Bytes(), []byte("data:")) // each chunk is a line of its own
+		name, data, _ := bytes.Cut(c.lines.Bytes(), []byte(":")) // each field of a chunk is a line of its own
 		data = bytes.TrimSpace(data)
 		switch {
-		case !ok || len(data) == 0:
+		case string(name) == "event" && bytes.Contains(bytes.ToLower(data), []byte("error")):
+			c.err = errModel
+		case string(name) != "data" || len(data) == 0:
 		case bytes.HasPrefix(data, []byte("[DONE]")):
 			c.done = true
 		default:
-			c.chunk.Choices, c.chunk.Error = nil, nil // else json.Unmarshal leaves what was there
-			if c.err = json.Unmarshal(data, &c.chunk); c.err == nil && c.chunk.Error != nil {
-				c.err = errModel
-			}
-			for _, choice := range c.chunk.Choices {
-				reason, _ := choice.FinishReason.(string)
-				c.reason = cmp.Or(reason, c.reason)
-			}
-			return c.err == nil
+			c.read(data)
+			return true
 		}
 	}
 	if c.err == nil && !c.done {
@@ -144,6 +158,95 @@ func (c *chunks) next() bool {
 	}
 	return false
 }
+
+// read reads a chunk. Of several choices it reads the first, as only one was asked for.
+func (c *chunks) read(data []byte) {
+	c.text = nil
+	var in chunk
+	if c.err = json.Unmarshal(data, &in); c.err == nil && in.failed() {
+		c.err = errModel
+	}
+	for i, choice := range in.Choices {
+		index, ok := choice.Index.(float64)
+		if ok && index != 0 || !ok && i > 0 {
+			continue
+		}
+		text, err := choice.text()
+		c.text = append(c.text, text...)
+		c.err = cmp.Or(c.err, err)
+		c.reason = cmp.Or(reasonName(choice.FinishReason), c.reason)
+	}
+}
+
+// failed reports whether the chunk is an error.
+func (c *chunk) failed() bool {
+	return c.Object == "error" || c.Type == "error" || !absent(c.Error) ||
+		c.Choices == nil && (!absent(c.Message) || !absent(c.Detail))
+}
+
+// text returns the text of a choice, as JSON strings. It is the delta's, or else that
+// of a completion or of a message. Some servers send the same text in more than one of
+// them, or the whole reply as a message beside the last delta.
+func (c *choice) text() ([]json.RawMessage, error) {
+	for _, fields := range [][]json.RawMessage{{c.Delta.Content, c.Delta.Refusal}, {c.Text}, {c.Message.Content, c.Message.Refusal}} {
+		var text []json.RawMessage
+		var err error
+		for _, field := range fields {
+			parts, e := textParts(field)
+			text, err = append(text, parts...), cmp.Or(err, e)
+		}
+		if text != nil || err != nil {
+			return text, err
+		}
+	}
+	return nil, nil
+}
+
+// textParts returns the text of a content, as JSON strings. The content is a string, or a
+// list of strings and of parts. Parts with the model's reasoning, or with its references,
+// are left out. It returns errContent with the text before anything else.
+func textParts(content json.RawMessage) (text []json.RawMessage, err error) {
+	switch {
+	case isNull(content):
+		return nil, nil
+	case content[0] == '"':
+		return []json.RawMessage{content}, nil
+	}
+	var list []json.RawMessage
+	if json.Unmarshal(content, &list) != nil {
+		return nil, errContent
+	}
+	for _, item := range list {
+		var part struct {
+			Type string
+			Text json.RawMessage
+		}
+		switch {
+		case item[0] == '"':
+			part.Text = item
+		case isNull(item) || json.Unmarshal(item, &part) != nil:
+			return text, errContent
+		}
+		switch part.Type {
+		case "thinking", "reasoning", "reference":
+			continue
+		case "", "text", "output_text":
+		default:
+			return text, errContent
+		}
+		if isNull(part.Text) {
+			continue
+		}
+		if part.Text[0] != '"' {
+			return text, errContent
+		}
+		text = append(text, part.Text)
+	}
+	return text, nil
+}
+
+// isNull reports whether a field was null or missing.
+func isNull(field json.RawMessage) bool { return len(field) == 0 || string(field) == "null" }
 
 func prompt(history []Message) []openai.ChatCompletionMessageParamUnion {
 	out := make([]openai.ChatCompletionMessageParamUnion, len(history))
@@ -160,23 +263,70 @@ func prompt(history []Message) []openai.ChatCompletionMessageParamUnion {
 	return out
 }
 
-// cutReasons are parts of the reasons that models give for a reply that is not whole,
-// in lower case: length, max_tokens, content_filter, SAFETY and so on. Any other reason
-// is that of a whole reply: stop, eos, end_turn, STOP, COMPLETE.
-var cutReasons = []string{
-	"length", "max", "limit", "filter", "safety", "sensitive", "recitation", "blocklist", "prohibited", "spii", "refus", "moderat",
-	"error", "fail", "abort", "cancel", "interrupt", "timeout", "insufficient", "malformed", "pause", "tool", "function", "unavailable", "overload",
+// absent reports whether a field of a chunk says nothing. Servers put null, an empty
+// value or the word null where others leave the field out.
+func absent(value any) bool {
+	switch v := value.(type) {
+	case nil:
+		return true
+	case string:
+		v = strings.ToLower(strings.TrimSpace(v))
+		return v == "" || v == "null" || v == "none"
+	case bool:
+		return !v
+	case float64:
+		return v == 0
+	case map[string]any:
+		return len(v) == 0
+	case []any:
+		return len(v) == 0
+	}
+	return false
 }
 
-// cut says which of the cutReasons ended the reply, or "".
-func cut(reason string) string {
-	reason = strings.ToLower(reason)
-	for _, part := range cutReasons {
-		if strings.Contains(reason, part) {
-			return part
+// reasonName returns the name of a finish_reason, which is safe to show: at most 40
+// letters, digits, dashes and underscores. It is empty when there is no reason, and
+// "unknown" when the reason has no name. Some servers send an object with the name in
+// its type or reason.
+func reasonName(reason any) string {
+	if absent(reason) {
+		return ""
+	}
+	if object, ok := reason.(map[string]any); ok {
+		reason = cmp.Or(object["type"], object["reason"])
+	}
+	text, _ := reason.(string)
+	var name []rune
+	for _, r := range text {
+		if len(name) < 40 && (unicode.IsLetter(r) || unicode.IsDigit(r) || r == '-' || r == '_') {
+			name = append(name, r)
 		}
 	}
-	return ""
+	return cmp.Or(string(name), "unknown")
+}
+
+// wholeReasons are the reasons of a whole reply, in lower case and letters only. Any other
+// reason is that of a reply that was cut. So are tool_calls: this server offers no tools.
+var wholeReasons = []string{
+	"stop", "stopped", "stopsequence", "stopbefore", "eos", "eostoken", "endtoken", "endturn", "endofturn", "endoftext",
+	"complete", "completed", "finished", "done", "normal",
+}
+
+// lengthReason matches the reasons of a reply that became too long, written as
+// wholeReasons are: model_length, MAX_TOKENS, token_limit, context_overflow and so on.
+var lengthReason = regexp.MustCompile(`length|max\w*token|tokenlimit|context`)
+
+// reasonKind returns the kind of a reason that reasonName returned, and "" for the
+// reason of a whole reply.
+func reasonKind(name string) string {
+	letters := strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(name))
+	switch {
+	case slices.Contains(wholeReasons, letters):
+		return ""
+	case lengthReason.MatchString(letters):
+		return "length"
+	}
+	return "failed"
 }
 
 // explain says why a reply is not whole, or returns nil when it is. stream is nil when
@@ -187,17 +337,17 @@ func (m model) explain(asked context.Context, err error, stream *chunks) error {
 	if stream != nil {
 		ended, done = stream.reason, stream.done
 	}
-	switch part := cut(ended); {
-	case part == "length" || part == "max" || part == "limit":
-		return &ModelError{"length", "the reply became longer than the model allows", err}
-	case part != "":
-		return &ModelError{"failed", fmt.Sprintf("the model ended the reply: %.40s", ended), err}
-	case ended != "" || done && err == nil: // whatever the connection does after it
+	switch kind := reasonKind(ended); {
+	case errors.Is(err, errModel) || errors.Is(err, errContent):
+		return &ModelError{"failed", err.Error(), nil}
+	case ended == "" && done && err == nil, ended != "" && kind == "": // whatever the connection does after it
 		return nil
+	case ended != "" && kind == "length":
+		return &ModelError{kind, "the reply became longer than the model allows", err}
+	case ended != "":
+		return &ModelError{kind, "the model ended the reply: " + ended, err}
 	case errors.Is(context.Cause(asked), errSilent):
 		return &ModelError{"timeout", fmt.Sprintf("the model was silent for %v", m.timeout), err}
-	case errors.Is(err, errModel):
-		return &ModelError{"failed", err.Error(), err}
 	case !errors.As(err, &reply):
 		return &ModelError{"unreachable", "the model's server can not be reached, broke off, or is none", err}
 	case reply.StatusCode == http.StatusUnauthorized || reply.StatusCode == http.StatusForbidden:

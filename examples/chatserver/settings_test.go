@@ -24,6 +24,7 @@ func TestSettings_Protecting(t *testing.T) {
 		"CACHE_ADMIN_TOKEN":   {"", " ", "\t\n", "hunter2\n", "hun\nter2", "hunter2\x00", "hunter2\x7f", "hunter2\u200b", "\ufeffhunter2"},
 		"CACHE_REFUSE_WRITES": {"", " "},
 		"REDIS_TLS":           {"", " "},
+		"DATABASE_URL":        {"", " ", "\t\n"},
 	} {
 		for _, value := range values {
 			if _, err := readSettings(map[string]string{name: value}); err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "hunter2") {
