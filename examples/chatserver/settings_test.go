@@ -131,6 +131,8 @@ func TestRun_WrongFile(t *testing.T) {
 		"CACHE_TYPE=memory\nCACHE_ADMIN_TOKEN=${ASIDE_NO_SUCH_NAME}\n": ".env: line 2: CACHE_ADMIN_TOKEN: ${ASIDE_NO_SUCH_NAME}",
 		"CACHE_TYPE=memory\nCACHE_ADMIN_TOKEN=  # set in production\n": "CACHE_ADMIN_TOKEN is set and empty",
 		"CACHE_TYPE=memory\nCACHE_ADMIN_TOKEN='hunter2\n":              ".env: line 2: CACHE_ADMIN_TOKEN: the single quote",
+		"CACHE_TYPE=memory\nCACHE_ADMIN_TOKEN\n":                       ".env: line 2: CACHE_ADMIN_TOKEN: there is no =",
+		"CACHE_TYPE\n":                                                 ".env: line 1: CACHE_TYPE: there is no =",
 		"CACHE_TYPE=memory\n\nhunter2 x\n":                             ".env: line 3: want NAME=value",
 	} {
 		if _, err := runUntil(t, file, "chatserver listens"); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {

@@ -35,7 +35,8 @@ var (
 	inDouble     = regexp.MustCompile(`\\[\\'"abfnrtv]`)
 	variable     = regexp.MustCompile(`\$\{([^}:]*)(:-[^}]*)?\}`)
 
-	// Names that errors show, and that may stand alone on a line. Other text at a name's place may be part of a secret.
+	// Names that errors show. Other text at a name's place may be part of a secret, as it
+	// may be without an = after it, or in a reference, unless it is in upper case.
 	shownName      = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,63}$`)
 	shownReference = regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,63}$`)
 )
@@ -46,13 +47,14 @@ var (
 //
 // The error has a line for each mistake, with the number of the line in the file and
 // the name of the variable, if there is one. It never shows a value. Where
-// python-dotenv skips a line, or makes nothing of an unknown ${NAME}, Parse fails.
+// python-dotenv skips a line, or makes nothing of an unknown ${NAME} or of a name without
+// an =, Parse fails. A name without an = that env has is no mistake.
 func Parse(file []byte, env map[string]string) (map[string]string, error) {
 	text, err := decode(file)
 	if err != nil {
 		return nil, err
 	}
-	p := parser{rest: text, line: 1, env: env, values: map[string]*string{}}
+	p := parser{rest: text, line: 1, env: env, values: map[string]string{}}
 	for p.take(emptyLines); p.rest != "" && !p.lost; p.take(emptyLines) {
 		p.statement()
 	}
@@ -61,8 +63,8 @@ func Parse(file []byte, env map[string]string) (map[string]string, error) {
 	}
 	values := map[string]string{}
 	for name, value := range p.values {
-		if _, given := env[name]; !given && value != nil {
-			values[name] = *value
+		if _, given := env[name]; !given {
+			values[name] = value
 		}
 	}
 	return values, nil
@@ -89,7 +91,7 @@ type parser struct {
 	rest   string // not read yet
 	line   int    // of the start of rest
 	env    map[string]string
-	values map[string]*string // nil for a bare name
+	values map[string]string
 	errs   []error
 	lost   bool // a quote makes it unknown where the next statement begins
 }
@@ -145,13 +147,18 @@ func (p *parser) statement() {
 	}
 	p.take(spaces)
 	if !strings.HasPrefix(p.rest, "=") {
-		if _, ok := p.take(endOfLine); ok && shownName.MatchString(name) {
-			p.values[name] = nil
-			return
-		} else if !ok {
+		_, alone := p.take(endOfLine)
+		if !alone {
 			p.take(restOfLine)
 		}
-		bad("", "want NAME=value")
+		_, given := p.env[name]
+		switch {
+		case alone && given: // Docker's form for a variable of the environment
+		case alone && shownReference.MatchString(name):
+			bad(name, "there is no = behind the name: want %s=value, or %s= for an empty one", name, name)
+		default:
+			bad("", "want NAME=value")
+		}
 		return
 	}
 	p.rest = p.rest[1:]
@@ -165,7 +172,7 @@ func (p *parser) statement() {
 		bad(name, "%s", reason)
 		return
 	}
-	p.values[name] = &value
+	p.values[name] = value
 }
 
 // value reads the value after an = and the end of its line, or says why it cannot.
@@ -215,11 +222,10 @@ func (p *parser) expand(value string) (expanded, reason string) {
 		if text, ok := p.env[name]; ok {
 			return text
 		}
-		text, bare := p.values[name]
-		if text != nil {
-			return *text
+		if text, ok := p.values[name]; ok {
+			return text
 		}
-		if fallback == "" || bare { // for a bare name, python-dotenv does not take the default
+		if fallback == "" {
 			if !shownReference.MatchString(name) {
 				name = "…"
 			}
