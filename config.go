@@ -157,7 +157,8 @@ type Redis struct {
 	// DB is the database's number. A Cluster has only 0.
 	DB int
 
-	// Username and Password authenticate. They appear in no error and no log.
+	// Username and Password authenticate; a Username needs a Password, since go-redis
+	// sends none without. They appear in no error and no log.
 	Username, Password string
 
 	// TLS connects with TLS. TLSConfig, when it is set, does too, and says how.

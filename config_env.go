@@ -38,6 +38,7 @@ import (
 //	REDIS_PORT              1 to 65535 (6379; 26379 for Sentinels)
 //	REDIS_DB                0 or more (0)
 //	REDIS_USERNAME, REDIS_PASSWORD
+//	                        a user name needs a password
 //	REDIS_TLS               true or false (false)
 //	REDIS_CLUSTER           true: a single REDIS_HOST is a Cluster's (false)
 //	REDIS_SENTINEL_MASTER   the master's name; REDIS_HOST are then the Sentinels
@@ -48,7 +49,7 @@ import (
 // Times to live, and the time-outs, are seconds (1800) or Go durations (30m). Other
 // variables whose names begin with CACHE_ or REDIS_ are listed in Config.Warnings, each
 // with the name that was probably meant; those of other programs that are known, such
-// as REDIS_SERVICE_HOST, are not.
+// as REDIS_SERVICE_HOST, are not. So is a ${NAME} that was not expanded.
 func ConfigFromEnv(environ []string) (Config, error) {
 	env := make(map[string]string, len(environ))
 	e := envReader{env: env}
@@ -93,7 +94,7 @@ func ConfigFromEnv(environ []string) (Config, error) {
 	}
 	e.ttls(c.TTLs)
 	e.redis(&c.Redis)
-	c.Warnings = settings.UnknownVars(env)
+	c.Warnings = slices.Concat(e.references(), settings.UnknownVars(env))
 	return c, errors.Join(e.errs...)
 }
 
@@ -135,7 +136,7 @@ func isHarmless(name, text string) bool {
 func (e *envReader) ttls(ttls map[string]time.Duration) {
 	var names []string
 	for name := range e.env {
-		if strings.HasPrefix(name, "CACHE_TTL_") && name != "CACHE_TTL_JITTER" {
+		if strings.HasPrefix(name, "CACHE_TTL_") && name != "CACHE_TTL_JITTER" && strings.TrimSpace(e.env[name]) != "" {
 			names = append(names, name)
 		}
 	}
@@ -187,6 +188,17 @@ func (e *envReader) redis(r *Redis) {
 		r.URL, r.Hosts, r.SentinelMaster = "", nil, ""
 	}
 	e.errs = append(e.errs, errs...)
+}
+
+// references warns of the texts that somebody else was to complete. A password may look
+// like one, so they are used as they are.
+func (e *envReader) references() (warnings []string) {
+	for _, name := range []string{"CACHE_KEY_PREFIX", "REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_SENTINEL_USERNAME", "REDIS_SENTINEL_PASSWORD"} {
+		if settings.HasReference(e.env[name]) {
+			warnings = append(warnings, name+" has a reference to a variable in it, as ${NAME} or $(NAME), that was not expanded, and is used as it is")
+		}
+	}
+	return warnings
 }
 
 func (e *envReader) trimmed(name string) string { return strings.TrimSpace(e.env[name]) }

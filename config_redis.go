@@ -72,8 +72,10 @@ func (r Redis) resolve(name func(field string) string) (*redis.UniversalOptions,
 	}
 	errs = append(errs, r.addresses(o, name)...)
 	var notes []string
+	var u *settings.URL
 	if r.URL != "" {
-		u, err := settings.ParseURL(r.URL, name)
+		var err error
+		u, err = settings.ParseURL(r.URL, name)
 		if err != nil {
 			bad("URL", ": %w", err)
 			return nil, nil, errs
@@ -83,6 +85,15 @@ func (r Redis) resolve(name func(field string) string) (*redis.UniversalOptions,
 		}
 		notes = r.notes(u, name)
 	}
+	switch lone := isLoneUser(o.Username, o.Password); {
+	case lone && u != nil && u.Username != "":
+		bad("URL", ": it has a user name without a password, with which go-redis does not authenticate: set %s, or for a password alone %s is accepted", name("Password"), u.PasswordForm())
+	case lone:
+		bad("Username", ": there is no password, without which go-redis does not authenticate: set %s", name("Password"))
+	}
+	if r.SentinelMaster != "" && isLoneUser(o.SentinelUsername, o.SentinelPassword) {
+		bad("SentinelUsername", ": there is no password, without which go-redis does not authenticate: set %s", name("SentinelPassword"))
+	}
 	if r.SentinelMaster == "" && (r.SentinelUsername != "" || r.SentinelPassword != "") {
 		notes = append(notes, fmt.Sprintf("%s and %s are not used without %s", name("SentinelUsername"), name("SentinelPassword"), name("SentinelMaster")))
 	}
@@ -90,6 +101,12 @@ func (r Redis) resolve(name func(field string) string) (*redis.UniversalOptions,
 		return nil, nil, errs
 	}
 	return o, notes, nil
+}
+
+// isLoneUser reports whether a connection would be the default user's though another one
+// is named: go-redis sends no user name without a password.
+func isLoneUser(username, password string) bool {
+	return username != "" && username != "default" && password == ""
 }
 
 // addresses fills in those of the hosts.

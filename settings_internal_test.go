@@ -28,7 +28,7 @@ func TestResolve(t *testing.T) {
 			t.Errorf("ssl_cert_reqs=%s: %v", reqs, errs)
 		}
 	}
-	o, _, errs := Redis{Hosts: []string{"h"}, SentinelMaster: " m ", SentinelUsername: " su ", SentinelPassword: " sp ", Username: " u "}.resolve(configField)
+	o, _, errs := Redis{Hosts: []string{"h"}, SentinelMaster: " m ", SentinelUsername: " su ", SentinelPassword: " sp ", Username: " u ", Password: "p"}.resolve(configField)
 	if len(errs) > 0 || o.MasterName != "m" || o.SentinelUsername != "su" || o.SentinelPassword != " sp " || o.Username != "u" || o.Addrs[0] != "h:26379" {
 		t.Errorf("Sentinels: %v, %+v", errs, o)
 	}

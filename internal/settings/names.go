@@ -2,6 +2,7 @@ package settings
 
 import (
 	"fmt"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -21,7 +22,10 @@ var envNames = []string{
 var otherNames = map[string]string{
 	"CACHE_PREFIX": "CACHE_KEY_PREFIX", "CACHE_DISABLED": "CACHE_ENABLED", "CACHE_BACKEND": "CACHE_TYPE",
 	"REDIS_ADDR": "REDIS_HOST", "REDIS_ADDRESS": "REDIS_HOST", "REDIS_SERVER": "REDIS_HOST", "REDIS_NODES": "REDIS_HOST",
-	"REDIS_DATABASE": "REDIS_DB", "REDIS_SSL": "REDIS_TLS", "REDIS_USE_SSL": "REDIS_TLS", "REDIS_URI": "REDIS_URL", "REDIS_DSN": "REDIS_URL",
+	"REDIS_DATABASE": "REDIS_DB", "REDIS_SSL": "REDIS_TLS", "REDIS_USE_SSL": "REDIS_TLS", "REDIS_SSL_ENABLED": "REDIS_TLS", "REDIS_USE_TLS": "REDIS_TLS", "REDIS_TLS_ENABLED": "REDIS_TLS",
+	"REDIS_HOSTNAME": "REDIS_HOST", "REDIS_MASTER": "REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_SERVICE_NAME": "REDIS_SENTINEL_MASTER",
+	"CACHE_CHAT_MESSAGES_TTL": "CACHE_TTL_CHAT_MESSAGES", "CACHE_USER_CHATS_TTL": "CACHE_TTL_USER_CHATS",
+	"REDIS_URI": "REDIS_URL", "REDIS_DSN": "REDIS_URL",
 	"REDIS_USER": "REDIS_USERNAME", "REDIS_PWD": "REDIS_PASSWORD", "REDIS_AUTH": "REDIS_PASSWORD", "REDIS_PASSWD": "REDIS_PASSWORD",
 }
 
@@ -35,10 +39,19 @@ var foreignVars = regexp.MustCompile(`^(` + strings.Join([]string{
 	`REDIS_ENV_.*|REDIS_NAME`, // links of Docker
 	`REDIS_(VERSION|DOWNLOAD_URL|DOWNLOAD_SHA)`,
 	`REDIS_(TLS_URL|OM_URL|CLIENT|PREFIX|CACHE_DB|BROKER_URL|SOCKET_TIMEOUT|SOCKET_CONNECT_TIMEOUT|SOCKET_KEEPALIVE)`,
-	`REDIS_(MAX_CONNECTIONS|DECODE_RESPONSES|ENCODING|HEALTH_CHECK_INTERVAL|RETRY_ON_TIMEOUT|SSL_[A-Z_]+|CACHE_URL|SESSION_[A-Z_]+)`,
+	`REDIS_(MAX_CONNECTIONS|DECODE_RESPONSES|ENCODING|HEALTH_CHECK_INTERVAL|RETRY_ON_TIMEOUT|SSL_(CERT_REQS|CERTFILE|KEYFILE|KEYFILE_PASSWORD|PASSWORD|CA_CERTS?|CA_PATH|CA_DATA|CHECK_HOSTNAME|MIN_VERSION|CIPHERS)|CACHE_URL|SESSION_[A-Z_]+)`,
 	`CACHE_(URL|DRIVER|STORE|DIR|LOCATION|THRESHOLD|OPTIONS|ARGS|SOURCE_CHECK|IGNORE_ERRORS|NO_NULL_WARNING|DEFAULT_TIMEOUT)`,
 	`CACHE_(REDIS|MEMCACHED)_[A-Z_]+`, // of Flask-Caching
 }, "|") + `)$`)
+
+var reference = regexp.MustCompile(`\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-+=?][^}]*)?\}|\$\([A-Za-z_][A-Za-z0-9_]*\)`)
+
+// HasReference reports whether there is a ${NAME} in text, or a $(NAME) as of
+// Kubernetes, which was to be replaced before.
+func HasReference(text string) bool {
+	unescaped, err := url.PathUnescape(text)
+	return reference.MatchString(text) || err == nil && reference.MatchString(unescaped)
+}
 
 var varName = regexp.MustCompile(`^(?i:CACHE|REDIS)_[A-Za-z0-9_]{1,80}$`)
 
@@ -51,7 +64,7 @@ func UnknownVars(env map[string]string) []string {
 	var out []string
 	for name, value := range env {
 		upper := strings.ToUpper(name)
-		if strings.TrimSpace(value) == "" || !varName.MatchString(name) || slices.Contains(envNames, name) || foreignVars.MatchString(upper) {
+		if strings.TrimSpace(value) == "" || !varName.MatchString(name) || slices.Contains(envNames, name) || foreignVars.MatchString(name) {
 			continue
 		}
 		if strings.HasSuffix(upper, "_PORT") && strings.Contains(value, "://") { // a service link as well

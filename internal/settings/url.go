@@ -343,6 +343,17 @@ func setOnce(field func(u *URL) *string) func(u *URL, text string) bool {
 	}
 }
 
+// PasswordForm returns how a URL like u has a password without a user name.
+func (u *URL) PasswordForm() string {
+	switch {
+	case u.Host == "":
+		return "unix://:password@/path/to/socket"
+	case u.TLS:
+		return "rediss://:password@host"
+	}
+	return "redis://:password@host"
+}
+
 // Secure lets c verify the server as the URL says.
 func (u *URL) Secure(c *tls.Config) {
 	if u.skipVerify {
