@@ -76,11 +76,11 @@ breakages() {
 	tail -1 "$tmp/breakages"
 }
 
-# fuzz runs every fuzz target of the root package for the given time.
+# fuzz runs every fuzz target of the root and the internal packages for the given time.
 fuzz() {
-	local target
-	for target in $(go test -list '^Fuzz' . | grep '^Fuzz'); do
-		go test -run '^$' -fuzz "^$target\$" -fuzztime "$1" . >"$tmp/fuzz" 2>&1 || {
+	local file line
+	grep -o '^func Fuzz[A-Za-z0-9_]*' *_test.go internal/*/*_test.go | while IFS=: read -r file line; do
+		go test -run '^$' -fuzz "^${line#func }\$" -fuzztime "$1" "./$(dirname "$file")" >"$tmp/fuzz" 2>&1 </dev/null || {
 			# Go may take the end of that time for a failure; a real one has an input.
 			grep -q "context deadline exceeded" "$tmp/fuzz" && ! grep -q "Failing input" "$tmp/fuzz" || { tail -50 "$tmp/fuzz"; return 1; }
 		}
