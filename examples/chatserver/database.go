@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"embed"
 	"errors"
-	"fmt"
 	"io/fs"
+	"math"
 	"net/url"
+	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -121,16 +124,94 @@ func databaseName(databaseURL string) string {
 // as the times do, and a timestamp in PostgreSQL.
 const stamp = "2006-01-02T15:04:05.000000Z07:00"
 
-type stampTo struct{ *time.Time }
+// storedTime scans a time. One that cannot be read is zero and has an err. Scan returns no
+// error for it, since a row with it, and a room with that row, would be lost to all.
+type storedTime struct {
+	time.Time
+	err error
+}
 
-func (s stampTo) Scan(from any) (err error) {
+var (
+	errYear     = errors.New("want a year from 0 to 9999") // others have no JSON
+	errTimeType = errors.New("want a time, as text or as seconds since 1970")
+)
+
+func (s *storedTime) Scan(from any) error {
+	var t time.Time
+	var err error
 	switch v := from.(type) {
 	case time.Time:
-		*s.Time = v.UTC()
+		t = v
 	case string:
-		*s.Time, err = parseTime(v)
+		t, err = parseStored(v)
+	case []byte:
+		t, err = parseStored(string(v))
+	case int64:
+		t, err = epoch(float64(v))
+	case float64:
+		t, err = epoch(v)
 	default:
-		err = fmt.Errorf("a time is stored as %T", from)
+		err = errTimeType
 	}
-	return err
+	if t = t.UTC(); err == nil && (t.Year() < 0 || t.Year() > 9999) {
+		err = errYear
+	}
+	if err != nil {
+		t = time.Time{}
+	}
+	*s = storedTime{t, err}
+	return nil
+}
+
+// storedForm is how programs write times in SQLite, beside those that parseTime takes:
+// without seconds or any time of day, with a blank before the zone, and with its name.
+var storedForm = regexp.MustCompile(`^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d(?:\.\d{1,9})?)? ?(?:(Z|[+-]\d\d(?::?\d\d)?)(?: [A-Z]{3,5})?|UTC|GMT)?)?$`)
+
+// storedEpoch is a number of seconds since 1970, as SQLite keeps it in a column of text.
+// A shorter one may as well be a year or a date.
+var storedEpoch = regexp.MustCompile(`^-?\d{9,11}(\.\d+)?$`)
+
+func parseStored(text string) (time.Time, error) {
+	if t, err := parseTime(text); err == nil {
+		return t, nil
+	}
+	if storedEpoch.MatchString(text) {
+		seconds, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return time.Time{}, errNotTime
+		}
+		return epoch(seconds)
+	}
+	if m := storedForm.FindStringSubmatch(text); m != nil {
+		text = m[1] + "T" + cmp.Or(m[2], "00:00") + cmp.Or(m[3], ":00") + m[4]
+	}
+	return parseTime(text)
+}
+
+// epoch returns the time that is some seconds after 1970, to the microsecond.
+func epoch(seconds float64) (time.Time, error) {
+	if !(math.Abs(seconds) < 1e12) { // where the year is out of range in any case
+		return time.Time{}, errYear
+	}
+	whole, part := math.Modf(seconds)
+	return time.Unix(int64(whole), 0).Add(time.Duration(math.Round(part*1e6)) * time.Microsecond), nil
+}
+
+// unreadable collects the rows of a table whose time cannot be read.
+type unreadable struct {
+	ids []any
+	err error // of the first
+}
+
+func (u *unreadable) add(id any, err error) {
+	if err != nil {
+		u.ids, u.err = append(u.ids, id), cmp.Or(u.err, err)
+	}
+}
+
+// log names the rows, but for those after the first twenty.
+func (u *unreadable) log(ctx context.Context, table string) {
+	if len(u.ids) > 0 {
+		logger(ctx).WarnContext(ctx, "rows with a created_at that cannot be read", "table", table, "ids", u.ids[:min(len(u.ids), 20)], "rows", len(u.ids), "err", u.err)
+	}
 }

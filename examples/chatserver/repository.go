@@ -56,11 +56,16 @@ func (r *Repository) Chats(ctx context.Context, userID string) ([]Chat, error) {
 	}
 	defer rows.Close()
 	chats := []Chat{}
+	var bad unreadable
+	defer func() { bad.log(ctx, "chats") }()
 	for rows.Next() {
 		var c Chat
-		if err := rows.Scan(&c.ID, &c.UserID, &c.Title, stampTo{&c.CreatedAt}); err != nil {
-			return nil, err
+		var at storedTime
+		if err := rows.Scan(&c.ID, &c.UserID, &c.Title, &at); err != nil {
+			return nil, fmt.Errorf("chat %q: %w", c.ID, err)
 		}
+		c.CreatedAt = at.Time
+		bad.add(c.ID, at.err)
 		chats = append(chats, c)
 	}
 	return chats, rows.Err()
@@ -90,11 +95,19 @@ func (r *Repository) selectMessages(ctx context.Context, chatID string) ([]Messa
 	}
 	defer rows.Close()
 	messages := []Message{}
+	var bad unreadable
+	defer func() { bad.log(ctx, "messages") }()
 	for rows.Next() {
 		var m Message
-		if err := rows.Scan(&m.ID, &m.ChatID, &m.Role, &m.Content, stampTo{&m.CreatedAt}, &m.Partial); err != nil {
-			return nil, err
+		var at storedTime
+		if err := rows.Scan(&m.ID, &m.ChatID, &m.Role, &m.Content, &at, &m.Partial); err != nil {
+			return nil, fmt.Errorf("message %d: %w", m.ID, err)
 		}
+		m.CreatedAt = at.Time
+		if at.err != nil && len(messages) > 0 { // its time is after that of the message before
+			m.CreatedAt = messages[len(messages)-1].CreatedAt
+		}
+		bad.add(m.ID, at.err)
 		messages = append(messages, m)
 	}
 	return messages, rows.Err()

@@ -79,11 +79,22 @@ func (s *Server) observed(next http.Handler) http.Handler {
 		start := time.Now()
 		w.Header().Set("X-Server", s.about.Server)
 		timed := &timedWriter{ResponseWriter: w, start: start}
+		r = r.WithContext(context.WithValue(r.Context(), loggerKey{}, s.log))
 		next.ServeHTTP(timed, r)
 		took := time.Since(start)
 		s.metrics.request(r.Pattern, r.Method, timed.code, took)
 		s.log.InfoContext(r.Context(), "request", "method", r.Method, "path", r.URL.Path, "code", timed.code, "ms", ms(took))
 	})
+}
+
+type loggerKey struct{}
+
+// logger returns the log of the server whose request this is.
+func logger(ctx context.Context) *slog.Logger {
+	if log, ok := ctx.Value(loggerKey{}).(*slog.Logger); ok {
+		return log
+	}
+	return slog.Default()
 }
 
 type timedWriter struct {
