@@ -136,17 +136,23 @@ func isHarmless(name, text string) bool {
 func (e *envReader) ttls(ttls map[string]time.Duration) {
 	var names []string
 	for name := range e.env {
-		if strings.HasPrefix(name, "CACHE_TTL_") && name != "CACHE_TTL_JITTER" && strings.TrimSpace(e.env[name]) != "" {
+		if strings.HasPrefix(name, "CACHE_TTL_") && name != "CACHE_TTL_JITTER" && strings.TrimSpace(e.env[name]) != "" && !settings.IsForeign(name, e.env[name]) {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
+	spelt := make(map[string]string)
 	for _, name := range names {
 		space := strings.ToLower(strings.TrimPrefix(name, "CACHE_TTL_"))
 		if !isName(space) {
 			e.errs = append(e.errs, fmt.Errorf("aside: %s: as the name of a keyspace, %s are accepted", name, acceptedNames))
 			continue
 		}
+		if other, ok := spelt[space]; ok {
+			e.errs = append(e.errs, fmt.Errorf("aside: %s and %s: both are the time to live of the keyspace %q; set one of them", other, name, space))
+			continue
+		}
+		spelt[space] = name
 		var ttl time.Duration
 		least := leastTTL(space)
 		readVar(e, name, fmt.Sprintf("seconds (1800) or a duration (30m), from %v to one year,", least), &ttl, settings.Duration(least, maxTTL))

@@ -58,16 +58,19 @@ var varName = regexp.MustCompile(`^(?i:CACHE|REDIS)_[A-Za-z0-9_]{1,80}$`)
 // maxUnknownVars bounds the log of a start.
 const maxUnknownVars = 20
 
+// IsForeign reports whether a variable is another program's, or a service link of
+// Kubernetes: CACHE_TTL_X_PORT is one, of a service cache-ttl-x, if its value is a URL.
+func IsForeign(name, value string) bool {
+	return foreignVars.MatchString(name) || strings.HasSuffix(strings.ToUpper(name), "_PORT") && strings.Contains(value, "://")
+}
+
 // UnknownVars describes the variables that look like settings of the cache and are
 // none. A keyspace of one's own may have any name that is not nearly a known one.
 func UnknownVars(env map[string]string) []string {
 	var out []string
 	for name, value := range env {
 		upper := strings.ToUpper(name)
-		if strings.TrimSpace(value) == "" || !varName.MatchString(name) || slices.Contains(envNames, name) || foreignVars.MatchString(name) {
-			continue
-		}
-		if strings.HasSuffix(upper, "_PORT") && strings.Contains(value, "://") { // a service link as well
+		if strings.TrimSpace(value) == "" || !varName.MatchString(name) || slices.Contains(envNames, name) || IsForeign(name, value) {
 			continue
 		}
 		meant := meantVar(upper)
