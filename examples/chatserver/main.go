@@ -20,6 +20,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -61,6 +62,10 @@ type modelSettings struct {
 	timeout               time.Duration
 }
 
+// reference is how .env files and Kubernetes write another variable. As a token it is
+// what everybody guesses.
+var reference = regexp.MustCompile(`^\$(\{[^}]*\}|\([^)]*\))$`)
+
 // readSettings reports everything that is wrong, not only the first.
 func readSettings(env map[string]string) (settings, error) {
 	var errs []error
@@ -81,6 +86,9 @@ func readSettings(env map[string]string) (settings, error) {
 	}
 	if strings.ContainsFunc(s.adminToken, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.ContainsFunc(env["CACHE_ADMIN_TOKEN"], unicode.IsControl) {
 		bad("CACHE_ADMIN_TOKEN: want printable characters only, without a line's end")
+	}
+	if reference.MatchString(s.adminToken) {
+		bad("CACHE_ADMIN_TOKEN is a reference to another variable that was not expanded: want the token itself")
 	}
 	if _, err := parseDatabase(s.databaseURL); err != nil {
 		errs = append(errs, err)

@@ -21,7 +21,7 @@ import (
 func TestSettings_Protecting(t *testing.T) {
 	t.Parallel()
 	for name, values := range map[string][]string{
-		"CACHE_ADMIN_TOKEN":   {"", " ", "\t\n", "hunter2\n", "hun\nter2", "hunter2\x00", "hunter2\x7f", "hunter2\u200b", "\ufeffhunter2"},
+		"CACHE_ADMIN_TOKEN":   {"", " ", "\t\n", "hunter2\n", "hun\nter2", "hunter2\x00", "hunter2\x7f", "hunter2\u200b", "${hunter2}", "$(hunter2)", "\ufeffhunter2"},
 		"CACHE_REFUSE_WRITES": {"", " "},
 		"REDIS_TLS":           {"", " "},
 		"DATABASE_URL":        {"", " ", "\t\n"},
