@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -70,6 +71,9 @@ func (codec conversationCodec) Decode(data []byte, ptr any) error {
 	if stored == nil {
 		return errors.New("want a list of messages, not null")
 	}
+	if bytes.Contains(data, []byte(`\u`)) && !isText(data) { // its bytes are UTF-8, as it was decoded
+		return notText(data)
+	}
 	messages := make([]Message, len(stored))
 	for i, s := range stored {
 		m, err := s.message()
@@ -84,6 +88,14 @@ func (codec conversationCodec) Decode(data []byte, ptr any) error {
 	c, err := newConversation(messages)
 	*ptr.(*Conversation) = c
 	return err
+}
+
+// notText returns the error of the first message that is not text throughout.
+func notText(data []byte) error {
+	var messages []json.RawMessage
+	_ = json.Unmarshal(data, &messages) // it was decoded before
+	i := slices.IndexFunc(messages, func(m json.RawMessage) bool { return !isText(m) })
+	return fmt.Errorf("message %d: want text: both halves of each surrogate pair", i)
 }
 
 // storedMessage is a message as programs store it. A field that is missing is nil.
@@ -141,8 +153,17 @@ var timeForm = regexp.MustCompile(`^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})
 
 var errNotTime = errors.New("want a time in RFC 3339, with or without its zone")
 
-// parseTime takes a time without a zone for UTC. Its error has no text in it.
-func parseTime(text string) (t time.Time, err error) {
+// parseTime takes a time without a zone for UTC. Its error has no text in it. In UTC a
+// time must be of the years 0 to 9999, as those of JSON are.
+func parseTime(text string) (time.Time, error) {
+	t, err := readTime(text)
+	if err == nil && (t.Year() < 0 || t.Year() > 9999) {
+		return time.Time{}, errNotTime
+	}
+	return t, err
+}
+
+func readTime(text string) (t time.Time, err error) {
 	if t.UnmarshalText([]byte(text)) == nil { // which is strict, and quick
 		return t.UTC(), nil
 	}

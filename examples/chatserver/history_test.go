@@ -38,12 +38,16 @@ func TestHistory_Times(t *testing.T) {
 		"2026-01-02":                       "",
 		"03:04:05":                         "",
 		"2026-13-02T03:04:05":              "",
+		"9999-12-31T23:59:59-01:00":        "", // of the year 10000, which JSON's times do not have
+		"9999-12-31 23:59:59-0100":         "",
+		"0000-01-01T00:00:00+01:00":        "",
+		"9999-12-31T23:59:59Z":             "9999-12-31T23:59:59Z",
 		"yesterday":                        "",
 		"":                                 "",
 	} {
 		c, err := decodeHistory(t, "["+strings.Replace(goodMessage, "2026-01-02T03:04:05Z", text, 1)+"]")
 		if want == "" {
-			if err == nil || text != "" && strings.Contains(err.Error(), text) {
+			if err == nil || !strings.HasPrefix(err.Error(), "message 0: created_at: ") || text != "" && strings.Contains(err.Error(), text) {
 				t.Errorf("%q: %v, want an error without the text", text, err)
 			}
 			continue
@@ -96,6 +100,24 @@ func TestHistory_Refused(t *testing.T) {
 			t.Errorf("%s: taken for %s", name, c.encoded)
 		} else if strings.Contains(err.Error(), secret) {
 			t.Errorf("%s: the error shows the value: %v", name, err)
+		}
+	}
+}
+
+// Half of a surrogate pair, as Python's json.dumps writes it, is no text. The error names
+// the message.
+func TestHistory_LoneSurrogates(t *testing.T) {
+	t.Parallel()
+	second := strings.Replace(goodMessage, `"message_id":1`, `"message_id":2`, 1)
+	for _, content := range []string{`x\ud800`, `\udc00x`, `\ud800\ud800`, `\udc00\ud800`, `\uD83D`} {
+		c, err := decodeHistory(t, "["+goodMessage+","+strings.Replace(second, "hi", content, 1)+"]")
+		if err == nil || !strings.HasPrefix(err.Error(), "message 1: ") {
+			t.Errorf("%s: %s, %v; want an error of message 1", content, c.encoded, err)
+		}
+	}
+	for content, want := range map[string]string{`\ud83d\ude00`: "😀", `\\ud800`: `\ud800`, `\uc548`: "안", "\ufffd": "\ufffd", `\ufffd`: "\ufffd"} {
+		if c, err := decodeHistory(t, "["+strings.Replace(goodMessage, "hi", content, 1)+"]"); err != nil || c.Messages[0].Content != want {
+			t.Errorf("%s: %v, %v; want %q", content, c.Messages, err, want)
 		}
 	}
 }
