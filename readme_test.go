@@ -8,6 +8,8 @@ import (
 	"errors"
 	"iter"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +37,31 @@ func TestReadme_ExcerptsCompile(t *testing.T) {
 		block, _, _ = strings.Cut(block, "```\n")
 		if !strings.Contains(unindented(string(source)), unindented(block)) {
 			t.Errorf("not in readme_test.go:\n%s", block)
+		}
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)#\s]+)`)
+
+// What a page links to within the repository is there.
+func TestReadme_LinksLead(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob("docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("got %d pages, %v, want those of docs", len(pages), err)
+	}
+	for _, page := range append(pages, "README.md", "BENCHMARKS.md", "docs/protocol/RESULTS.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), m[1])); err != nil {
+				t.Errorf("%s links to %s: %v", page, m[1], err)
+			}
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -86,6 +87,11 @@ func readSettings(env map[string]string) (settings, error) {
 	}
 	if strings.ContainsFunc(s.adminToken, func(r rune) bool { return !unicode.IsPrint(r) }) || strings.ContainsFunc(env["CACHE_ADMIN_TOKEN"], unicode.IsControl) {
 		bad("CACHE_ADMIN_TOKEN: want printable characters only, without a line's end")
+	}
+	for _, name := range slices.Sorted(maps.Keys(env)) {
+		if strings.HasPrefix(strings.ToUpper(name), "CACHE_ADMIN") && name != "CACHE_ADMIN_TOKEN" {
+			bad("%s is not read, and protects nothing: CACHE_ADMIN_TOKEN was probably meant", name)
+		}
 	}
 	if reference.MatchString(s.adminToken) {
 		bad("CACHE_ADMIN_TOKEN is a reference to another variable that was not expanded: want the token itself")

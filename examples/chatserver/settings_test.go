@@ -165,3 +165,17 @@ func TestRedisName(t *testing.T) {
 		}
 	}
 }
+
+// A token under a name that is nearly the right one would leave the cache open to all.
+func TestSettings_AMisspeltTokenIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"CACHE_ADMIN_TOKN", "cache_admin_token", "Cache_Admin_Token", "CACHE_ADMIN", "CACHE_ADMIN_TOKENS"} {
+		_, err := readSettings(map[string]string{name: "hunter2"})
+		if err == nil || !strings.Contains(err.Error(), name+" is not read") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: got %v, want an error that names it", name, err)
+		}
+	}
+	if s, err := readSettings(map[string]string{"CACHE_ADMIN_TOKEN": "hunter2"}); err != nil || s.adminToken != "hunter2" {
+		t.Errorf("got %v, want the token", err)
+	}
+}
