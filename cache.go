@@ -19,9 +19,9 @@ import (
 	"github.com/cacheaside/aside/internal/wake"
 )
 
-// Cache is what a service keeps its values in. [Open], [NewRedis] and [New] make one;
-// [GetOrLoad], [Update] and [Invalidate] are how it is used. Its methods are for what
-// goes past them: values that no loader makes, and the service's own administration.
+// Cache holds the cached values of a service. [Open], [NewRedis] and [New] make one, and
+// [GetOrLoad], [Update] and [Invalidate] use it. Its methods are for all else: values that
+// no loader makes, and the service's own administration.
 // They may be called concurrently. A miss is not an error. A backend that does not
 // answer is [ErrUnavailable], within Config.Timeout, and after Close the error is
 // [ErrClosed].
@@ -42,7 +42,7 @@ type Cache interface {
 	// than the database's: prefer GetOrLoad.
 	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
 
-	// Delete removes values, and whatever was loaded for the keys before is not
+	// Delete removes values. A load of one of the keys that began before is not
 	// stored. Absent keys are not an error. A Delete that cannot be delivered is
 	// queued, which is no error, as for Invalidate. Once the queue has twice as many
 	// entries as Config.QueueSize, a key of no known keyspace is refused with
@@ -54,7 +54,7 @@ type Cache interface {
 	// run. Keys that are stored while it runs may remain. A prefix is compared as text:
 	// "app1" removes "app10:x" as well, and "app1:" does not. An empty prefix is an error.
 	//
-	// Without prefixes Clear removes what the Cache owns: all keys under
+	// Without prefixes Clear removes the keys that the Cache owns: all those under
 	// Config.KeyPrefix, or without one the keyspaces
 	// chat_messages and user_chats, and those that Config.Keyspaces and Config.TTLs
 	// name. The keyspaces generation and cancel hold states and nothing that is
@@ -65,8 +65,8 @@ type Cache interface {
 	Clear(ctx context.Context, prefixes ...string) error
 
 	// Status describes the Cache. It asks the backend, even while the breaker is open,
-	// so it fails when the backend does not answer; what is of this process is
-	// filled in all the same.
+	// so it fails when the backend does not answer. The fields that describe this
+	// process are filled in even then.
 	Status(ctx context.Context) (Status, error)
 
 	// Close tries once more to deliver the queued invalidations, for 5 seconds at most
@@ -104,7 +104,7 @@ func Open(cfg Config) (Cache, error) {
 // New returns a Cache in front of a backend of the caller's own, which is
 // closed with it. cfg's Type and Redis are not used.
 func New(store backend.Backend, cfg Config) (Cache, error) {
-	cfg.Type = typeNone // whatever it says, it names no backend here
+	cfg.Type = typeNone // it names no backend here
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -154,7 +154,7 @@ func newFront(store backend.Backend, cfg Config) *front {
 	return f
 }
 
-// frontOf returns c as what Open, NewRedis and New make.
+// frontOf returns c as a front, which Open, NewRedis and New make.
 func frontOf(c Cache) (*front, error) {
 	f, ok := c.(*front)
 	if !ok || f == nil {

@@ -1,6 +1,6 @@
-// Package backend is what a store has to do to be the backend of an [aside.Cache]:
-// the interface Backend, and the leases that keep what is stored fresh. A service that
-// uses one of aside's own backends needs nothing of it. An implementation is handed to
+// Package backend is for authors of stores: the interface that a store implements to be
+// the backend of an [aside.Cache], and the leases that keep stored values fresh. A service
+// that uses one of aside's own backends does not need it. An implementation is handed to
 // aside.New, which adds the time budget, the circuit breaker, the queue of undelivered
 // invalidations and the counters; the package asidetest has a suite that checks it.
 //
@@ -41,7 +41,7 @@ type Backend interface {
 
 	// Set stores value for ttl, which is at least a millisecond, and ends a
 	// reader's lease and a not-found marker. Blocks stay. Set is not guarded by
-	// a lease: what it stores may be older than the database's.
+	// a lease: the value may be older than the database's.
 	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
 
 	// Delete removes values and not-found markers and ends readers' leases, so
@@ -51,7 +51,7 @@ type Backend interface {
 	Delete(ctx context.Context, keys ...string) error
 
 	// Lease asks for the right to load the key's value and to store it with
-	// Fill. What it found stands in the answer's State; only Granted comes with
+	// Fill. The answer's State says whether it is granted; only Granted comes with
 	// a lease. Each call that grants makes a token never used before, also when
 	// a client library sends the same call twice; a claim's is its Owner.
 	Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error)
@@ -61,7 +61,7 @@ type Backend interface {
 	// ([LeaseRequest]) is extended with it.
 	Extend(ctx context.Context, key, token string, ttl time.Duration) (held bool, err error)
 
-	// Fill stores what was loaded under the lease that token names and ends the
+	// Fill stores the result of a load under the lease that token names, and ends the
 	// lease. stored is false, and nothing changes, when the lease has ended.
 	Fill(ctx context.Context, key, token string, fill Fill) (stored bool, err error)
 
@@ -70,12 +70,12 @@ type Backend interface {
 	// lease that has ended is not an error.
 	Release(ctx context.Context, key, token string) error
 
-	// Block does what Delete does, and keeps leases from being granted until
+	// Block deletes keys as Delete does, and keeps leases from being granted until
 	// Unblock is called with the same token or ttl is over. Several tokens may
 	// block one key, each for its own time.
 	Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error
 
-	// Unblock does what Delete does, whether or not the block still stands, and
+	// Unblock deletes keys as Delete does, whether or not the block still stands, and
 	// removes this token's block.
 	Unblock(ctx context.Context, token string, keys ...string) error
 
@@ -91,12 +91,12 @@ type Backend interface {
 	// answer.
 	Info(ctx context.Context) (Info, error)
 
-	// Close releases what the Backend holds. Later calls return ErrClosed. Closing
+	// Close releases the resources of the Backend. Later calls return ErrClosed. Closing
 	// twice is not an error.
 	Close() error
 }
 
-// LeaseRequest says what a caller of [Backend.Lease] wants.
+// LeaseRequest is a request to [Backend.Lease].
 type LeaseRequest struct {
 	// TTL is how long the lease lasts unless extended; at least a millisecond.
 	TTL time.Duration
@@ -108,7 +108,7 @@ type LeaseRequest struct {
 	WaitedFor string
 
 	// Undecodable, when not nil, is a stored value that the caller could not decode.
-	// It is removed if it is still what is stored.
+	// It is removed if it is still the stored value.
 	Undecodable []byte
 
 	// Claim, when not nil, is stored as the key's value with the lease, and for
@@ -130,7 +130,7 @@ type LeaseRequest struct {
 
 	// Overdue, when not empty, is the Deadline of the lease that WaitedFor names, when
 	// by the caller's own clock that has passed. A lease with the same Deadline still
-	// has ended, whatever the store's clock says; a store whose clock cannot be set back
+	// has ended, even if the store's clock says otherwise; a store whose clock cannot be set back
 	// ignores it.
 	Overdue string
 }
@@ -139,7 +139,7 @@ type LeaseRequest struct {
 // value: see LeaseRequest.WaitedFor.
 const FailedFor = 2 * time.Second
 
-// LeaseState is what [Backend.Lease] found.
+// LeaseState is the outcome of [Backend.Lease].
 type LeaseState int
 
 const (
@@ -163,8 +163,8 @@ type Lease struct {
 	Deadline string
 }
 
-// Fill is what [Backend.Fill] stores: Value, or with NotFound set a marker that
-// says that there is nothing to be found, for TTL.
+// Fill is the result of a load, for [Backend.Fill]: Value, or with NotFound set a marker
+// that says that there is nothing to be found. It is kept for TTL.
 type Fill struct {
 	Value    []byte
 	NotFound bool
@@ -173,7 +173,7 @@ type Fill struct {
 
 // Info describes a store. Fields that it cannot tell are left empty.
 type Info struct {
-	Name      string // what the store is called
+	Name      string // of the store
 	Version   string // the server's, where there is one
 	UsedBytes int64  // memory of the server or the store; 0 where that is not known
 	Keys      int64  // in the store: all keys, not only the cache's

@@ -48,9 +48,9 @@ type Breaker struct {
 	looked   atomic.Int64 // when the first probe since it was heard began
 }
 
-// Options are what a Breaker is made of.
+// Options configure a Breaker.
 type Options struct {
-	Does    string        // what the node has to do, for the log: "answer", or "store"
+	Does    string        // the task of the node, for the log: "answer", or "store"
 	Probe   func() error  // asks the node something small
 	Answers func()        // is called when the breaker has closed
 	Silence time.Duration // how long the node may be silent while commands wait; 0 is for ever
@@ -84,8 +84,8 @@ func (b *Breaker) Sent(now time.Time) {
 	b.Asked(now, 0)
 }
 
-// Asked says that somebody waits for the node, and how many do so beside those
-// whose commands are on their way.
+// Asked notes that more callers wait for the node, beside the commands that are on their
+// way.
 func (b *Breaker) Asked(now time.Time, more int) {
 	if b.Silence <= 0 {
 		return
@@ -112,8 +112,8 @@ func (b *Breaker) Asked(now time.Time, more int) {
 	}
 }
 
-// look asks a silent node something small: what is on its way may be long replies over
-// a slow line, which are no silence.
+// look asks a silent node something small. The replies on their way may be long ones over
+// a slow line, which is not silence.
 func (b *Breaker) look() {
 	defer b.looking.Store(false)
 	if b.ask() == nil {
@@ -145,14 +145,14 @@ func (b *Breaker) Over(now time.Time, answered bool) {
 	}
 }
 
-// Success notes a command that did what it was to do.
+// Success notes a command that succeeded.
 func (b *Breaker) Success() {
 	if b.failures.Load() != 0 {
 		b.failures.Store(0)
 	}
 }
 
-// Failure notes one that did not, and how much that says.
+// Failure notes a command that failed, and how much the failure counts.
 func (b *Breaker) Failure(err error, weight int32) {
 	if b.failures.Add(weight) < Opens || b.Stop.Err() != nil || !b.open.CompareAndSwap(false, true) {
 		return

@@ -80,7 +80,7 @@ func (l *Lifecycle) SettleWrite() bool {
 	return true
 }
 
-// Settled is the end of what Settle or SettleWrite noted.
+// Settled ends an invalidation that Settle or SettleWrite noted.
 func (l *Lifecycle) Settled() { l.settles.Done() }
 
 // BeginWrite notes that a write is running, until EndWrite, unless the Lifecycle is
@@ -95,7 +95,7 @@ func (l *Lifecycle) BeginWrite() bool {
 	return true
 }
 
-// EndWrite is the end of what BeginWrite noted.
+// EndWrite ends a write that BeginWrite noted.
 func (l *Lifecycle) EndWrite() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -134,7 +134,8 @@ func (l *Lifecycle) AwaitWrites(d time.Duration) (left int) {
 	return l.writing
 }
 
-// End waits for what settles, ends the Context, and waits for what Go began. It comes
+// End waits for the invalidations on their way, ends the Context, and waits for the
+// goroutines that Go began. It comes
 // after AwaitWrites.
 func (l *Lifecycle) End() {
 	l.settles.Wait()

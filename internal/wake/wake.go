@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// Who can not hear of the end of the lease it waits for asks after a sixteenth
-	// of the time it has waited already, within these bounds: late by little, and
+	// A waiter that cannot hear of the end of the lease asks again after a sixteenth of
+	// the time that it has waited already, within these bounds. It is late by little, and
 	// not a burden while a load takes long.
 	pollMin = time.Millisecond
 	pollMax = 10 * time.Millisecond
-	// Who can hear of it asks after half of that time, within these bounds: nobody
-	// tells of a lease that lapses, as that of a process that died, and a message
-	// may be lost.
+	// A waiter that can hear of it asks after half of that time, within these bounds.
+	// No message announces a lease that lapses, as that of a process that died, and a
+	// message may be lost.
 	notifiedMin = 20 * time.Millisecond
 	notifiedMax = 250 * time.Millisecond
 	// maxMissed is how many ends in a row that were not told of are no chance any
@@ -38,14 +38,14 @@ const (
 	refusedAfter = time.Minute
 )
 
-// Hub lets those who wait for other processes' loads know when to ask again. In
+// Hub tells waiters for other processes' loads when to ask again. In
 // a process there is one for all of them, which listens while somebody waits and
 // for a while after.
 //
-// What is heard is a hint: it says that it is time to ask, and nothing of what the
-// answer will be. Those who wait ask from time to time as well. So a message that
-// is lost, late or forged costs time and a question, and no promise hangs on it.
-// Nor is anything waited for here: while it does not listen, those who wait poll.
+// A message is a hint that it is time to ask, and says nothing of the answer. Waiters ask
+// from time to time as well, so a message that is lost, late or forged costs time and a
+// question, and no promise depends on it. Nothing waits for the subscription: until it is
+// there, waiters poll.
 type Hub struct {
 	Options
 
@@ -59,7 +59,7 @@ type Hub struct {
 	refused    bool                 // that it may not listen was logged
 }
 
-// Options are what a Hub is made of.
+// Options configure a Hub.
 type Options struct {
 	// Name is that of the channel on which the ends of leases are announced.
 	Name string
@@ -232,8 +232,8 @@ func (h *Hub) run() {
 	h.wakeAll()
 }
 
-// Up says that from now on all is heard. Those who wait ask once more: what ended
-// before was not.
+// Up says that from now on all is heard. Waiters ask once more, as the end of a lease
+// before that was not heard.
 func (h *Hub) Up() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -256,7 +256,7 @@ func (h *Hub) Wanted() bool {
 	return time.Since(h.lastWait) < idleAfter
 }
 
-// Wake lets those who wait for key ask again.
+// Wake has the waiters for key ask again.
 func (h *Hub) Wake(key string) {
 	if h.Listen == nil {
 		return
