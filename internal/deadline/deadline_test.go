@@ -2,6 +2,7 @@ package deadline_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,15 +92,15 @@ func TestShared(t *testing.T) {
 func TestEvery(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		calls := 0
-		stop := deadline.Every(time.Second, func(context.Context) bool { calls++; return calls < 5 })
+		var calls atomic.Int32
+		stop := deadline.Every(time.Second, func(context.Context) bool { return calls.Add(1) < 5 })
 		time.Sleep(3*time.Second + time.Millisecond)
-		if calls != 3 {
-			t.Errorf("got %d calls in 3 s, want 3", calls)
+		if got := calls.Load(); got != 3 {
+			t.Errorf("got %d calls in 3 s, want 3", got)
 		}
 		time.Sleep(time.Minute)
-		if calls != 5 {
-			t.Errorf("got %d calls of work that says no at the fifth, want 5", calls)
+		if got := calls.Load(); got != 5 {
+			t.Errorf("got %d calls of work that says no at the fifth, want 5", got)
 		}
 		stop()
 		stop = deadline.Every(time.Second, func(context.Context) bool { t.Error("it is called after stop"); return true })
