@@ -94,12 +94,14 @@ func TestP1_ALeaseThatCameBackStoresNothing(t *testing.T) {
 		c := overRedis(t, server.Addr(), aside.Config{})
 		finish := slowLoad(t, c, "old")
 		const lease = "{chat_messages:A}:lease"
-		token, until := server.HGet(lease, "load"), server.HGet(lease, "until")
-		if token == "" {
+		held, err := server.Get(lease)
+		if err != nil {
 			t.Fatal("the load holds no lease")
 		}
 		write(t, c)
-		server.HSet(lease, "load", token, "until", until)
+		if err := server.Set(lease, held); err != nil {
+			t.Fatal(err)
+		}
 		finish()
 		if value, err := server.Get(room.String()); err == nil {
 			t.Errorf("%s: stored %q", name, value)

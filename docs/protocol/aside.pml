@@ -1,9 +1,10 @@
 /* aside.pml - the protocol of scripts.go, one key.
  *
  * K    value key: 0 absent, else the database version it was loaded from
- * Lk   lease key: 0 absent, 1 load:<Lt>, 2 write:<set Lw>
- * Lf   the token of a lease that was released without a value, which stays beside Lk for a while
- * Ln   not-found marker, beside Lk: 0 absent, else the version of the database that had no such row
+ * Lk   lease key, one string: 0 absent, 1 load <Lt>, 2 failed <Lf>, 3 none
+ * Lf   the token of a lease that was released without a value: in `failed`, and in the `load` after it
+ * Ln   what `none` says, which the string does not hold: the version of the database that had no such row
+ * Lw   the key of the writers' blocks: the set of their tokens, 0 when it is absent
  * db   the database register: a version that each write increments (commit = one step)
  *
  * Every command is: (send) -> executed atomically in Redis -> reply seen in a LATER step.
@@ -20,10 +21,11 @@
  *
  * Switches: each B_... restores a reading of the design as worded (a Bug to exhibit);
  * without any B_ switch the model is the repaired protocol.
- *   B_ONETOKEN  write:<t> holds one token, a second seize overwrites the first
- *   B_INVALL    Invalidate / queue delivery = DEL K L even when L is write:
+ *   B_ONETOKEN  the blocks are one token, a second seize overwrites the first
+ *   B_INVALL    Invalidate / queue delivery lifts blocks, too
  *   B_FINKEEP   finalise lifts only its own write: block and leaves load: leases alone
  *   B_JOIN      accept rule as worded: "fill was confirmed" (no "arrived before it was sent")
+ *   B_JOINLOAD  a load's result is handed to all who wait when it ends
  *   B_POLLHIT   a polled hit is handed to all who wait on the flight
  *   B_RETRY     a client library re-sends SET L load:t NX with the same t
  *   B_QEARLY    seize failed: queue at once, no finalise after the commit
@@ -87,7 +89,7 @@ byte K, Lk, Lt, Lw, Lf, Ln, db = 1;
 byte lo = 1, mr = 1, lop[2] = 1;
 byte faults = NF;
 byte cur[2];                 /* flight a new caller joins: id+1 */
-byte started, fsent, fdone, fconf, fwake, fdead, fdet; /* bitmasks by flight id (= leader's reader id) */
+byte started, floaded, fsent, fdone, fconf, fwake, fdead, fdet; /* bitmasks by flight id (= leader's reader id) */
 byte fval[4];
 bool q[2]; byte qs[2], qv[2], hold[2];   /* queued invalidation, its sequence, its version; held open */
 bool ov[2]; byte os[2], ovv[2];         /* the queue overflowed, the sequence of the last time, its version */
@@ -111,10 +113,12 @@ byte cold;                   /* loads begun under a lease since the last invalid
 #else
 #define QUEUE(p, m) q[p] = true; qs[p]++; qv[p] = MAX(qv[p], m); lop[p] = MAX(lop[p], m)
 #endif
+/* the end of whatever the lease key says */
+#define NOLEASE Lk = 0; Lt = 0; Lf = 0; Ln = 0
 #ifdef B_KEEPMARK
-#define DROPMARKS Lf = 0
+#define INVALIDATED if :: Lk != 3 -> NOLEASE :: else fi
 #else
-#define DROPMARKS Lf = 0; Ln = 0
+#define INVALIDATED NOLEASE
 #endif
 #define MAX(a,b) ((a)>(b) -> (a) : (b))
 
@@ -140,24 +144,25 @@ inline X_LEASE(t, waited, res) {
   if
 #ifndef NORECHECK
   :: K != 0 -> res = 4
-  :: K == 0 && Ln != 0 -> res = 5
-  :: K == 0 && Ln == 0 && Lk == 0 -> Lk = 1; Lt = t; res = 1
-  :: K == 0 && Ln == 0 && Lk == 1 -> if :: waited != 0 && Lf == waited -> res = 3 :: else -> res = 2 fi
-  :: K == 0 && Ln == 0 && Lk == 2 -> res = 3
+  :: K == 0 && Lk == 3 -> res = 5
+  :: K == 0 && Lk != 3 && Lw != 0 -> res = 3
+  :: K == 0 && Lw == 0 && (Lk == 0 || Lk == 2) -> Lk = 1; Lt = t; res = 1 /* Lf stays, in the string */
+  :: K == 0 && Lw == 0 && Lk == 1 -> if :: waited != 0 && Lf == waited -> res = 3 :: else -> res = 2 fi
 #else
-  :: Lk == 0 -> Lk = 1; Lt = t; res = 1
-  :: Lk == 1 -> res = 2
-  :: Lk == 2 -> res = 3
+  :: Lw != 0 -> res = 3
+  :: Lw == 0 && Lk != 1 -> NOLEASE; Lk = 1; Lt = t; res = 1
+  :: Lw == 0 && Lk == 1 -> res = 2
 #endif
   fi
 }
+#define HELD(t) (Lk == 1 && Lt == t)
 inline X_FILL(t, v, res) {
   if
-  :: Lk == 1 && Lt == t && !ABSENT(v) -> K = v; Lk = 0; Lt = 0; DROPMARKS; res = 1; CHK()
-  :: Lk == 1 && Lt == t && ABSENT(v) -> Ln = v; Lk = 0; Lt = 0; Lf = 0; res = 1; CHK()
+  :: HELD(t) && !ABSENT(v) -> K = v; NOLEASE; res = 1; CHK()
+  :: HELD(t) && ABSENT(v) -> NOLEASE; Lk = 3; Ln = v; res = 1; CHK()
 #ifdef B_MARKANY
-  :: !(Lk == 1 && Lt == t) && ABSENT(v) -> Ln = v; res = 1; CHK()
-#define NOFILL !(Lk == 1 && Lt == t) && !ABSENT(v)
+  :: !HELD(t) && ABSENT(v) -> NOLEASE; Lk = 3; Ln = v; res = 1; CHK()
+#define NOFILL !HELD(t) && !ABSENT(v)
 #else
 #define NOFILL else
 #endif
@@ -165,46 +170,40 @@ inline X_FILL(t, v, res) {
   fi
 }
 #ifdef LOADFAILS
-#define MARK(t) Lf = t
+#define MARK(t) Lk = 2; Lf = t
 #else
 #define MARK(t) skip
 #endif
-inline X_RELEASE(t) { if :: Lk == 1 && Lt == t -> Lk = 0; Lt = 0; MARK(t); cold = 0 :: else fi }
+inline X_RELEASE(t) { if :: HELD(t) -> NOLEASE; MARK(t); cold = 0 :: else fi }
 inline X_INV() {
-  K = 0; cold = 0; DROPMARKS;
+  K = 0; cold = 0; INVALIDATED;
 #ifdef B_INVALL
-  Lk = 0; Lt = 0; Lw = 0
-#else
-  if :: Lk == 1 -> Lk = 0; Lt = 0 :: else fi
+  Lw = 0
 #endif
 }
 inline X_SEIZE(w) {
-  K = 0; Lt = 0; cold = 0; DROPMARKS;
+  K = 0; cold = 0; INVALIDATED;
 #ifdef B_ONETOKEN
-  Lw = BIT(w);
+  Lw = BIT(w)
 #else
-  Lw = Lw | BIT(w);
+  Lw = Lw | BIT(w)
 #endif
-  Lk = 2
 }
 inline X_FINAL(w) {
-  K = 0; cold = 0; DROPMARKS;
-  if
-  :: Lk == 2 ->
-#ifdef B_ONETOKEN
-     if :: Lw == BIT(w) -> Lw = 0; Lk = 0 :: else fi
+  K = 0; cold = 0;
+#ifdef B_FINKEEP
+  if :: Lk != 1 -> INVALIDATED :: else fi;
 #else
-     Lw = Lw & (7 - BIT(w));
-     if :: Lw == 0 -> Lk = 0 :: else fi
+  INVALIDATED;
 #endif
-#ifndef B_FINKEEP
-  :: Lk == 1 -> Lk = 0; Lt = 0
+#ifdef B_ONETOKEN
+  if :: Lw == BIT(w) -> Lw = 0 :: else fi
+#else
+  Lw = Lw & (7 - BIT(w))
 #endif
-  :: else
-  fi
 }
 /* the two steps of a Clear */
-inline X_CLEARLEASES() { if :: Lk == 1 -> Lk = 0; Lt = 0 :: else fi; DROPMARKS; cold = 0 }
+inline X_CLEARLEASES() { INVALIDATED; cold = 0 }
 inline X_CLEARVALUES() { K = 0; cold = 0 }
 inline STASH(op, a, v) {
   faults > 0; faults--;
@@ -245,6 +244,7 @@ again:
      if
      :: d_step { K != 0 -> v = K } ; goto ret
      :: K == 0
+     :: skip   /* the GET is left out, as a miss is expected: the lease request finds the value */
      :: atomic { faults > 0 -> faults--; deg = true }
      fi
   fi;
@@ -273,8 +273,8 @@ ask:
 waiting:
      if
      :: d_step { K != 0 -> v = K } ; goto polled
-     :: d_step { K == 0 && Ln != 0 -> v = Ln } ; goto polled
-     :: !(Lk == 1 && Lt == seen) && K == 0 && Ln == 0 -> goto ask
+     :: d_step { K == 0 && Lk == 3 -> v = Ln } ; goto polled
+     :: !HELD(seen) && K == 0 && Lk != 3 -> goto ask
      fi
   :: else
   fi;
@@ -297,6 +297,14 @@ waiting:
   :: atomic { fdead = fdead | BIT(r); if :: cur[p] == r + 1 -> cur[p] = 0 :: else fi; goto done }
   fi;
 #endif
+  /* the load has ended: who may take its result does not wait for the fill */
+  d_step {
+    assert(v >= low); mr = MAX(mr, v);
+#ifdef LIN
+    CHK();
+#endif
+    fval[r] = v; floaded = floaded | BIT(r)
+  }
   if
 #ifndef B_NODISTRUSTFLIGHT
   :: res == 1 && !DISTRUST(p) && !(fdet & BIT(r)) ->
@@ -316,7 +324,7 @@ waiting:
   fi;
   /* the reply is seen */
   atomic {
-    fval[r] = v; if :: res == 1 -> fconf = fconf | BIT(r) :: else fi;
+    if :: res == 1 -> fconf = fconf | BIT(r) :: else fi;
     fdone = fdone | BIT(r); if :: cur[p] == r + 1 -> cur[p] = 0 :: else fi
   }
   goto ret;
@@ -333,6 +341,11 @@ polled:
   goto ret;
 join:
   if
+#ifdef B_JOINLOAD
+  :: floaded & BIT(f) -> v = fval[f]; goto ret
+#else
+  :: (floaded & BIT(f)) && !(mS & BIT(f)) -> v = fval[f]; goto ret
+#endif
   :: fdone & BIT(f)
   :: (fdead & BIT(f)) && !(fdone & BIT(f)) -> goto done
   fi;
@@ -428,7 +441,7 @@ proctype Foreign() {
   byte my;
   d_step { db++; my = db }
 #if FOREIGN == 1
-  d_step { K = 0; Lk = 0; Lt = 0; Lw = 0; Lf = 0; Ln = 0; cold = 0 }
+  d_step { K = 0; NOLEASE; cold = 0 }
 #else
   d_step { K = 0; cold = 0 }
 #endif
@@ -479,22 +492,22 @@ end: do
   :: d_step { K != 0 -> K = 0; cold = 0 }
 #endif
 #ifdef KEPT
-  :: d_step { Lk == 1 && (Lt > NR || ((fdead | fdone) & BIT(Lt-1))) -> Lk = 0; Lt = 0; cold = 0 }
+  :: d_step { Lk == 1 && (Lt > NR || ((fdead | fdone) & BIT(Lt-1))) -> NOLEASE; cold = 0 }
 #else
 #ifndef NOLTTL
-  :: d_step { Lk == 1 -> Lk = 0; Lt = 0; cold = 0 }
+  :: d_step { Lk == 1 -> NOLEASE; cold = 0 }
 #endif
 #endif
 #ifdef LOADFAILS
-  :: d_step { Lf != 0 -> Lf = 0 }
+  :: d_step { Lk == 2 -> NOLEASE }
 #endif
 #ifdef NOTFOUND
-  :: d_step { Ln != 0 -> Ln = 0; cold = 0 }
+  :: d_step { Lk == 3 -> NOLEASE; cold = 0 }
 #endif
 #ifdef BLOCKEXP
-  :: d_step { Lk == 2 -> Lk = 0; Lw = 0 }
+  :: d_step { Lw != 0 -> Lw = 0 }
 #else
-  :: d_step { Lk == 2 && (Lw & live) == 0 -> Lk = 0; Lw = 0 }
+  :: d_step { Lw != 0 && (Lw & live) == 0 -> Lw = 0 }
 #endif
   :: atomic { zop[0] != 0 ->
        if

@@ -9,7 +9,7 @@ import (
 // slots is the number of hash slots of a Redis Cluster.
 const slots = 16384
 
-// LeaseKey returns the key of the hash that holds key's lease, blocks and
+// LeaseKey returns the key that says what is up with key: its lease, its claim or its
 // not-found marker. It hashes to key's own Cluster slot, so that a script may
 // touch both, and no value key can be equal to it: value keys have a keyspace's
 // name in front of their first colon, and that can be neither "lease", nor
@@ -31,9 +31,32 @@ func LeaseKey(key string) string {
 	}
 }
 
+// BlockKey returns the key of the hash that holds the blocks of those who write what is
+// under key. As for LeaseKey, it hashes to key's slot, and is no value key; and it is no
+// lease key.
+//
+//	chat_messages:A      {chat_messages:A}:block
+//	chat_messages:{A}    lease::block:chat_messages:{A}
+//	chat_messages:a}     lease::block::{tag}:chat_messages:a}
+func BlockKey(key string) string {
+	switch {
+	case HashTag(key) != key:
+		return blockPrefix + key
+	case !strings.Contains(key, "}"):
+		return "{" + key + "}:block"
+	default:
+		return blockPrefix + ":{" + TagForSlot(SlotOf(key)) + "}:" + key
+	}
+}
+
+const blockPrefix = "lease::block:"
+
 // LeasedKey is the inverse of LeaseKey. ok is false when lease is not the key of
 // a lease.
 func LeasedKey(lease string) (key string, ok bool) {
+	if strings.HasPrefix(lease, blockPrefix) {
+		return "", false
+	}
 	if rest, found := strings.CutPrefix(lease, "lease::{"); found {
 		_, key, ok = strings.Cut(rest, "}:")
 	} else if rest, found := strings.CutPrefix(lease, "lease:"); found {

@@ -41,5 +41,15 @@ func FuzzLeaseKey(f *testing.F) {
 		if key != other && lease == LeaseKey(other) {
 			t.Errorf("%q and %q share the lease key %q", key, other, lease)
 		}
+		block := BlockKey(key)
+		if SlotOf(block) != SlotOf(key) {
+			t.Errorf("%q is in slot %d, its block key %q in %d", key, SlotOf(key), block, SlotOf(block))
+		}
+		if leased, ok := LeasedKey(block); ok || block == other {
+			t.Errorf("%q is a block key, and taken for the lease key of %q, or a value's key", block, leased)
+		}
+		if key != other && block == BlockKey(other) {
+			t.Errorf("%q and %q share the block key %q", key, other, block)
+		}
 	})
 }

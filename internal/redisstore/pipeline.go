@@ -73,7 +73,7 @@ func (b *Store) runInLine(ctx context.Context, script *redis.Script, bytes int, 
 	if !ok {
 		p, _ = b.pipelines.LoadOrStore(shard, &pipeline{b: b, lanes: batch.Lanes{PerLane: scriptLane, Most: cap(b.TurnsOf(key).taken)}})
 	}
-	return p.(*pipeline).run(&scriptCall{ctx: ctx, script: script, keys: []string{key, LeaseKey(key)}, args: args})
+	return p.(*pipeline).run(&scriptCall{ctx: ctx, script: script, keys: keysOf(script, key), args: args})
 }
 
 func (p *pipeline) run(c *scriptCall) (res any, err error) {

@@ -2,23 +2,28 @@ package redisstore
 
 import "github.com/redis/go-redis/v9"
 
-// The scripts of the Redis backend. KEYS are pairs of a value key and its lease
-// key. A lease key is a hash:
+// The scripts of the Redis backend. KEYS are a value key, its lease key and, for scripts
+// that read or set blocks, its block key. A lease key is a string that says what is up
+// with its key, and ends by Redis's own clock:
 //
-//	load   the token of the reader's lease    until  its deadline, which differs after
-//	       each renewal
-//	claim  the value, when the lease is a claim
-//	waits  the channel on which those who wait for the lease want to hear of its end
-//	failed the token of a lease that was released without a value, and its deadline
-//	none   the deadline of the not-found marker
-//	w:…    a writer's block, named by its token, and its deadline
+//	load TOKEN TTL N FAILED CHANNEL
+//		a reader's lease. TTL is its milliseconds from the last renewal, N the number of
+//		renewals, FAILED the token of the lease before it if that was released without a
+//		value, and else "-". CHANNEL is there when waiters want to hear of its end.
+//	claim TTL N LENGTH OWNER VALUE
+//		a claim. OWNER has LENGTH bytes, and nothing between it and the claimed VALUE.
+//	failed TOKEN TTL
+//		a lease that was released without a value
+//	none TTL
+//		the not-found marker
 //
-// Deadlines are milliseconds of Redis's own clock, each with the milliseconds that it
-// was set for: each field ends by itself, and the whole hash half a second after the
-// last of them: when a lease has lapsed that others wait for, the next one to be
-// granted tells them that it is another's now. A deadline that is further away than it
-// was set for dates from before the clock was set back, or from a master whose clock
-// was ahead: the first script that sees it sets it again, to the same time from now.
+// A block key is a hash that is there only while somebody writes. It has the deadline of
+// each writer's block by its token, in milliseconds of Redis's own clock, with the
+// milliseconds that it was set for.
+//
+// A key that ends later than its TTL dates from before the clock was set back, or from
+// a master whose clock was ahead: the first script that sees it sets its end again, to
+// the same time from now.
 //
 // A Redis that is out of memory refuses a script's first write when it is one that
 // needs memory, and none after a first write that does not. So scripts that
@@ -30,22 +35,39 @@ import "github.com/redis/go-redis/v9"
 // sent: in MONITOR, in SLOWLOG, in a trace.
 func script(name, text string) *redis.Script { return redis.NewScript("-- " + name + "\n" + text) }
 
-const luaNow = `
+// luaClock has the deadline that is so far away.
+const luaClock = `
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local function untilAfter(ttl) return string.format('%.0f %.0f', now + ttl, ttl) end
+`
+
+// luaBlocks tells whether the block of a field with this text stands. It sets one again
+// that dates from before the clock was set back.
+const luaBlocks = luaClock + `
+local function stands(key, token, text)
+	local deadline, ttl = string.match(text or '', '^(%d+) (%d+)$')
+	deadline, ttl = tonumber(deadline) or 0, tonumber(ttl) or 0
+	if deadline > now + ttl then redis.pcall('HSET', key, token, untilAfter(ttl)) end
+	return deadline > now
+end
+`
+
+// luaLasts has a key end after ttl, when it would last for longer.
+const luaLasts = `
+local function lasts(key, ttl)
+	local left = redis.call('PTTL', key)
+	if left == -1 or left > tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+end
 `
 
 // luaWake tells those who wait for a lease that it has ended: see wakes. A user who
 // may not publish ends leases all the same.
 const luaWake = `
-local function wake(channel, key)
-	if type(channel) == 'string' then redis.pcall('PUBLISH', channel, key) end
+local function wake(lease, key)
+	local channel = string.match(lease, '^load %S+ %d+ %d+ %S+ (.+)$')
+	if channel then redis.pcall('PUBLISH', channel, key) end
 end
-`
-
-// luaUntil makes the deadline that is so far away.
-const luaUntil = luaNow + `
-local function untilAfter(ttl) return string.format('%.0f %.0f', now + ttl, ttl) end
 `
 
 // luaReplaced lists keys of other types, which the script removes, and their types.
@@ -60,58 +82,45 @@ local function replaces(key, own)
 end
 `
 
-// luaLive reads KEYS[2] into live, less the fields whose time is over, which are in
-// dead for leaseScript to remove: they must not be its first write. A key of another
-// type there holds no lease.
-const luaLive = luaWake + luaUntil + `
-local live, dead, blocked, latest, setBack = {}, {}, false, 0, false
-local all = redis.pcall('HGETALL', KEYS[2])
-local foreign = all.err
-if foreign then all = {} end
-for i = 1, #all, 2 do live[all[i]] = all[i + 1] end
-local waits = live['waits']
-local function keep(field)
-	local text, deadline, ttl = string.match(live[field] or '', '^(.-)(%d+) (%d+)$')
-	deadline, ttl = tonumber(deadline) or 0, tonumber(ttl) or 0
-	if deadline > now + ttl then
-		deadline, setBack = now + ttl, true
-		live[field] = text .. untilAfter(ttl)
-		redis.pcall('HSET', KEYS[2], field, live[field])
+// luaValue is the value of KEYS[1], unless it is the one that did not decode.
+const luaValue = luaReplaced + `
+local function valueBut(bad)
+	local value = redis.pcall('GET', KEYS[1])
+	if type(value) == 'table' then
+		replaces(KEYS[1], 'string')
+	elseif not value or value ~= bad then
+		return value, false
 	end
-	if deadline > now then
-		if deadline > latest then latest = deadline end
-		return true
-	end
-	dead[#dead + 1] = field
-	live[field] = nil
-	return false
+	redis.call('UNLINK', KEYS[1])
+	return false, value == bad
 end
-if live['load'] and not keep('until') then
-	dead[#dead + 1] = 'load'
-	dead[#dead + 1] = 'claim'
-	live['load'], live['claim'] = nil, nil
+local function answer(state, text, deadline) return {state, text, deadline or '', unpack(replaced)} end
+`
+
+// luaClaim reads and writes claims.
+const luaClaim = `
+local function claimOf(lease)
+	local ttl, n, length, rest = string.match(lease, '^claim (%d+) (%d+) (%d+) (.*)$')
+	length = tonumber(length)
+	if ttl then return string.sub(rest, 1, length), string.sub(rest, length + 1), ttl, n end
 end
-for i = 1, #all, 2 do
-	if string.sub(all[i], 1, 2) == 'w:' and keep(all[i]) then blocked = true end
+local function claimed(owner, value, ttl, n)
+	return 'claim ' .. ttl .. ' ' .. n .. ' ' .. #owner .. ' ' .. owner .. value
 end
-if live['none'] then keep('none') end
-if live['failed'] then keep('failed') end
-local function lasts(ttl)
-	if now + ttl > latest then latest = now + ttl end
-	redis.call('PEXPIRE', KEYS[2], latest - now + 500)
+local function leaseOf(key)
+	local lease = redis.pcall('GET', key)
+	return type(lease) == 'string' and lease or '', type(lease) == 'table'
 end
 `
 
-// luaDrop invalidates KEYS[i], KEYS[i+1].
+// luaDrop invalidates KEYS[i], whose lease key is KEYS[i+1].
 const luaDrop = luaWake + luaReplaced + `
-local function failed(reply) return type(reply) == 'table' and reply.err end
 local function endLease(i)
-	local waits = redis.pcall('HGET', KEYS[i + 1], 'waits')
-	if failed(redis.pcall('HDEL', KEYS[i + 1], 'load', 'until', 'claim', 'waits', 'failed', 'none')) then
-		replaces(KEYS[i + 1], 'hash')
-		redis.call('DEL', KEYS[i + 1])
-	end
-	wake(waits, KEYS[i])
+	local lease = redis.pcall('GET', KEYS[i + 1])
+	if not lease then return end
+	if type(lease) == 'table' then replaces(KEYS[i + 1], 'string') end
+	redis.call('DEL', KEYS[i + 1])
+	if type(lease) == 'string' then wake(lease, KEYS[i]) end
 end
 local function drop(i)
 	replaces(KEYS[i], 'string')
@@ -121,112 +130,133 @@ end
 `
 
 var (
-	// leaseScript: ARGV ttl, nonce, waited, has bad, bad, has claim, claim, owner,
-	// the channel to hear of the end of another's lease on, if any, the deadline of
-	// the lease waited for when its time is over by the waiter's clock. The answer is a
+	// leaseScript: ARGV ttl, nonce, waited, the channel to hear of the end of another's
+	// lease on, if any, the deadline of the lease waited for when its time is over by the
+	// waiter's clock, and the value that did not decode, if there is one. The answer is a
 	// state, a token or value, the deadline of another's lease, and what was replaced.
 	// The token carries the time, so a command that a client library sends twice
-	// does not make the same one twice.
-	leaseScript = script("lease", luaLive+luaReplaced+`
+	// does not make the same one twice. The first lines are the common case. A lease that
+	// lapsed took the channel of its waiters with it: the first of them to be granted one
+	// tells the others.
+	leaseScript = script("lease", `
 local value = redis.pcall('GET', KEYS[1])
-if type(value) == 'table' and value.err then
-	replaces(KEYS[1], 'string')
-	redis.call('UNLINK', KEYS[1])
-	value = false
+local function newLease(failed, ...)
+	local t = redis.call('TIME')
+	local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]
+	return redis.call('SET', KEYS[2], 'load ' .. token .. ' ' .. ARGV[1] .. ' 0 ' .. failed, 'PX', ARGV[1], ...) and token
 end
-local removed = value and ARGV[4] == '1' and value == ARGV[5]
-if removed then
-	redis.call('UNLINK', KEYS[1])
-	value = false
-end
-local claim = ARGV[6] == '1'
-if setBack and value and live['claim'] and live['load'] then
-	redis.call('PEXPIRE', KEYS[1], string.match(live['until'], '%d+$'))
-end
-local function answer(state, text, deadline) return {state, text, deadline or '', unpack(replaced)} end
-if value and claim and live['claim'] and live['load'] == ARGV[8] then return answer('granted', ARGV[8]) end
-if value then return answer('present', value) end
-if claim and ARGV[4] == '1' and not removed then return answer('absent', '') end
-if not claim then
-	if live['none'] then return answer('absent', '') end
-	if blocked then return answer('writing', '') end
-	local over = ARGV[10] ~= '' and live['load'] == ARGV[3] and live['until'] == ARGV[10] and not live['claim']
-	if live['load'] and not over then
-		if ARGV[3] ~= '' and live['failed'] and string.match(live['failed'], '^(.*) %d+ %d+$') == ARGV[3] then
-			return answer('unleased', '')
-		end
-		if ARGV[9] ~= '' and waits ~= ARGV[9] then redis.pcall('HSET', KEYS[2], 'waits', ARGV[9]) end
-		return answer('loading', live['load'], live['until'])
+if not value and #redis.pcall('HGETALL', KEYS[3]) == 0 then
+	local token = newLease('-', 'NX')
+	if token then
+		if ARGV[3] ~= '' and ARGV[4] ~= '' then redis.pcall('PUBLISH', ARGV[4], KEYS[1]) end
+		return {'granted', token}
 	end
 end
-if foreign then
-	replaces(KEYS[2], 'hash')
-	redis.call('DEL', KEYS[2])
+`+luaWake+luaValue+luaClaim+luaLasts+luaBlocks+`
+if value then
+	value = valueBut(ARGV[6])
+	if value then return answer('present', value) end
 end
-local token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]
-if claim then token = ARGV[8] end
-local ttl = tonumber(ARGV[1])
-redis.call('HSET', KEYS[2], 'load', token, 'until', untilAfter(ttl))
-for _, field in ipairs(dead) do
-	if field ~= 'load' and field ~= 'until' then redis.call('HDEL', KEYS[2], field) end
+local lease, foreign = leaseOf(KEYS[2])
+local marker = string.match(lease, '^none (%d+)$')
+if marker then
+	lasts(KEYS[2], marker)
+	return answer('absent', '')
 end
-if claim then
-	redis.call('HSET', KEYS[2], 'claim', ARGV[7])
-else
-	redis.call('HDEL', KEYS[2], 'claim')
+local blocks, blocked = redis.pcall('HGETALL', KEYS[3]), false
+for i = 1, #blocks, 2 do
+	if stands(KEYS[3], blocks[i], blocks[i + 1]) then blocked = true end
 end
-lasts(ttl)
-if claim then redis.call('SET', KEYS[1], ARGV[7], 'PX', ARGV[1]) end
-if waits then
-	redis.call('HDEL', KEYS[2], 'waits')
-	wake(waits, KEYS[1])
+if blocked then return answer('writing', '') end
+local owner, _, claimTTL, claimN = claimOf(lease)
+if owner then
+	lasts(KEYS[2], claimTTL)
+	return answer('loading', owner, claimN .. ' ' .. claimTTL)
 end
+local token, ttl, n, failed, channel = string.match(lease, '^load (%S+) (%d+) (%d+) (%S+) ?(.*)$')
+if token and not (token == ARGV[3] and n .. ' ' .. ttl == ARGV[5]) then
+	if failed == ARGV[3] then return answer('unleased', '') end
+	lasts(KEYS[2], ttl)
+	if ARGV[4] ~= '' and ARGV[4] ~= channel then
+		redis.pcall('SET', KEYS[2], 'load ' .. token .. ' ' .. ttl .. ' ' .. n .. ' ' .. failed .. ' ' .. ARGV[4], 'KEEPTTL')
+	end
+	return answer('loading', token, n .. ' ' .. ttl)
+end
+failed = string.match(lease, '^failed (%S+) %d+$')
+if foreign or lease ~= '' and not token and not failed then replaces(KEYS[2]) end
+token = newLease(failed or '-')
+wake(lease, KEYS[1])
 return answer('granted', token)
 `)
 
-	// extendScript: ARGV token, ttl.
-	extendScript = script("extend", luaLive+`
-local ttl = tonumber(ARGV[2])
-if live['w:' .. ARGV[1]] then
-	redis.call('HSET', KEYS[2], 'w:' .. ARGV[1], untilAfter(ttl))
-elseif live['load'] == ARGV[1] then
-	if live['claim'] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) == 0 then return 0 end
-	redis.call('HSET', KEYS[2], 'until', untilAfter(ttl))
-else
-	return 0
+	// claimScript: ARGV ttl, claim, owner, and the value that did not decode, if there is
+	// one, whose place it is to take. The answer is leaseScript's.
+	claimScript = script("claim", luaWake+luaValue+luaClaim+luaLasts+`
+local value, removed = valueBut(ARGV[4])
+local lease, foreign = leaseOf(KEYS[2])
+local owner, _, ttl = claimOf(lease)
+if owner and value then
+	lasts(KEYS[2], ttl)
+	lasts(KEYS[1], ttl)
 end
-lasts(ttl)
+if value and owner == ARGV[3] then return answer('granted', owner) end
+if value then return answer('present', value) end
+if ARGV[4] and not removed then return answer('absent', '') end
+if foreign then replaces(KEYS[2], 'string') end
+redis.call('SET', KEYS[2], claimed(ARGV[3], ARGV[2], ARGV[1], 0), 'PX', ARGV[1])
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
+wake(lease, KEYS[1])
+return answer('granted', ARGV[3])
+`)
+
+	// extendScript: ARGV token, ttl.
+	extendScript = script("extend", luaClaim+luaBlocks+`
+local lease = leaseOf(KEYS[2])
+local token, n, rest = string.match(lease, '^load (%S+) %d+ (%d+) (.*)$')
+if token == ARGV[1] then
+	redis.call('SET', KEYS[2], 'load ' .. token .. ' ' .. ARGV[2] .. ' ' .. n + 1 .. ' ' .. rest, 'PX', ARGV[2])
+	return 1
+end
+local owner, value, _, claimN = claimOf(lease)
+if owner == ARGV[1] then
+	if redis.call('PEXPIRE', KEYS[1], ARGV[2]) == 0 then return 0 end
+	redis.call('SET', KEYS[2], claimed(owner, value, ARGV[2], claimN + 1), 'PX', ARGV[2])
+	return 1
+end
+local block = redis.pcall('HGET', KEYS[3], ARGV[1])
+if type(block) ~= 'string' or not stands(KEYS[3], ARGV[1], block) then return 0 end
+redis.call('HSET', KEYS[3], ARGV[1], untilAfter(tonumber(ARGV[2])))
+if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[3], ARGV[2]) end
 return 1
 `)
 
 	// fillScript: ARGV token, ttl, not found, value.
-	fillScript = script("fill", luaLive+`
-if live['load'] ~= ARGV[1] then return 0 end
+	fillScript = script("fill", luaWake+`
+local lease, held = redis.pcall('GET', KEYS[2]), 'load ' .. ARGV[1] .. ' '
+if type(lease) ~= 'string' or string.sub(lease, 1, #held) ~= held then return 0 end
 if ARGV[3] == '1' then
-	local ttl = tonumber(ARGV[2])
-	redis.call('HSET', KEYS[2], 'none', untilAfter(ttl))
-	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits', 'failed')
-	lasts(ttl)
+	redis.call('SET', KEYS[2], 'none ' .. ARGV[2], 'PX', ARGV[2])
 else
 	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
-	redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits', 'failed', 'none')
+	redis.call('DEL', KEYS[2])
 end
-wake(waits, KEYS[1])
+wake(lease, KEYS[1])
 return 1
 `)
 
 	// releaseScript: ARGV token, ttl of the failed mark.
-	releaseScript = script("release", luaLive+`
-if live['load'] ~= ARGV[1] then return 0 end
-redis.call('HDEL', KEYS[2], 'load', 'until', 'claim', 'waits')
-if live['claim'] then
-	if redis.pcall('GET', KEYS[1]) == live['claim'] then redis.call('UNLINK', KEYS[1]) end
-else
-	local ttl = tonumber(ARGV[2])
-	redis.call('HSET', KEYS[2], 'failed', ARGV[1] .. ' ' .. untilAfter(ttl))
-	lasts(ttl)
+	releaseScript = script("release", luaWake+luaClaim+`
+local lease = leaseOf(KEYS[2])
+local owner, value = claimOf(lease)
+if owner == ARGV[1] then
+	redis.call('DEL', KEYS[2])
+	if redis.pcall('GET', KEYS[1]) == value then redis.call('UNLINK', KEYS[1]) end
+	return 1
 end
-wake(waits, KEYS[1])
+if string.match(lease, '^load (%S+) ') ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[2])
+redis.call('SET', KEYS[2], 'failed ' .. ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[2])
+wake(lease, KEYS[1])
 return 1
 `)
 
@@ -234,7 +264,7 @@ return 1
 	setScript = script("set", luaDrop+`
 replaces(KEYS[1], 'string')
 local set = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
-if failed(set) then
+if set.err then
 	drop(1)
 	return set
 end
@@ -247,59 +277,52 @@ for i = 1, #KEYS, 2 do drop(i) end
 return replaced
 `)
 
-	// blockScript: ARGV token, ttl.
-	blockScript = script("block", luaDrop+luaUntil+`
-for i = 1, #KEYS, 2 do drop(i) end
+	// blockScript: ARGV token, ttl. KEYS are in threes, as for unblockScript.
+	blockScript = script("block", luaDrop+luaClock+`
+for i = 1, #KEYS, 3 do drop(i) end
 local deadline = untilAfter(tonumber(ARGV[2]))
-for i = 1, #KEYS, 2 do
-	redis.call('HSET', KEYS[i + 1], 'w:' .. ARGV[1], deadline)
-	if redis.call('PTTL', KEYS[i + 1]) < tonumber(ARGV[2]) then
-		redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
+for i = 3, #KEYS, 3 do
+	local set = redis.pcall('HSET', KEYS[i], ARGV[1], deadline)
+	if type(set) == 'table' then
+		replaces(KEYS[i], 'hash')
+		redis.call('DEL', KEYS[i])
+		redis.call('HSET', KEYS[i], ARGV[1], deadline)
 	end
+	if redis.call('PTTL', KEYS[i]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[i], ARGV[2]) end
 end
 return replaced
 `)
 
 	// unblockScript: ARGV token.
 	unblockScript = script("unblock", luaDrop+`
-for i = 1, #KEYS, 2 do
+for i = 1, #KEYS, 3 do
 	drop(i)
-	redis.call('HDEL', KEYS[i + 1], 'w:' .. ARGV[1])
+	redis.pcall('HDEL', KEYS[i + 2], ARGV[1])
 end
 return replaced
 `)
 )
 
-// leaseFields are those that an invalidation removes from a lease key. Blocks stay.
-var leaseFields = []string{"load", "until", "claim", "waits", "failed", "none"}
-
-// luaClaimed tells whether a lease key holds a claim that has not ended. It takes no
-// right that a lease request does not.
-const luaClaimed = `
-local function claimed(key)
-	local lease, has = redis.pcall('HGETALL', key), {}
-	if lease.err then return false end
-	for i = 1, #lease, 2 do has[lease[i]] = lease[i + 1] end
-	return has['claim'] and (tonumber(string.match(has['until'] or '', '^%d+')) or 0) > now
-end
+// luaIsClaim tells whether a lease key holds a claim.
+const luaIsClaim = `
+local function isClaim(lease) return type(lease) == 'string' and string.sub(lease, 1, 6) == 'claim ' end
 `
 
 // clearSource removes the values KEYS[i], whose lease keys are KEYS[i+1], for Clear.
-const clearSource = "-- clear" + luaNow + luaClaimed + `
+const clearSource = "-- clear" + luaIsClaim + `
 for i = 1, #KEYS, 2 do
-	if not claimed(KEYS[i + 1]) then redis.call('UNLINK', KEYS[i]) end
+	if not isClaim(redis.pcall('GET', KEYS[i + 1])) then redis.call('UNLINK', KEYS[i]) end
 end
 return 1
 `
 
 // endLeaseSource ends the lease in KEYS[1], that of the key ARGV[1], for Clear.
-// Blocks stay, and claims. It is text, since a pipeline can not fall back from a
-// digest that Redis does not know.
-const endLeaseSource = "-- end lease" + luaNow + luaClaimed + luaWake + `
-if claimed(KEYS[1]) then return 0 end
-local waits = redis.pcall('HGET', KEYS[1], 'waits')
-local reply = redis.pcall('HDEL', KEYS[1], 'load', 'until', 'claim', 'waits', 'failed', 'none')
-if type(reply) == 'table' and reply.err then redis.call('DEL', KEYS[1]) end
-wake(waits, ARGV[1])
+// Claims stay. It is text, since a pipeline can not fall back from a digest that Redis
+// does not know.
+const endLeaseSource = "-- end lease" + luaIsClaim + luaWake + `
+local lease = redis.pcall('GET', KEYS[1])
+if isClaim(lease) then return 0 end
+redis.call('DEL', KEYS[1])
+if type(lease) == 'string' then wake(lease, ARGV[1]) end
 return 1
 `

@@ -179,7 +179,15 @@ func (b *Store) run(ctx context.Context, script *redis.Script, keys []string, ar
 }
 
 func (b *Store) runOn(ctx context.Context, script *redis.Script, key string, args ...any) (any, error) {
-	return b.run(ctx, script, []string{key, LeaseKey(key)}, args...)
+	return b.run(ctx, script, keysOf(script, key), args...)
+}
+
+// keysOf returns the KEYS of a script for one key.
+func keysOf(script *redis.Script, key string) []string {
+	if script == leaseScript || script == extendScript {
+		return []string{key, LeaseKey(key), BlockKey(key)}
+	}
+	return []string{key, LeaseKey(key)}
 }
 
 func (b *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
@@ -253,7 +261,7 @@ func (b *Store) GetMany(ctx context.Context, keys []string) (_ []Read, err error
 	return out, err
 }
 
-// element returns a value that MGET has Answered.
+// element returns a value that MGET has answered.
 func element(v any) ([]byte, bool) {
 	text, ok := v.(string)
 	return unsafe.Slice(unsafe.StringData(text), len(text)), ok // not copied, as it is not modified
@@ -290,7 +298,7 @@ func (b *Store) getEach(ctx context.Context, keys []string) ([]Read, error) {
 			value, err = cmd.Bytes()
 		case *redis.SliceCmd:
 			if err = cmd.Err(); err == nil && len(cmd.Val()) != 1 {
-				err = first // go-redis does not tell each command what OnConnect was Answered
+				err = first // go-redis does not tell each command what OnConnect was answered
 			} else if err == nil {
 				value, ok = element(cmd.Val()[0])
 			}
@@ -315,28 +323,31 @@ func (b *Store) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 }
 
 func (b *Store) Delete(ctx context.Context, keys ...string) error {
-	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
-		err := b.apply(ctx, deleteScript, pairs)
-		return b.orPlain(ctx, err, pairs, "")
+	return b.eachSlot(ctx, keys, func(ctx context.Context, keys []string) error {
+		err := b.apply(ctx, deleteScript, withKeys(keys, LeaseKey))
+		return b.orPlain(ctx, err, keys, "")
 	})
 }
 
 // orPlain invalidates where Redis does not allow scripts, with single commands:
 // the lease ends before the value goes, so that no fill comes between.
-func (b *Store) orPlain(ctx context.Context, err error, pairs []string, block string) error {
+func (b *Store) orPlain(ctx context.Context, err error, keys []string, block string) error {
 	if !isForbidden(err) {
 		return err
 	}
 	send := func(p redis.Pipeliner) {
-		for i := 0; i < len(pairs); i += 2 {
-			p.HDel(ctx, pairs[i+1], append(leaseFields, "w:"+block)...)
-			p.Del(ctx, pairs[i])
+		for _, key := range keys {
+			p.Del(ctx, LeaseKey(key))
+			p.Del(ctx, key)
+			if block != "" {
+				p.HDel(ctx, BlockKey(key), block)
+			}
 		}
 	}
 	if b.WaitReplicas > 0 {
-		return b.andWait(ctx, pairs[0], send)
+		return b.andWait(ctx, keys[0], send)
 	}
-	_, err = inTurn(ctx, b, pairs[0], func(ctx context.Context) (any, error) {
+	_, err = inTurn(ctx, b, keys[0], func(ctx context.Context) (any, error) {
 		return b.client.Pipelined(ctx, func(p redis.Pipeliner) error { send(p); return nil })
 	})
 	return err
@@ -353,14 +364,14 @@ func isUnknownCommand(err error) bool {
 
 func (b *Store) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
 	nonce := rand.Text()
-	args := []any{req.TTL.Milliseconds(), nonce, req.WaitedFor,
-		flag(req.Undecodable != nil), req.Undecodable, flag(req.Claim != nil), req.Claim, req.Owner, req.WakeOn, req.Overdue}
 	var res any
 	var err error
 	if req.Claim == nil {
-		res, err = b.runInLine(ctx, leaseScript, len(req.Undecodable), key, args...)
+		args := []any{req.TTL.Milliseconds(), nonce, req.WaitedFor, req.WakeOn, req.Overdue}
+		res, err = b.runInLine(ctx, leaseScript, len(req.Undecodable), key, undecodable(args, req)...)
 	} else { // it is seldom, and the release of who gives up on it must not overtake it
-		res, err = b.runOn(ctx, leaseScript, key, args...)
+		args := []any{req.TTL.Milliseconds(), req.Claim, req.Owner}
+		res, err = b.runOn(ctx, claimScript, key, undecodable(args, req)...)
 	}
 	if err != nil {
 		return backend.Lease{}, err
@@ -368,15 +379,28 @@ func (b *Store) Lease(ctx context.Context, key string, req backend.LeaseRequest)
 	return b.leaseFrom(res, nonce)
 }
 
-// leaseFrom reads what the script has Answered to a request with the nonce.
+// undecodable returns the arguments of a script with the value that did not decode, if
+// there is one.
+func undecodable(args []any, req backend.LeaseRequest) []any {
+	if req.Undecodable == nil {
+		return args
+	}
+	return append(args, req.Undecodable)
+}
+
+// leaseFrom reads what the script has answered to a request with the nonce.
 func (b *Store) leaseFrom(res any, nonce string) (backend.Lease, error) {
 	answer, ok := res.([]any)
-	if !ok || len(answer) < 3 {
-		return backend.Lease{}, fmt.Errorf("aside: Redis Answered a lease request with %T", res)
+	if !ok || len(answer) < 2 {
+		return backend.Lease{}, fmt.Errorf("aside: Redis answered a lease request with %T", res)
 	}
-	b.tellReplaced(answer[3:])
 	state, _ := answer[0].(string)
 	text, _ := answer[1].(string)
+	deadline := ""
+	if len(answer) > 2 {
+		deadline, _ = answer[2].(string)
+		b.tellReplaced(answer[3:])
+	}
 	switch state {
 	case "granted":
 		return backend.Lease{State: backend.Granted, Token: text}, nil
@@ -386,7 +410,6 @@ func (b *Store) leaseFrom(res any, nonce string) (backend.Lease, error) {
 			// had granted it: nobody else can have this lease, or end it.
 			return backend.Lease{State: backend.Granted, Token: text}, nil
 		}
-		deadline, _ := answer[2].(string)
 		return backend.Lease{State: backend.Loading, Token: text, Deadline: deadline}, nil
 	case "writing":
 		return backend.Lease{State: backend.Writing}, nil
@@ -397,7 +420,7 @@ func (b *Store) leaseFrom(res any, nonce string) (backend.Lease, error) {
 	case "present":
 		return backend.Lease{State: backend.Present, Value: []byte(text)}, nil
 	}
-	return backend.Lease{}, fmt.Errorf("aside: Redis Answered a lease request with %.40q", state)
+	return backend.Lease{}, fmt.Errorf("aside: Redis answered a lease request with %.40q", state)
 }
 
 // tellReplaced takes the keys that a script has removed for their types, and the
@@ -434,19 +457,31 @@ func (b *Store) Release(ctx context.Context, key, token string) error {
 }
 
 func (b *Store) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
-	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
-		return b.apply(ctx, blockScript, pairs, token, ttl.Milliseconds())
+	return b.eachSlot(ctx, keys, func(ctx context.Context, keys []string) error {
+		return b.apply(ctx, blockScript, withKeys(keys, LeaseKey, BlockKey), token, ttl.Milliseconds())
 	})
 }
 
 func (b *Store) Unblock(ctx context.Context, token string, keys ...string) error {
-	return b.eachSlot(ctx, keys, func(ctx context.Context, pairs []string) error {
-		err := b.apply(ctx, unblockScript, pairs, token)
-		return b.orPlain(ctx, err, pairs, token)
+	return b.eachSlot(ctx, keys, func(ctx context.Context, keys []string) error {
+		err := b.apply(ctx, unblockScript, withKeys(keys, LeaseKey, BlockKey), token)
+		return b.orPlain(ctx, err, keys, token)
 	})
 }
 
-// eachSlot calls do with keys and their lease keys, together where one script
+// withKeys returns keys, each with the others that belong to it behind it.
+func withKeys(keys []string, others ...func(key string) string) []string {
+	out := make([]string, 0, len(keys)*(1+len(others)))
+	for _, key := range keys {
+		out = append(out, key)
+		for _, other := range others {
+			out = append(out, other(key))
+		}
+	}
+	return out
+}
+
+// eachSlot calls do with keys, together where one script
 // may touch them together: all at once on one node, slot by slot on Cluster.
 func (b *Store) eachSlot(ctx context.Context, keys []string, do func(context.Context, []string) error) error {
 	groups := make(map[int][]string)
@@ -455,15 +490,15 @@ func (b *Store) eachSlot(ctx context.Context, keys []string, do func(context.Con
 		if b.cluster != nil {
 			slot = SlotOf(key)
 		}
-		groups[slot] = append(groups[slot], key, LeaseKey(key))
+		groups[slot] = append(groups[slot], key)
 	}
 	errs := make(chan error, len(groups))
-	for _, pairs := range groups {
+	for _, keys := range groups {
 		if len(groups) == 1 {
-			return do(ctx, pairs)
+			return do(ctx, keys)
 		}
 		go func() {
-			_, err := foreign.Safely(ctx, func(ctx context.Context) (any, error) { return nil, do(ctx, pairs) })
+			_, err := foreign.Safely(ctx, func(ctx context.Context) (any, error) { return nil, do(ctx, keys) })
 			errs <- err
 		}()
 	}
@@ -475,7 +510,7 @@ func (b *Store) eachSlot(ctx context.Context, keys []string, do func(context.Con
 }
 
 // Shard names the node that key lives on, so that one node's trouble is not
-// another's. Before the Cluster has Answered once, all keys are of one shard.
+// another's. Before the Cluster has answered once, all keys are of one shard.
 func (b *Store) Shard(key string) (name string) {
 	if b.cluster == nil || !b.reached.Load() {
 		return ""
