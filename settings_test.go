@@ -242,7 +242,7 @@ func TestSettings_URLsReachTheirServer(t *testing.T) {
 	}
 	for i, url := range []string{
 		"redis://app:p%2F%3F%23%40%25x@" + r.Addr + "/1?client_name=x&pool_size=3",
-		"REDIS://app@" + r.Addr + "/?db=1&password=p%2F%3F%23%40%25x&socket_timeout=5.5&ssl_check_hostname=true",
+		"REDIS://app@" + r.Addr + "/?db=1&password=p%2F%3F%23%40%25x&socket_timeout=5.5&socket_keepalive=true",
 		"redis://app:p%2F%3F%23@%25x@" + r.Addr + "/1",
 	} {
 		c := must(aside.Open(aside.Config{Timeout: 20 * time.Second, Redis: aside.Redis{URL: url}}))
