@@ -32,6 +32,9 @@ func TestDatabaseURL_Refused(t *testing.T) {
 		"postgres://u:hunter2@/db":                       "there is no host",
 		"postgres://u:hunter2@:5432/db":                  "there is no host",
 		"postgres://u:hunter2@h/db?sslmode=hunter2":      "sslmode: want",
+		"postgres://u:hunter2@h/db?sslmode=":             "sslmode: want",
+		"postgresql+asyncpg://u@h/db?ssl=hunter2":        "ssl: want disable",
+		"postgres://u@h/db?ssl=require&sslmode=disable":  "sslmode: want",
 		"postgres://u:hunter2@h/db?sslrootcert=/hunter2": "the driver does not take it",
 		"postgres://u:hunter2@127.0.0.1:1/hunter2":       "connection refused",
 		"postgresql+asyncpg://hunter2@127.0.0.1:1/db":    "connection refused",
@@ -68,6 +71,27 @@ func TestDatabaseURL_Refused(t *testing.T) {
 		}
 		if err == nil || !strings.HasPrefix(err.Error(), "DATABASE_URL") || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "ter2") {
 			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+// asyncpg's ssl is sslmode, with whatever stands beside it.
+func TestDatabaseURL_TLSMode(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]bool{
+		"postgresql+asyncpg://u:p@h/db?ssl=require":                    true,
+		"postgresql+asyncpg://u:p@h/db?ssl=disable":                    false,
+		"postgres://h/db?application_name=x&ssl=require&search_path=y": true,
+		"postgres://h/db?sslmode=require":                              true,
+		"postgres://h/db?sslmode=disable":                              false,
+	} {
+		d, err := parseDatabase(url)
+		if err != nil {
+			t.Errorf("%s: %v", url, err)
+			continue
+		}
+		if got := d.config.TLSConfig != nil; got != want || strings.Contains(url, "search_path") && (d.config.RuntimeParams["search_path"] != "y" || d.config.RuntimeParams["application_name"] != "x") {
+			t.Errorf("%s: TLS %v, parameters %v", url, got, d.config.RuntimeParams)
 		}
 	}
 }
