@@ -134,44 +134,52 @@ func (r Redis) resolveFrom(from source) (*redis.UniversalOptions, []note, []erro
 // same as those that are used are not worth a line.
 func (r Redis) notes(o *redis.UniversalOptions, u *settings.URL, from source) (notes []note) {
 	unused := func(why string, fields ...string) {
-		fields = slices.DeleteFunc(fields, func(field string) bool { return field == "" || !from.has(field) })
-		if len(fields) == 0 {
-			return
+		fields = slices.DeleteFunc(fields, func(field string) bool { return !from.has(field) })
+		if len(fields) > 0 {
+			notes = append(notes, note{fields, namesOf(fields, from) + " not used " + why})
 		}
-		names, are := make([]string, len(fields)), "is"
-		for i, field := range fields {
-			names[i] = from.name(field)
-		}
-		if len(fields) > 1 {
-			are = "are"
-		}
-		notes = append(notes, note{fields, fmt.Sprintf("%s %s not used %s", strings.Join(names, " and "), are, why)})
-	}
-	fieldIf := func(field string, differs bool) string {
-		if differs {
-			return field
-		}
-		return ""
 	}
 	if u != nil {
-		unused("beside "+from.name("URL"), "Hosts", "Port", "DB",
-			fieldIf("Username", strings.TrimSpace(r.Username) != o.Username), fieldIf("Password", r.Password != o.Password),
-			fieldIf("TLS", u.TLS && !r.TLS))
+		fields := []string{"Hosts", "Port", "DB"}
+		if strings.TrimSpace(r.Username) != o.Username {
+			fields = append(fields, "Username")
+		}
+		if r.Password != o.Password {
+			fields = append(fields, "Password")
+		}
+		if u.TLS && !r.TLS {
+			fields = append(fields, "TLS")
+		}
+		unused("beside "+from.name("URL"), fields...)
 		for _, param := range u.Ignored {
 			notes = append(notes, note{text: fmt.Sprintf("the parameter %s in the URL of Redis is ignored; it has no meaning for this client", param)})
 		}
-	} else {
-		if !r.usesPort() {
-			unused("beside "+from.name("Hosts")+", where each host has a port", "Port")
-		}
-		if len(r.Hosts) > 1 && r.SentinelMaster == "" {
-			unused("beside "+from.name("Hosts")+": several hosts are a Cluster", fieldIf("Cluster", !r.Cluster))
-		}
+	} else if !r.usesPort() {
+		unused("beside "+from.name("Hosts")+", where each host has a port", "Port")
+	}
+	if o.IsClusterMode && !r.Cluster {
+		unused("beside "+from.name("Hosts")+": several hosts are a Cluster", "Cluster")
 	}
 	if r.SentinelMaster == "" {
 		unused("without "+from.name("SentinelMaster"), "SentinelUsername", "SentinelPassword")
 	}
 	return notes
+}
+
+// namesOf returns the fields' names and the verb that goes with them.
+func namesOf(fields []string, from source) string {
+	text := from.name(fields[0])
+	for i, field := range fields[1:] {
+		if i == len(fields)-2 {
+			text += " and " + from.name(field)
+		} else {
+			text += ", " + from.name(field)
+		}
+	}
+	if len(fields) > 1 {
+		return text + " are"
+	}
+	return text + " is"
 }
 
 // isLoneUser reports whether a connection would be the default user's though another one
@@ -301,7 +309,8 @@ const secretSet = "***"
 // in, Redis has in Hosts, Port, DB, TLS, Cluster and SentinelMaster what its client is
 // made of, also where a URL says it, and no secret. Each of Hosts is host:port, or the
 // path of a socket; Port is the first one's, 0 for a socket. User names and passwords
-// that are set are "***"; URL and TLSConfig are left out. Its error is Open's.
+// that are set are "***"; URL and TLSConfig are left out. With another Type than
+// "redis" there is no Redis. Its error is Open's.
 func (c Config) InForce() (Config, error) {
 	c, err := c.withDefaults()
 	if err != nil {

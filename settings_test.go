@@ -265,7 +265,7 @@ func TestSettings_NothingIsIgnoredInSilence(t *testing.T) {
 	var log bytes.Buffer
 	c := must(aside.Open(aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), Redis: aside.Redis{URL: "redis://h", Hosts: []string{"i"}, DB: -1, Port: -1}}))
 	c.Close()
-	if !strings.Contains(log.String(), "Config.Redis.Hosts and Config.Redis.Port and Config.Redis.DB are not used beside Config.Redis.URL") {
+	if !strings.Contains(log.String(), "Config.Redis.Hosts, Config.Redis.Port and Config.Redis.DB are not used beside Config.Redis.URL") {
 		t.Errorf("want the fields' names:\n%s", &log)
 	}
 }
