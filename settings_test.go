@@ -186,6 +186,8 @@ func TestSettings_MisspeltVariablesAreReportedOnce(t *testing.T) {
 		"CACHE_TTL_USERS_CHATS": "CACHE_TTL_USER_CHATS", "CACHE_TTL_GENERATIONS": "CACHE_TTL_GENERATION", "CACHE_TTL_JITER": "CACHE_TTL_JITTER",
 		"CACHE_TIME_OUT": "CACHE_TIMEOUT", "REDIS_HOTS": "REDIS_HOST", "REDIS_HOSTS": "REDIS_HOST", "REDIS_PASS": "REDIS_PASSWORD", "REDIS_USER": "REDIS_USERNAME",
 		"REDIS_SSL": "REDIS_TLS", "REDIS_ULR": "REDIS_URL", "REDIS_PORT_NUMBER": "REDIS_PORT", "REDIS_SENTINEL_MASTER_NAME": "REDIS_SENTINEL_MASTER",
+		"REDIS_SENTINELS": "REDIS_HOST", "REDIS_SENTINEL_HOSTS": "REDIS_HOST", "REDIS_SENTINEL_NODES": "REDIS_HOST", "REDIS_SENTINEL_PORT": "REDIS_PORT", "REDIS_CLUSTER_NODES": "REDIS_HOST",
+		"REDIS_MASTER_NAME": "REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_PASS": "REDIS_SENTINEL_PASSWORD",
 		"CACHE_PREFIX": "CACHE_KEY_PREFIX", "CACHE_WHATEVER": "not a setting", "CACHE_SHARED_BY_NOBODY": "not a setting",
 	} {
 		var log bytes.Buffer
@@ -197,7 +199,7 @@ func TestSettings_MisspeltVariablesAreReportedOnce(t *testing.T) {
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 		c := must(aside.Open(cfg))
 		c.Close()
-		if strings.Count(log.String(), "level=WARN") != 1 || !strings.Contains(log.String(), name) || !strings.Contains(log.String(), meant) {
+		if strings.Count(log.String(), "level=WARN") != 1 || !strings.Contains(log.String(), name+" ") || !strings.Contains(log.String(), meant) {
 			t.Errorf("%s: want a warning with %s:\n%s", name, meant, &log)
 		}
 	}
