@@ -37,6 +37,9 @@ func TestResolve_TLS(t *testing.T) {
 	if o, _, errs := (Redis{URL: "rediss://h", TLSConfig: own}).resolve(); len(errs) > 0 || o.TLSConfig.ServerName != "own" {
 		t.Errorf("%v, TLS %+v, want the ServerName of TLSConfig", errs, o)
 	}
+	if o, _, errs := (Redis{Hosts: []string{"h"}, TLS: true, TLSConfig: own}).resolve(); len(errs) > 0 || o.TLSConfig != own {
+		t.Errorf("%v, TLS %+v, want TLSConfig itself", errs, o)
+	}
 	o, _, errs := Redis{URL: "rediss://h?ssl_ca_certs=" + cert}.resolve()
 	if len(errs) > 0 || o.TLSConfig.RootCAs == nil {
 		t.Fatalf("%v: want the certificates of the file", errs)

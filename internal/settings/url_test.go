@@ -226,7 +226,7 @@ func TestSecure(t *testing.T) {
 	if err := os.WriteFile(garbage, []byte("hunter2"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]string{none: "no such file", garbage: "no PEM certificate", dir: "not a regular file"} {
+	for path, want := range map[string]string{none: "no such file", own + "/x": "cannot be read", garbage: "no PEM certificate", dir: "not a regular file"} {
 		if _, err := ParseURL("rediss://h?ssl_ca_certs="+path, field); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "parameter ssl_ca_certs: ") || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%v; want %q", err, want)
 		}
