@@ -79,6 +79,9 @@ func TestResolve_Refuses(t *testing.T) {
 	if len(errs) > 0 || o.Username != "u" || o.Password != "p" || o.MaxRetries != 1 || o.DialerRetries != 1 {
 		t.Errorf("%v, %+v, want the user beside the URL, and one try more", errs, o)
 	}
+	if _, notes, errs := (Redis{Hosts: []string{"h:1"}, Port: -1}).resolve(); len(errs) > 0 || len(notes) != 1 {
+		t.Errorf("%v, %v, want a note on a Port that no host needs", errs, notes)
+	}
 	o, _, errs = Redis{Hosts: []string{"a", "b"}, SentinelMaster: "m"}.resolve()
 	if len(errs) > 0 || o.IsClusterMode {
 		t.Errorf("%v, %+v, want Sentinels, which are no Cluster", errs, o)
