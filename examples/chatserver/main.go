@@ -117,7 +117,7 @@ func readSettings(env map[string]string) (settings, error) {
 			return fallback
 		}
 		d, err := time.ParseDuration(text)
-		if _, number := strconv.Atoi(text); number == nil {
+		if _, number := strconv.ParseFloat(text, 64); number == nil {
 			d, err = time.ParseDuration(text + "s") // as the cache's settings are
 		}
 		if err != nil || d < least {

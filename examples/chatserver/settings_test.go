@@ -44,6 +44,37 @@ func TestSettings_Protecting(t *testing.T) {
 	}
 }
 
+// Each wrong value is refused by itself, with what is accepted, and no secret.
+func TestSettings_Values(t *testing.T) {
+	t.Parallel()
+	for name, values := range map[string]map[string]bool{
+		"PORT":            {"0": true, "65535": true, "65536": false, "-1": false, "x": false, "tcp://10.0.0.1:80": false},
+		"LOG_LEVEL":       {"ERROR": true, "debug": true, "loud": false, "7": false},
+		"RESPONDER_DELAY": {"0": true, "0.5": true, "5ms": true, "-1": false, "x": false, "1e400": false, "NaN": false},
+		"DATABASE_DELAY":  {"0": true, "1.5": true, "-1ms": false},
+		"OPENAI_TIMEOUT":  {"60": true, "1ms": true, "0": false, "1us": false},
+		"OPENAI_BASE_URL": {"http://h/v1": true, "https://h": true, "ftp://hunter2@h": false, "http://": false, "h": false, "h:hunter2/v1": false, "http://hunter2:x": false, "http:hunter2": false},
+		"OPENAI_API_KEY":  {"hunter2": true},
+	} {
+		for value, accepted := range values {
+			env := map[string]string{name: value}
+			if name == "OPENAI_BASE_URL" {
+				env["OPENAI_MODEL"] = "m"
+			}
+			_, err := readSettings(env)
+			if (err == nil) != accepted || err != nil && (!strings.HasPrefix(err.Error(), name) || !strings.Contains(err.Error(), "want ") || strings.Contains(err.Error(), "hunter2")) {
+				t.Errorf("%s=%s: %v", name, value, err)
+			}
+		}
+	}
+	if s, err := readSettings(map[string]string{"RESPONDER_DELAY": "0.5", "DATABASE_DELAY": "2"}); err != nil || s.responderWait != 500*time.Millisecond || s.databaseDelay != 2*time.Second {
+		t.Errorf("%v, %v, %v", s.responderWait, s.databaseDelay, err)
+	}
+	if _, err := readSettings(map[string]string{"OPENAI_BASE_URL": "http://h"}); err == nil || !strings.Contains(err.Error(), "needs OPENAI_MODEL") {
+		t.Errorf("without a model: %v", err)
+	}
+}
+
 func TestSettings_Trimmed(t *testing.T) {
 	t.Parallel()
 	s, err := readSettings(map[string]string{
