@@ -41,6 +41,8 @@ func TestDatabaseURL_Refused(t *testing.T) {
 		"postgres://u@hunter2..invalid/db":               "address was not found",
 		"postgres://u@/db?host=/hunter2":                 "no such file",
 		"mysql://u:hunter2@h/db":                         "the scheme mysql:// is unknown",
+		"mysql://u:hunter2@h/db?x=y":                    "the scheme mysql:// is unknown",
+		"hunter2\x00.db":                                "the path of a file",
 		"jdbc:postgresql://u:hunter2@h/db":               "want postgres://",
 		"'postgres://u:hunter2@h/db'":                    "want postgres://",
 		"host=h password=hunter2":                        "want postgres://",
