@@ -236,6 +236,7 @@ func TestSettings_NothingIsIgnoredInSilence(t *testing.T) {
 		"REDIS_URL=redis://h REDIS_USERNAME=u REDIS_PASSWORD=p":                         nil,
 		"REDIS_URL=redis://default@h REDIS_USERNAME=u REDIS_PASSWORD=p":                 nil,
 		"REDIS_URL=rediss://h REDIS_TLS=false":                                          {"REDIS_TLS is" + host},
+		"REDIS_URL=redis://h REDIS_TLS=false":                                           nil,
 		"REDIS_URL=rediss://h REDIS_TLS=true":                                           nil,
 		"REDIS_URL=redis://h REDIS_TLS=true":                                            nil,
 		"REDIS_HOST=h REDIS_SENTINEL_PASSWORD=hunter2":                                  {"REDIS_SENTINEL_PASSWORD is" + sentinels},
