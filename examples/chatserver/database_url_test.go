@@ -87,6 +87,7 @@ func TestDatabaseURL_TLSMode(t *testing.T) {
 		"postgres://h/db?application_name=x&ssl=require&search_path=y": true,
 		"postgres://h/db?sslmode=require":                              true,
 		"postgres://h/db?sslmode=disable":                              false,
+		"postgres:///db?sslmode=disable":                               false, // on a socket
 	} {
 		d, err := parseDatabase(url)
 		if err != nil {
