@@ -321,6 +321,33 @@ func TestP5_AMasterThatNoSentinelKnows(t *testing.T) {
 	}
 }
 
+// Sentinels that ask for a password have one of their own.
+func TestP5_SentinelsThatAskForAPassword(t *testing.T) {
+	t.Parallel()
+	sentinel, _ := redistest.StartSentinel(t, 0)
+	if err := sentinel.Client().Do(t.Context(), "ACL", "SETUSER", "default", ">right").Err(); err != nil {
+		t.Fatal(err)
+	}
+	client := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{sentinel.Addr}, SentinelPassword: "wrong"})
+	defer client.Close()
+	at := func(password string) aside.Cache {
+		return overRedis(t, sentinel.Addr, aside.Config{Redis: aside.Redis{SentinelMaster: "main", SentinelPassword: password}})
+	}
+	for want, c := range map[string]aside.Cache{
+		"NOAUTH Authentication required.: the Sentinels want Config.Redis.SentinelPassword (REDIS_SENTINEL_PASSWORD)":                           at(""),
+		"WRONGPASS invalid username-password pair or user is disabled.: the Sentinels want Config.Redis.SentinelPassword":                       at("wrong"),
+		"WRONGPASS invalid username-password pair or user is disabled.: the Sentinels want SentinelPassword, perhaps with SentinelUsername, in": must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second})),
+	} {
+		defer c.Close()
+		if _, err := c.Status(t.Context()); !errors.Is(err, aside.ErrUnavailable) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %s", err, want)
+		}
+	}
+	if _, err := at("right").Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // An error of connecting is not the answer to the command, whatever it is.
 func TestP5_AnErrorOfConnectingIsNoAnswer(t *testing.T) {
 	t.Parallel()

@@ -30,7 +30,7 @@ type Config struct {
 	// every read loads, and nothing is stored. Defaults to "redis".
 	Type string
 
-	// Redis says which Redis Open connects to.
+	// Redis says which Redis Open connects to. With another Type it is not looked at.
 	Redis Redis
 
 	// KeyPrefix is put in front of every key. Defaults to none, so that keys are
@@ -127,22 +127,24 @@ type Config struct {
 	OnRead func(ctx context.Context, e ReadEvent)
 
 	// Warnings are written to Logger at warn level, once, when the cache is opened.
-	// ConfigFromEnv puts in them the variables that it does not know; they hold no
-	// values of variables. A service that has variables like them of its own may
-	// remove theirs.
+	// ConfigFromEnv puts in them the variables that it does not know, and those that
+	// have no effect beside another; they hold no values of variables. A service that
+	// has variables like them of its own may remove theirs.
 	Warnings []string
 }
 
 // Redis says which Redis to connect to.
 type Redis struct {
 	// URL is redis://, rediss:// (TLS) or unix://, with user, password and
-	// database. It is in place of a host, Port and DB; Username and Password are
-	// used where it has none. It cannot name a Cluster's hosts or Sentinels. In a
-	// password, "/", "?", "#" and "%" are escaped (%2F, %3F, %23, %25). Its query
-	// may have the parameters of go-redis's ParseURL (read_timeout, pool_size,
-	// skip_verify and so on) and these of redis-py: ssl_cert_reqs, ssl_ca_certs,
-	// socket_timeout, socket_connect_timeout, max_connections. Those of redis-py
-	// that mean nothing here are ignored with a line in the log; others are refused.
+	// database. It is in place of a host, Port and DB, which have no effect then;
+	// Username and Password are used, both of them, where it has neither. It names one
+	// server, which with Cluster is one of the Cluster's; it cannot name several, or
+	// Sentinels. In a password, "/", "?", "#" and "%" are escaped (%2F, %3F, %23, %25).
+	// Its query may have the parameters of go-redis's ParseURL (read_timeout, pool_size,
+	// skip_verify and so on) and these of redis-py: ssl_cert_reqs, ssl_check_hostname,
+	// ssl_ca_certs, socket_timeout, socket_connect_timeout, max_connections. Those of
+	// redis-py that mean nothing here are ignored with a line in the log; others are
+	// refused.
 	URL string
 
 	// Hosts are names (letters, digits, '.', '-', '_') or IP addresses, each perhaps
@@ -245,6 +247,9 @@ func (c Config) validate() error {
 	if c.MemoryMaxBytes < 0 || c.NearMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 || c.WaitReplicas < 0 {
 		bad("Config.MemoryMaxBytes %d, NearMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d: they can not be negative", c.MemoryMaxBytes, c.NearMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas)
 	}
-	errs = append(errs, c.Redis.validate()...)
+	if c.Type != typeMemory && c.Type != typeNone { // Redis is used
+		_, _, wrong := c.Redis.resolve()
+		errs = append(errs, wrong...)
+	}
 	return errors.Join(errs...)
 }

@@ -33,7 +33,8 @@ import (
 //	CACHE_MAX_VALUE_BYTES   size of the largest value stored (16777216)
 //	CACHE_QUEUE_SIZE        undelivered invalidations kept (65536)
 //	CACHE_REFUSE_WRITES     true: no write without its block in the cache (false)
-//	REDIS_URL               redis://, rediss:// or unix://, in place of the next three
+//	REDIS_URL               redis://, rediss:// or unix://, in place of the next three,
+//	                        which have no effect then
 //	REDIS_HOST              host, or several, separated by commas (localhost)
 //	REDIS_PORT              1 to 65535 (6379; 26379 for Sentinels)
 //	REDIS_DB                0 or more (0)
@@ -46,10 +47,15 @@ import (
 //	                        of the Sentinels, where they ask for them
 //	REDIS_WAIT_REPLICAS     replicas that must have an invalidation (0)
 //
-// Times to live, and the time-outs, are seconds (1800) or Go durations (30m). Other
-// variables whose names begin with CACHE_ or REDIS_ are listed in Config.Warnings, each
-// with the name that was probably meant; those of other programs that are known, such
-// as REDIS_SERVICE_HOST, are not. So is a ${NAME} that was not expanded.
+// Times to live, and the time-outs, are seconds (1800) or Go durations (30m). Where the
+// cache is not on Redis, REDIS_ variables are not read.
+//
+// Config.Warnings lists the variables that are set and have no effect, such as a
+// REDIS_HOST beside REDIS_URL, and the ${NAME} that were not expanded. It lists other
+// variables whose names begin with CACHE_ or REDIS_, each with the name that was
+// probably meant; those of other programs that are known, such as REDIS_SERVICE_HOST,
+// only where they have the address of a Redis and there is neither a REDIS_URL nor a
+// REDIS_HOST.
 func ConfigFromEnv(environ []string) (Config, error) {
 	env := make(map[string]string, len(environ))
 	e := envReader{env: env}
@@ -75,6 +81,9 @@ func ConfigFromEnv(environ []string) (Config, error) {
 	})
 	readVar(&e, "CACHE_TTL_JITTER", "a number from 0 to 0.9", &c.Jitter, settings.Float(0, 0.9))
 	readVar(&e, "CACHE_TIMEOUT", "seconds or a duration like 250ms, from 1ms to 1h,", &c.Timeout, settings.Duration(time.Millisecond, time.Hour))
+	if _, err := strconv.ParseFloat(e.trimmed("CACHE_TIMEOUT"), 64); err == nil && c.Timeout > 10*time.Second {
+		e.warnings = append(e.warnings, "CACHE_TIMEOUT is a number above 10 without a unit, which is seconds; milliseconds, as in 250ms, were perhaps meant")
+	}
 	readVar(&e, "CACHE_LOAD_TIMEOUT", "seconds or a duration like 5m, from 1ms to 24h,", &c.LoadTimeout, settings.Duration(time.Millisecond, 24*time.Hour))
 	readVar(&e, "CACHE_MEMORY_MAX_BYTES", "a whole number from 1", &c.MemoryMaxBytes, settings.Int(1, math.MaxInt64))
 	readVar(&e, "CACHE_NEAR_MAX_BYTES", "a whole number from 0", &c.NearMaxBytes, settings.Int(0, math.MaxInt64))
@@ -83,24 +92,24 @@ func ConfigFromEnv(environ []string) (Config, error) {
 		n, err := settings.Int(1, 1e8)(s)
 		return int(n), err
 	})
-	readVar(&e, "REDIS_WAIT_REPLICAS", "a whole number from 0 to 100", &c.WaitReplicas, func(s string) (int, error) {
-		n, err := settings.Int(0, 100)(s)
-		return int(n), err
-	})
 	readVar(&e, "CACHE_REFUSE_WRITES", "true or false", &c.RefuseWrites, settings.Bool)
 	c.DecodedMaxBytes = c.MemoryMaxBytes
 	if !enabled {
 		c.Type = typeNone
 	}
 	e.ttls(c.TTLs)
-	e.redis(&c.Redis)
-	c.Warnings = slices.Concat(e.references(), settings.UnknownVars(env))
+	usesRedis := c.Type == "" || c.Type == typeRedis
+	if usesRedis {
+		e.redis(&c)
+	}
+	c.Warnings = slices.Concat(e.warnings, e.references(usesRedis), settings.UnknownVars(env, usesRedis))
 	return c, errors.Join(e.errs...)
 }
 
 type envReader struct {
-	env  map[string]string
-	errs []error
+	env      map[string]string
+	warnings []string
+	errs     []error
 }
 
 // readVar parses a variable into field. The error of parse says only that the text is
@@ -162,11 +171,17 @@ func (e *envReader) ttls(ttls map[string]time.Duration) {
 	}
 }
 
-func (e *envReader) redis(r *Redis) {
-	readVar(e, "REDIS_DB", "a whole number from 0", &r.DB, func(s string) (int, error) {
-		n, err := settings.Int(0, math.MaxInt32)(s)
-		return int(n), err
-	})
+// redis reads the settings of Redis. Those that have no effect beside another are not
+// in the Config, and get a warning.
+func (e *envReader) redis(c *Config) {
+	number := func(low, high int64) func(string) (int, error) {
+		return func(s string) (int, error) {
+			n, err := settings.Int(low, high)(s)
+			return int(n), err
+		}
+	}
+	r := &c.Redis
+	readVar(e, "REDIS_WAIT_REPLICAS", "a whole number from 0 to 100", &c.WaitReplicas, number(0, 100))
 	readVar(e, "REDIS_TLS", "true or false", &r.TLS, settings.Bool)
 	readVar(e, "REDIS_CLUSTER", "true or false", &r.Cluster, settings.Bool)
 	// A password may begin or end with a blank.
@@ -179,17 +194,30 @@ func (e *envReader) redis(r *Redis) {
 			r.Hosts = append(r.Hosts, strings.TrimSpace(host))
 		}
 	}
+	if !r.urlInPlace() {
+		readVar(e, "REDIS_DB", "a whole number from 0", &r.DB, number(0, math.MaxInt32))
+	}
+	// Kubernetes sets it to a URL, for a Service that is named redis.
+	isLink := strings.Contains(e.env["REDIS_PORT"], "://")
 	if r.usesPort() {
 		accepted := "a port from 1 to 65535"
-		if strings.Contains(e.env["REDIS_PORT"], "://") { // from Kubernetes, for a Service that is named redis
+		if isLink {
 			accepted += ` (a URL here is a service link of Kubernetes: set enableServiceLinks: false in the pod's spec, or REDIS_PORT itself)`
 		}
-		readVar(e, "REDIS_PORT", accepted, &r.Port, func(s string) (int, error) {
-			n, err := settings.Int(1, 65535)(s)
-			return int(n), err
-		})
+		readVar(e, "REDIS_PORT", accepted, &r.Port, number(1, 65535))
 	}
-	_, _, errs := r.resolve(func(field string) string { return redisVars[field] })
+	_, notes, errs := r.resolveFrom(source{
+		name: func(field string) string { return redisVars[field] },
+		has: func(field string) bool {
+			return r.has(field) || e.trimmed(redisVars[field]) != "" && !(field == "Port" && isLink)
+		},
+	})
+	for _, note := range notes {
+		if len(note.fields) > 0 { // others come from Open
+			e.warnings = append(e.warnings, note.text)
+			r.drop(note.fields)
+		}
+	}
 	if len(errs) > 0 { // the Config that comes with an error may be printed
 		r.URL, r.Hosts, r.SentinelMaster = "", nil, ""
 	}
@@ -198,9 +226,9 @@ func (e *envReader) redis(r *Redis) {
 
 // references warns of the texts that somebody else was to complete. A password may look
 // like one, so they are used as they are.
-func (e *envReader) references() (warnings []string) {
+func (e *envReader) references(usesRedis bool) (warnings []string) {
 	for _, name := range []string{"CACHE_KEY_PREFIX", "REDIS_URL", "REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_SENTINEL_USERNAME", "REDIS_SENTINEL_PASSWORD"} {
-		if settings.HasReference(e.env[name]) {
+		if settings.HasReference(e.env[name]) && (usesRedis || strings.HasPrefix(name, "CACHE_")) {
 			warnings = append(warnings, name+" has a reference to a variable in it, as ${NAME} or $(NAME), that was not expanded, and is used as it is")
 		}
 	}

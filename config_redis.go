@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,20 +17,46 @@ import (
 	"github.com/cacheaside/aside/internal/settings"
 )
 
+// source says how the settings of a Redis are called where they come from, and which of
+// its fields are set there, be it to their defaults or to something that is not accepted.
+type source struct {
+	name func(field string) string
+	has  func(field string) bool
+}
+
 // configField names a field of Redis in errors.
 func configField(field string) string { return "Config.Redis." + field }
 
-func (r Redis) validate() []error {
-	_, _, errs := r.resolve(configField)
-	return errs
+// has reports whether a field is set.
+func (r Redis) has(field string) bool {
+	return !reflect.ValueOf(r).FieldByName(field).IsZero()
 }
 
-// resolve is the one reading of the settings. It returns what the client is made of,
-// and notes for the log on settings that have no effect, or everything that is wrong,
-// with the names that the caller has for the fields. No text is shown that may have a
-// secret in it.
-func (r Redis) resolve(name func(field string) string) (*redis.UniversalOptions, []string, []error) {
+// drop empties fields.
+func (r *Redis) drop(fields []string) {
+	for _, field := range fields {
+		reflect.ValueOf(r).Elem().FieldByName(field).SetZero()
+	}
+}
+
+// note is a line for the log: on settings that have no effect, whose fields it has, or
+// on a parameter of the URL.
+type note struct {
+	fields []string
+	text   string
+}
+
+// resolve reads the settings of a Config.
+func (r Redis) resolve() (*redis.UniversalOptions, []note, []error) {
+	return r.resolveFrom(source{configField, r.has})
+}
+
+// resolveFrom is the one reading of the settings. It returns what the client is made of,
+// and notes on settings that have no effect, or everything that is wrong. A setting that
+// has no effect is not checked. No text is shown that may have a secret in it.
+func (r Redis) resolveFrom(from source) (*redis.UniversalOptions, []note, []error) {
 	var errs []error
+	name := from.name
 	bad := func(field, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("aside: "+name(field)+format, args...))
 	}
@@ -52,16 +79,7 @@ func (r Redis) resolve(name func(field string) string) (*redis.UniversalOptions,
 	if r.TLS && o.TLSConfig == nil {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	if r.usesPort() && (r.Port < 0 || r.Port > 65535) {
-		bad("Port", " %d: from 1 to 65535 is accepted", r.Port)
-	}
-	if r.DB < 0 {
-		bad("DB", " %d: 0 or more is accepted", r.DB)
-	}
-	if r.DB > 0 && r.isCluster() {
-		bad("DB", " %d: a Cluster has only 0, so no other is accepted", r.DB)
-	}
-	if r.SentinelMaster != "" && !settings.IsHost(r.SentinelMaster) {
+	if r.SentinelMaster != "" && !settings.IsName(r.SentinelMaster) {
 		bad("SentinelMaster", ": a name of letters, digits, '.', '-' and '_' is accepted")
 	}
 	if r.Cluster && r.SentinelMaster != "" {
@@ -70,37 +88,98 @@ func (r Redis) resolve(name func(field string) string) (*redis.UniversalOptions,
 	if r.URL != "" && (r.SentinelMaster != "" || len(r.Hosts) > 1) {
 		bad("URL", ": it names one server; set %s for several, or for Sentinels", name("Hosts"))
 	}
-	errs = append(errs, r.addresses(o, name)...)
-	var notes []string
+	if !r.urlInPlace() {
+		if r.usesPort() && (r.Port < 0 || r.Port > 65535) {
+			bad("Port", " %d: from 1 to 65535 is accepted", r.Port)
+		}
+		if r.DB < 0 {
+			bad("DB", " %d: 0 or more is accepted", r.DB)
+		}
+		if r.DB > 0 && r.isCluster() {
+			several := ""
+			if !r.Cluster {
+				several = fmt.Sprintf("; several hosts in %s are a Cluster, or with %s the Sentinels", name("Hosts"), name("SentinelMaster"))
+			}
+			bad("DB", " %d: a Cluster has only 0, so no other is accepted%s", r.DB, several)
+		}
+		errs = append(errs, r.addresses(o, name)...)
+	}
 	var u *settings.URL
 	if r.URL != "" {
 		var err error
-		u, err = settings.ParseURL(r.URL, name)
-		if err != nil {
+		if u, err = settings.ParseURL(r.URL, name); err != nil {
 			bad("URL", ": %w", err)
 			return nil, nil, errs
 		}
 		for _, err := range r.merge(o, u, name) {
 			bad("URL", ": %w", err)
 		}
-		notes = r.notes(u, name)
 	}
 	switch lone := isLoneUser(o.Username, o.Password); {
-	case lone && u != nil && u.Username != "":
-		bad("URL", ": it has a user name without a password, with which go-redis does not authenticate: set %s, or for a password alone %s is accepted", name("Password"), u.PasswordForm())
+	case lone && u != nil && u.HasUser():
+		bad("URL", ": it has a user name without a password, with which go-redis does not authenticate: want both in the URL, or set %s and %s; for a password alone %s is accepted", name("Username"), name("Password"), u.PasswordForm())
 	case lone:
 		bad("Username", ": there is no password, without which go-redis does not authenticate: set %s", name("Password"))
 	}
 	if r.SentinelMaster != "" && isLoneUser(o.SentinelUsername, o.SentinelPassword) {
 		bad("SentinelUsername", ": there is no password, without which go-redis does not authenticate: set %s", name("SentinelPassword"))
 	}
-	if r.SentinelMaster == "" && (r.SentinelUsername != "" || r.SentinelPassword != "") {
-		notes = append(notes, fmt.Sprintf("%s and %s are not used without %s", name("SentinelUsername"), name("SentinelPassword"), name("SentinelMaster")))
-	}
 	if len(errs) > 0 {
 		return nil, nil, errs
 	}
-	return o, notes, nil
+	return o, r.notes(o, u, from), nil
+}
+
+// notes returns those on settings that are set and have no effect. Settings that say the
+// same as those that are used are not worth a line.
+func (r Redis) notes(o *redis.UniversalOptions, u *settings.URL, from source) (notes []note) {
+	unused := func(why string, fields ...string) {
+		fields = slices.DeleteFunc(fields, func(field string) bool { return !from.has(field) })
+		if len(fields) > 0 {
+			notes = append(notes, note{fields, namesOf(fields, from) + " not used " + why})
+		}
+	}
+	if u != nil {
+		fields := []string{"Hosts", "Port", "DB"}
+		if strings.TrimSpace(r.Username) != o.Username {
+			fields = append(fields, "Username")
+		}
+		if r.Password != o.Password {
+			fields = append(fields, "Password")
+		}
+		if u.TLS && !r.TLS {
+			fields = append(fields, "TLS")
+		}
+		unused("beside "+from.name("URL"), fields...)
+		for _, param := range u.Ignored {
+			notes = append(notes, note{text: fmt.Sprintf("the parameter %s in the URL of Redis is ignored; it has no meaning for this client", param)})
+		}
+	} else if !r.usesPort() {
+		unused("beside "+from.name("Hosts")+", where each host has a port", "Port")
+	}
+	if o.IsClusterMode && !r.Cluster {
+		unused("beside "+from.name("Hosts")+": several hosts are a Cluster", "Cluster")
+	}
+	if r.SentinelMaster == "" {
+		unused("without "+from.name("SentinelMaster"), "SentinelUsername", "SentinelPassword")
+	}
+	return notes
+}
+
+// namesOf returns the fields' names and the verb that goes with them.
+func namesOf(fields []string, from source) string {
+	text := from.name(fields[0])
+	for i, field := range fields[1:] {
+		if i == len(fields)-2 {
+			text += " and " + from.name(field)
+		} else {
+			text += ", " + from.name(field)
+		}
+	}
+	if len(fields) > 1 {
+		return text + " are"
+	}
+	return text + " is"
 }
 
 // isLoneUser reports whether a connection would be the default user's though another one
@@ -156,7 +235,10 @@ func (r Redis) merge(o *redis.UniversalOptions, u *settings.URL, name func(field
 	own := *o
 	*o = u.Query
 	o.Addrs, o.DB = []string{u.Addr}, u.DB
-	o.Username, o.Password = cmp.Or(u.Username, own.Username), cmp.Or(u.Password, own.Password)
+	o.Username, o.Password = own.Username, own.Password
+	if u.HasUser() {
+		o.Username, o.Password = u.Username, u.Password
+	}
 	o.IsClusterMode, o.ContextTimeoutEnabled, o.MaintNotificationsConfig = own.IsClusterMode, true, own.MaintNotificationsConfig
 	o.DialerRetries, o.MaxRetries = own.DialerRetries, cmp.Or(o.MaxRetries, own.MaxRetries)
 	if u.TLS || own.TLSConfig != nil {
@@ -172,30 +254,20 @@ func (r Redis) merge(o *redis.UniversalOptions, u *settings.URL, name func(field
 	return errs
 }
 
-// notes says which settings a URL leaves without effect.
-func (r Redis) notes(u *settings.URL, name func(field string) string) []string {
-	var notes, moot []string
-	for _, param := range u.Ignored {
-		notes = append(notes, fmt.Sprintf("%s: the parameter %s is ignored; it has no meaning for this client", name("URL"), param))
+// urlInPlace reports whether a URL takes the place of Hosts, Port and DB.
+func (r Redis) urlInPlace() bool {
+	if r.URL == "" || len(r.Hosts) > 1 || strings.TrimSpace(r.SentinelMaster) != "" {
+		return false
 	}
-	if len(r.Hosts) > 0 {
-		moot = append(moot, name("Hosts"))
-	}
-	if r.DB != 0 {
-		moot = append(moot, name("DB"))
-	}
-	if len(moot) > 0 {
-		notes = append(notes, fmt.Sprintf("%s is not used; %s takes its place", strings.Join(moot, " or "), name("URL")))
-	}
-	return notes
+	_, err := settings.ParseURL(r.URL, configField)
+	return err == nil
 }
 
 // usesPort reports whether Port has an effect: there is no URL, and a host without a
 // port of its own.
 func (r Redis) usesPort() bool {
-	if r.URL != "" {
-		_, err := settings.ParseURL(r.URL, configField)
-		return err != nil
+	if r.urlInPlace() {
+		return false
 	}
 	return len(r.Hosts) == 0 || slices.ContainsFunc(r.Hosts, func(text string) bool {
 		_, port, err := settings.SplitHost(strings.TrimSpace(text))
@@ -219,11 +291,15 @@ func (r Redis) isCluster() bool {
 // client makes the client that Open uses. It obeys the deadlines of contexts. The
 // strings are for the log.
 func (r Redis) client() (redis.UniversalClient, []string, error) {
-	o, notes, errs := r.resolve(configField)
+	o, notes, errs := r.resolve()
 	if len(errs) > 0 {
 		return nil, nil, errors.Join(errs...)
 	}
-	return redis.NewUniversalClient(o), notes, nil
+	var texts []string
+	for _, note := range notes {
+		texts = append(texts, note.text)
+	}
+	return redis.NewUniversalClient(o), texts, nil
 }
 
 // secretSet stands in the place of a name or password in a Config that is for showing.
@@ -233,13 +309,18 @@ const secretSet = "***"
 // in, Redis has in Hosts, Port, DB, TLS, Cluster and SentinelMaster what its client is
 // made of, also where a URL says it, and no secret. Each of Hosts is host:port, or the
 // path of a socket; Port is the first one's, 0 for a socket. User names and passwords
-// that are set are "***"; URL and TLSConfig are left out. Its error is Open's.
+// that are set are "***"; URL and TLSConfig are left out. With another Type than
+// "redis" there is no Redis. Its error is Open's.
 func (c Config) InForce() (Config, error) {
 	c, err := c.withDefaults()
 	if err != nil {
 		return Config{}, err
 	}
-	o, _, errs := c.Redis.resolve(configField)
+	if c.Type != typeRedis {
+		c.Redis = Redis{}
+		return c, nil
+	}
+	o, _, errs := c.Redis.resolve()
 	if len(errs) > 0 {
 		return Config{}, errors.Join(errs...)
 	}

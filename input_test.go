@@ -31,17 +31,17 @@ func TestConfigFromEnv(t *testing.T) {
 		t.Errorf("defaults: type %q, TTLs (-want +got)\n%s", cfg.Type, diff)
 	}
 	cfg, err = fromEnv(map[string]string{
-		"CACHE_ENABLED": "False", "CACHE_TYPE": "Memory", "CACHE_KEY_PREFIX": "app:", "CACHE_TTL_JITTER": "0.1",
+		"CACHE_ENABLED": "True", "CACHE_TYPE": "Redis", "CACHE_KEY_PREFIX": "app:", "CACHE_TTL_JITTER": "0.1",
 		"CACHE_TTL_CHAT_MESSAGES": "30m", "CACHE_TTL_USER": "5", "CACHE_TTL_CANCEL": "0.5", "CACHE_TIMEOUT": "100ms",
 		"CACHE_MEMORY_MAX_BYTES": "1000", "CACHE_NEAR_MAX_BYTES": "2000", "CACHE_REFUSE_WRITES": "1", "CACHE_QUEUE_SIZE": "7", "CACHE_MAX_VALUE_BYTES": "9",
 		"CACHE_LOAD_TIMEOUT": "60", "REDIS_HOST": "a, b:7000 ,::1", "REDIS_PORT": "7001", "REDIS_USERNAME": "u",
-		"REDIS_PASSWORD": " p ", "REDIS_TLS": "true", "REDIS_DB": "",
+		"REDIS_PASSWORD": " p ", "REDIS_TLS": "true", "REDIS_DB": "", "REDIS_WAIT_REPLICAS": "1",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := aside.Config{
-		Type: "none", KeyPrefix: "app:", Jitter: 0.1, Timeout: 100 * time.Millisecond, LoadTimeout: time.Minute,
+		Type: "redis", KeyPrefix: "app:", Jitter: 0.1, WaitReplicas: 1, Timeout: 100 * time.Millisecond, LoadTimeout: time.Minute,
 		MemoryMaxBytes: 1000, DecodedMaxBytes: 1000, NearMaxBytes: 2000, MaxValueBytes: 9, QueueSize: 7, RefuseWrites: true,
 		TTLs:  map[string]time.Duration{"chat_messages": 1800e9, "user_chats": 600e9, "generation": 300e9, "cancel": 5e8, "user": 5e9},
 		Redis: aside.Redis{Hosts: []string{"a", "b:7000", "::1"}, Port: 7001, Username: "u", Password: " p ", TLS: true},
@@ -83,7 +83,7 @@ func TestConfigFromEnv_ReportsWhatDoesNotGoTogether(t *testing.T) {
 	t.Parallel()
 	_, err := fromEnv(map[string]string{"REDIS_HOST": "a,b", "REDIS_DB": "2", "REDIS_URL": "redis://c", "CACHE_TIMEOUT": "x"})
 	_, other := fromEnv(map[string]string{"REDIS_CLUSTER": "true", "REDIS_SENTINEL_MASTER": "m"})
-	for _, want := range []string{"CACHE_TIMEOUT", "REDIS_DB 2: a Cluster has only 0", "REDIS_URL: it names one server", "REDIS_CLUSTER and REDIS_SENTINEL_MASTER"} {
+	for _, want := range []string{"CACHE_TIMEOUT", "REDIS_DB 2: a Cluster has only 0", "several hosts in REDIS_HOST are a Cluster, or with REDIS_SENTINEL_MASTER the Sentinels", "REDIS_URL: it names one server", "REDIS_CLUSTER and REDIS_SENTINEL_MASTER"} {
 		if text := fmt.Sprint(err, other); !strings.Contains(text, want) || strings.Contains(text, "Config.") {
 			t.Errorf("want %q in:\n%s", want, text)
 		}

@@ -28,16 +28,19 @@ func TestResolve_TLS(t *testing.T) {
 		}
 	}
 	for _, r := range []Redis{{Hosts: []string{"h"}, TLS: true}, {URL: "rediss://h"}, {URL: "redis://h", TLS: true}} {
-		o, _, errs := r.resolve(configField)
+		o, _, errs := r.resolve()
 		if len(errs) > 0 || o.TLSConfig == nil || o.TLSConfig.MinVersion != tls.VersionTLS12 {
 			t.Errorf("%+v: %v, TLS %+v, want at least version 1.2", r, errs, o)
 		}
 	}
 	own := &tls.Config{ServerName: "own"}
-	if o, _, errs := (Redis{URL: "rediss://h", TLSConfig: own}).resolve(configField); len(errs) > 0 || o.TLSConfig.ServerName != "own" {
+	if o, _, errs := (Redis{URL: "rediss://h", TLSConfig: own}).resolve(); len(errs) > 0 || o.TLSConfig.ServerName != "own" {
 		t.Errorf("%v, TLS %+v, want the ServerName of TLSConfig", errs, o)
 	}
-	o, _, errs := Redis{URL: "rediss://h?ssl_ca_certs=" + cert}.resolve(configField)
+	if o, _, errs := (Redis{Hosts: []string{"h"}, TLS: true, TLSConfig: own}).resolve(); len(errs) > 0 || o.TLSConfig != own {
+		t.Errorf("%v, TLS %+v, want TLSConfig itself", errs, o)
+	}
+	o, _, errs := Redis{URL: "rediss://h?ssl_ca_certs=" + cert}.resolve()
 	if len(errs) > 0 || o.TLSConfig.RootCAs == nil {
 		t.Fatalf("%v: want the certificates of the file", errs)
 	}
@@ -45,7 +48,7 @@ func TestResolve_TLS(t *testing.T) {
 		t.Error(err)
 	}
 	for _, name := range []string{garbage, dir, filepath.Join(dir, "none.pem")} {
-		if _, _, errs := (Redis{URL: "rediss://h?ssl_ca_certs=" + name}).resolve(configField); len(errs) == 0 {
+		if _, _, errs := (Redis{URL: "rediss://h?ssl_ca_certs=" + name}).resolve(); len(errs) == 0 {
 			t.Errorf("%s is taken for certificates", name)
 		}
 	}
@@ -68,15 +71,18 @@ func TestResolve_Refuses(t *testing.T) {
 		{Redis{URL: "redis://-h"}, "host"},
 		{Redis{URL: "redis://.h"}, "host"},
 	} {
-		if _, _, errs := c.r.resolve(configField); len(errs) == 0 || !strings.Contains(errs[0].Error(), c.want) {
+		if _, _, errs := c.r.resolve(); len(errs) == 0 || !strings.Contains(errs[0].Error(), c.want) {
 			t.Errorf("%+v: %v, want an error that names %s", c.r, errs, c.want)
 		}
 	}
-	o, _, errs := Redis{URL: "redis://h", Username: "u", Password: "p"}.resolve(configField)
+	o, _, errs := Redis{URL: "redis://h", Username: "u", Password: "p"}.resolve()
 	if len(errs) > 0 || o.Username != "u" || o.Password != "p" || o.MaxRetries != 1 || o.DialerRetries != 1 {
 		t.Errorf("%v, %+v, want the user beside the URL, and one try more", errs, o)
 	}
-	o, _, errs = Redis{Hosts: []string{"a", "b"}, SentinelMaster: "m"}.resolve(configField)
+	if _, notes, errs := (Redis{Hosts: []string{"h:1"}, Port: -1}).resolve(); len(errs) > 0 || len(notes) != 1 {
+		t.Errorf("%v, %v, want a note on a Port that no host needs", errs, notes)
+	}
+	o, _, errs = Redis{Hosts: []string{"a", "b"}, SentinelMaster: "m"}.resolve()
 	if len(errs) > 0 || o.IsClusterMode {
 		t.Errorf("%v, %+v, want Sentinels, which are no Cluster", errs, o)
 	}

@@ -16,6 +16,8 @@ func TestSettings_AUserHasAPassword(t *testing.T) {
 		"REDIS_USERNAME=hunter2 REDIS_URL=redis://h":                           {"REDIS_USERNAME", "set REDIS_PASSWORD"},
 		"REDIS_USERNAME=hunter2 REDIS_HOST=a,b":                                {"REDIS_USERNAME", "set REDIS_PASSWORD"},
 		"REDIS_URL=redis://hunter2@h":                                          {"REDIS_URL", "redis://:password@host", "REDIS_PASSWORD"},
+		"REDIS_URL=redis://hunter2@h REDIS_PASSWORD=hunter2":                   {"REDIS_URL", "both in the URL"}, // of another user, perhaps
+		"REDIS_URL=redis://hunter2@h REDIS_USERNAME=u REDIS_PASSWORD=hunter2":  {"REDIS_URL", "both in the URL"},
 		"REDIS_URL=rediss://hunter2:@h":                                        {"REDIS_URL", "rediss://:password@host"},
 		"REDIS_URL=unix://hunter2@/s":                                          {"REDIS_URL", "unix://:password@/"},
 		"REDIS_URL=redis://h?username=hunter2":                                 {"REDIS_URL", "redis://:password@host"},
@@ -33,7 +35,7 @@ func TestSettings_AUserHasAPassword(t *testing.T) {
 		t.Errorf("Open: %v", err)
 	}
 	for _, text := range []string{
-		"REDIS_USERNAME=default", "REDIS_URL=redis://default@h", "REDIS_URL=redis://:@h", "REDIS_URL=redis://u@h REDIS_PASSWORD=p",
+		"REDIS_USERNAME=default", "REDIS_URL=redis://default@h", "REDIS_URL=redis://:@h", "REDIS_URL=redis://default@h REDIS_PASSWORD=p",
 		"REDIS_URL=redis://:p@h REDIS_USERNAME=u", "REDIS_SENTINEL_USERNAME=u",
 	} {
 		if _, err := fromEnv(envOf(text)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -185,6 +186,8 @@ func TestSettings_MisspeltVariablesAreReportedOnce(t *testing.T) {
 		"CACHE_TTL_USERS_CHATS": "CACHE_TTL_USER_CHATS", "CACHE_TTL_GENERATIONS": "CACHE_TTL_GENERATION", "CACHE_TTL_JITER": "CACHE_TTL_JITTER",
 		"CACHE_TIME_OUT": "CACHE_TIMEOUT", "REDIS_HOTS": "REDIS_HOST", "REDIS_HOSTS": "REDIS_HOST", "REDIS_PASS": "REDIS_PASSWORD", "REDIS_USER": "REDIS_USERNAME",
 		"REDIS_SSL": "REDIS_TLS", "REDIS_ULR": "REDIS_URL", "REDIS_PORT_NUMBER": "REDIS_PORT", "REDIS_SENTINEL_MASTER_NAME": "REDIS_SENTINEL_MASTER",
+		"REDIS_SENTINELS": "REDIS_HOST", "REDIS_SENTINEL_HOSTS": "REDIS_HOST", "REDIS_SENTINEL_NODES": "REDIS_HOST", "REDIS_SENTINEL_PORT": "REDIS_PORT", "REDIS_CLUSTER_NODES": "REDIS_HOST",
+		"REDIS_MASTER_NAME": "REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_PASS": "REDIS_SENTINEL_PASSWORD",
 		"CACHE_PREFIX": "CACHE_KEY_PREFIX", "CACHE_WHATEVER": "not a setting", "CACHE_SHARED_BY_NOBODY": "not a setting",
 	} {
 		var log bytes.Buffer
@@ -196,7 +199,7 @@ func TestSettings_MisspeltVariablesAreReportedOnce(t *testing.T) {
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
 		c := must(aside.Open(cfg))
 		c.Close()
-		if strings.Count(log.String(), "level=WARN") != 1 || !strings.Contains(log.String(), name) || !strings.Contains(log.String(), meant) {
+		if strings.Count(log.String(), "level=WARN") != 1 || !strings.Contains(log.String(), name+" ") || !strings.Contains(log.String(), meant) {
 			t.Errorf("%s: want a warning with %s:\n%s", name, meant, &log)
 		}
 	}
@@ -206,29 +209,122 @@ func TestSettings_MisspeltVariablesAreReportedOnce(t *testing.T) {
 		"REDIS_SERVICE_HOST": "10.0.0.1", "REDIS_SERVICE_PORT": "6379", "REDIS_SERVICE_PORT_TCP_REDIS": "6379", "REDIS_MASTER_PORT": "tcp://10.0.0.1:6379",
 		"REDIS_MASTER_PORT_6379_TCP": "tcp://10.0.0.1:6379", "CACHE_SERVICE_HOST": "10.0.0.1", "CACHE_PORT": "tcp://10.0.0.1:80",
 		"REDIS_MAX_CONNECTIONS": "5", "REDIS_SSL_CERT_REQS": "none", "REDIS_TLS_URL": "rediss://h", "CACHE_REDIS_URL": "redis://h", "CACHE_DEFAULT_TIMEOUT": "300",
-		"CACHED": "1", "REDISHOST": "h", "PATH": "/bin",
+		"CACHED": "1", "REDISHOST": "h", "PATH": "/bin", "CACHE_REDIS_HOST": "h", "REDIS_HOST": "h",
 	}))
 	if len(cfg.Warnings) > 0 {
 		t.Errorf("others' variables are reported: %q", cfg.Warnings)
 	}
 }
 
+// A setting that has no effect is told of once, by the name that the user has for it,
+// and not at all where it says the same as the one that is used.
 func TestSettings_NothingIsIgnoredInSilence(t *testing.T) {
 	t.Parallel()
+	const host, sentinels = " not used beside REDIS_URL", " not used without REDIS_SENTINEL_MASTER"
 	for text, want := range map[string][]string{
-		"REDIS_URL=redis://h?decode_responses=True&health_check_interval=30": {"decode_responses", "health_check_interval"},
-		"REDIS_URL=redis://:hunter2@h REDIS_HOST=other REDIS_DB=2":           {"Hosts or ", "DB is not used"},
-		"REDIS_HOST=h REDIS_SENTINEL_PASSWORD=hunter2":                       {"SentinelPassword"},
+		"REDIS_URL=redis://h?decode_responses=True&health_check_interval=30":            {"parameter decode_responses in", "parameter health_check_interval in"},
+		"REDIS_URL=redis://:hunter2@h REDIS_HOST=other REDIS_DB=2":                      {"REDIS_HOST and REDIS_DB are" + host},
+		"REDIS_URL=redis://h REDIS_DB=0":                                                {"REDIS_DB is" + host},
+		"REDIS_URL=redis://h REDIS_DB=hunter2":                                          {"REDIS_DB is" + host},
+		"REDIS_URL=redis://h REDIS_HOST=hunter2:x":                                      {"REDIS_HOST is" + host},
+		"REDIS_URL=redis://h REDIS_HOST=/hunter2 REDIS_PORT=hunter2":                    {"REDIS_HOST and REDIS_PORT are" + host},
+		"REDIS_URL=redis://h REDIS_PORT=tcp://10.0.0.1:6379":                            nil, // Kubernetes'
+		"REDIS_URL=redis://u:p@h REDIS_USERNAME=hunter2 REDIS_PASSWORD=p":               {"REDIS_USERNAME is" + host},
+		"REDIS_URL=redis://:p@h REDIS_USERNAME=hunter2":                                 {"REDIS_USERNAME is" + host},
+		"REDIS_URL=redis://u:p@h REDIS_USERNAME=u REDIS_PASSWORD=hunter2":               {"REDIS_PASSWORD is" + host},
+		"REDIS_URL=redis://u:p@h REDIS_USERNAME= u REDIS_PASSWORD=p":                    nil,
+		"REDIS_URL=redis://h REDIS_USERNAME=u REDIS_PASSWORD=p":                         nil,
+		"REDIS_URL=redis://default@h REDIS_USERNAME=u REDIS_PASSWORD=p":                 nil,
+		"REDIS_URL=rediss://h REDIS_TLS=false":                                          {"REDIS_TLS is" + host},
+		"REDIS_URL=redis://h REDIS_TLS=false":                                           nil,
+		"REDIS_URL=rediss://h REDIS_TLS=true":                                           nil,
+		"REDIS_URL=redis://h REDIS_TLS=true":                                            nil,
+		"REDIS_HOST=h REDIS_SENTINEL_PASSWORD=hunter2":                                  {"REDIS_SENTINEL_PASSWORD is" + sentinels},
+		"REDIS_URL=redis://h REDIS_SENTINEL_USERNAME=u REDIS_SENTINEL_PASSWORD=hunter2": {"REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD are" + sentinels},
+		"REDIS_HOST=a:1,b:2 REDIS_PORT=7000":                                            {"REDIS_PORT is not used beside REDIS_HOST"},
+		"REDIS_HOST=a:1,b REDIS_PORT=7000":                                              nil,
+		"REDIS_HOST=a,b REDIS_CLUSTER=false":                                            {"REDIS_CLUSTER is not used beside REDIS_HOST"},
+		"REDIS_HOST=a,b REDIS_CLUSTER=true":                                             nil,
+		"REDIS_HOST=a,b REDIS_SENTINEL_MASTER=m REDIS_CLUSTER=false":                    nil,
 	} {
 		var log bytes.Buffer
-		cfg := must(fromEnv(envOf(text)))
+		cfg, err := fromEnv(envOf(text))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
 		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		c := must(aside.Open(cfg))
 		c.Close()
 		for _, want := range want {
-			if strings.Count(log.String(), want) != 1 || strings.Contains(log.String(), "hunter2") {
-				t.Errorf("%s: want %q in the log:\n%s", text, want, &log)
+			if strings.Count(log.String(), want) != 1 {
+				t.Errorf("%s: want %q once in the log:\n%s", text, want, &log)
 			}
+		}
+		if strings.Count(log.String(), "\n") != len(want) || strings.Contains(log.String(), "hunter2") || strings.Contains(log.String(), "Config.") {
+			t.Errorf("%s: want %d lines with the variables' names and no secret:\n%s", text, len(want), &log)
+		}
+	}
+	var log bytes.Buffer
+	c := must(aside.Open(aside.Config{Logger: slog.New(slog.NewTextHandler(&log, nil)), Redis: aside.Redis{URL: "redis://h", Hosts: []string{"i"}, DB: -1, Port: -1}}))
+	c.Close()
+	if !strings.Contains(log.String(), "Config.Redis.Hosts, Config.Redis.Port and Config.Redis.DB are not used beside Config.Redis.URL") {
+		t.Errorf("want the fields' names:\n%s", &log)
+	}
+}
+
+// The settings of a Redis are not looked at where there is none.
+func TestSettings_ARedisThatIsNotUsed(t *testing.T) {
+	t.Parallel()
+	for _, cache := range []string{"CACHE_TYPE=memory", "CACHE_TYPE=none", "CACHE_ENABLED=false"} {
+		env := map[string]string{
+			"REDIS_PORT": "tcp://10.0.0.1:6379", "REDIS_DB": "x", "REDIS_TLS": "x", "REDIS_CLUSTER": "x", "REDIS_WAIT_REPLICAS": "x", "REDIS_HOST": "/", "REDIS_URL": "x",
+			"REDIS_USERNAME": "u", "REDIS_SENTINEL_MASTER": "/", "REDIS_SENTINEL_USERNAME": "${NAME}", "CACHE_REDIS_URL": "redis://h",
+		}
+		name, value, _ := strings.Cut(cache, "=")
+		env[name] = value
+		cfg, err := fromEnv(env)
+		if err != nil || len(cfg.Warnings) > 0 || !reflect.ValueOf(cfg.Redis).IsZero() {
+			t.Errorf("%s: %+v, %q, %v; want nothing of Redis", cache, cfg.Redis, cfg.Warnings, err)
+		}
+	}
+	cfg := aside.Config{Type: "memory", Redis: aside.Redis{URL: "x"}}
+	c := must(aside.Open(cfg))
+	c.Close()
+	if got, err := cfg.InForce(); err != nil || !reflect.ValueOf(got.Redis).IsZero() {
+		t.Errorf("%+v, %v; want no Redis in force", got.Redis, err)
+	}
+}
+
+// The address of a Redis under another program's name is told of where there is none
+// under ours, and the cache would be on localhost.
+func TestSettings_AnotherProgramsRedis(t *testing.T) {
+	t.Parallel()
+	for variable, meant := range map[string]string{
+		"CACHE_URL=redis://:hunter2@h": "REDIS_URL", "CACHE_REDIS_URL=rediss://h": "REDIS_URL", "REDIS_TLS_URL=rediss://h": "REDIS_URL", "REDIS_CACHE_URL=unix:///s": "REDIS_URL",
+		"CACHE_LOCATION=redis://h": "REDIS_URL", "CACHE_REDIS_HOST=h": "REDIS_HOST",
+		"CACHE_URL=https://h": "", "CACHE_REDIS_PASSWORD=x": "", "CACHE_REDIS_HOST=": "", "REDIS_SERVICE_HOST=10.0.0.1": "",
+	} {
+		name, _, _ := strings.Cut(variable, "=")
+		cfg := must(aside.ConfigFromEnv([]string{variable}))
+		if got := fmt.Sprint(cfg.Warnings); meant == "" && len(cfg.Warnings) > 0 || meant != "" && (len(cfg.Warnings) != 1 || !strings.Contains(got, name+" is not") || !strings.Contains(got, meant+" was probably meant")) || strings.Contains(got, "hunter2") {
+			t.Errorf("%s: got %q, want %q", variable, cfg.Warnings, meant)
+		}
+		for _, set := range []string{"REDIS_URL=redis://i", "REDIS_HOST=i", "CACHE_TYPE=memory"} {
+			if cfg := must(aside.ConfigFromEnv([]string{variable, set})); len(cfg.Warnings) > 0 {
+				t.Errorf("%s beside %s: got %q", variable, set, cfg.Warnings)
+			}
+		}
+	}
+}
+
+// A number without a unit is seconds, which hardly anybody means by 250.
+func TestSettings_ATimeoutThatWasMeantInMilliseconds(t *testing.T) {
+	t.Parallel()
+	for text, warns := range map[string]bool{"250": true, "10.5": true, "10": false, "0.25": false, "250ms": false, "60s": false, "1m": false} {
+		cfg := must(fromEnv(map[string]string{"CACHE_TIMEOUT": text}))
+		if got := len(cfg.Warnings) == 1 && strings.Contains(cfg.Warnings[0], "250ms"); got != warns || len(cfg.Warnings) > 1 {
+			t.Errorf("CACHE_TIMEOUT=%s: %q", text, cfg.Warnings)
 		}
 	}
 }
@@ -242,7 +338,7 @@ func TestSettings_URLsReachTheirServer(t *testing.T) {
 	}
 	for i, url := range []string{
 		"redis://app:p%2F%3F%23%40%25x@" + r.Addr + "/1?client_name=x&pool_size=3",
-		"REDIS://app@" + r.Addr + "/?db=1&password=p%2F%3F%23%40%25x&socket_timeout=5.5&ssl_check_hostname=true",
+		"REDIS://app@" + r.Addr + "/?db=1&password=p%2F%3F%23%40%25x&socket_timeout=5.5&socket_keepalive=true",
 		"redis://app:p%2F%3F%23@%25x@" + r.Addr + "/1",
 	} {
 		c := must(aside.Open(aside.Config{Timeout: 20 * time.Second, Redis: aside.Redis{URL: url}}))

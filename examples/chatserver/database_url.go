@@ -121,16 +121,21 @@ func parsePostgres(rest string) (database, error) {
 		}
 		hasHost = hasHost || m[1] != ""
 	}
-	for param := range strings.SplitSeq(query, "&") {
+	params, modes := strings.Split(query, "&"), 0
+	for i, param := range params {
 		name, value, ok := strings.Cut(param, "=")
 		if !ok && query != "" {
 			return bad("want name=value after the ?, and %%3F for a ? in the password")
 		}
 		hasHost = hasHost || (name == "host" || name == "hostaddr") && value != ""
-		if name == "sslmode" && !strings.Contains(" disable allow prefer require verify-ca verify-full ", " "+value+" ") {
-			return bad("sslmode: want disable, allow, prefer, require, verify-ca or verify-full")
+		if name == "ssl" || name == "sslmode" { // ssl is asyncpg's name for it
+			if modes++; modes > 1 || !strings.Contains(" disable allow prefer require verify-ca verify-full ", " "+value+" ") {
+				return bad("%s: want disable, allow, prefer, require, verify-ca or verify-full, and once", name)
+			}
+			params[i] = "sslmode=" + value
 		}
 	}
+	rest = strings.TrimSuffix(rest, query) + strings.Join(params, "&")
 	if hasUser && !hasHost {
 		return bad("there is no host: want one after the @, or a socket's directory as ?host=/path")
 	}

@@ -25,6 +25,7 @@ func TestDatabaseURL_Refused(t *testing.T) {
 		"postgres://u:hunter2":                           "a port from 1 to 65535",
 		"postgres://u:pw@h:hunter2/db":                   "a port",
 		"postgres://u:pw@h:70000/hunter2":                "a port from 1 to 65535",
+		"postgres://u:hunter2@h:0/db":                    "a port from 1 to 65535",
 		"postgres://u:pw@hunter2;x:1/db":                 "letters, digits",
 		"postgres://u:100%hunter2@h/db":                  "%25 for a %",
 		"postgres://u:hun ter2@h/db":                     "%20 for a blank",
@@ -32,12 +33,17 @@ func TestDatabaseURL_Refused(t *testing.T) {
 		"postgres://u:hunter2@/db":                       "there is no host",
 		"postgres://u:hunter2@:5432/db":                  "there is no host",
 		"postgres://u:hunter2@h/db?sslmode=hunter2":      "sslmode: want",
+		"postgres://u:hunter2@h/db?sslmode=":             "sslmode: want",
+		"postgresql+asyncpg://u@h/db?ssl=hunter2":        "ssl: want disable",
+		"postgres://u@h/db?ssl=require&sslmode=disable":  "sslmode: want",
 		"postgres://u:hunter2@h/db?sslrootcert=/hunter2": "the driver does not take it",
 		"postgres://u:hunter2@127.0.0.1:1/hunter2":       "connection refused",
 		"postgresql+asyncpg://hunter2@127.0.0.1:1/db":    "connection refused",
 		"postgres://u@hunter2..invalid/db":               "address was not found",
 		"postgres://u@/db?host=/hunter2":                 "no such file",
 		"mysql://u:hunter2@h/db":                         "the scheme mysql:// is unknown",
+		"mysql://u:hunter2@h/db?x=y":                     "the scheme mysql:// is unknown",
+		"hunter2\x00.db":                                 "the path of a file",
 		"jdbc:postgresql://u:hunter2@h/db":               "want postgres://",
 		"'postgres://u:hunter2@h/db'":                    "want postgres://",
 		"host=h password=hunter2":                        "want postgres://",
@@ -68,6 +74,28 @@ func TestDatabaseURL_Refused(t *testing.T) {
 		}
 		if err == nil || !strings.HasPrefix(err.Error(), "DATABASE_URL") || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "ter2") {
 			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+// asyncpg's ssl is sslmode, with whatever stands beside it.
+func TestDatabaseURL_TLSMode(t *testing.T) {
+	t.Parallel()
+	for url, want := range map[string]bool{
+		"postgresql+asyncpg://u:p@h/db?ssl=require":                    true,
+		"postgresql+asyncpg://u:p@h/db?ssl=disable":                    false,
+		"postgres://h/db?application_name=x&ssl=require&search_path=y": true,
+		"postgres://h/db?sslmode=require":                              true,
+		"postgres://h/db?sslmode=disable":                              false,
+		"postgres:///db?sslmode=disable":                               false, // on a socket
+	} {
+		d, err := parseDatabase(url)
+		if err != nil {
+			t.Errorf("%s: %v", url, err)
+			continue
+		}
+		if got := d.config.TLSConfig != nil; got != want || strings.Contains(url, "search_path") && (d.config.RuntimeParams["search_path"] != "y" || d.config.RuntimeParams["application_name"] != "x") {
+			t.Errorf("%s: TLS %v, parameters %v", url, got, d.config.RuntimeParams)
 		}
 	}
 }

@@ -11,6 +11,9 @@ import (
 	"time"
 	"unicode/utf8"
 
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/cacheaside/aside"
 )
 
@@ -65,14 +68,13 @@ func before(messages []Message, i int) int64 {
 // Decode's errors say where a value is wrong, and nothing of the value.
 func (codec conversationCodec) Decode(data []byte, ptr any) error {
 	var stored []*storedMessage
-	if err := aside.JSON.Decode(data, &stored); err != nil {
-		return err
+	// encoding/json, which aside.JSON reads as, takes "Role" for role. Of a name that
+	// comes twice both take the last, as Python does.
+	if jsonv2.Unmarshal(data, &stored, jsontext.AllowDuplicateNames(true)) != nil {
+		return refusal(data)
 	}
 	if stored == nil {
 		return errors.New("want a list of messages, not null")
-	}
-	if bytes.Contains(data, []byte(`\u`)) && !isText(data) { // its bytes are UTF-8, as it was decoded
-		return notText(data)
 	}
 	messages := make([]Message, len(stored))
 	for i, s := range stored {
@@ -90,15 +92,21 @@ func (codec conversationCodec) Decode(data []byte, ptr any) error {
 	return err
 }
 
-// notText returns the error of the first message that is not text throughout.
-func notText(data []byte) error {
+// refusal says why data does not decode, without showing any of it.
+func refusal(data []byte) error {
+	if err := aside.JSON.Decode(data, new([]*storedMessage)); err != nil {
+		return err
+	}
 	var messages []json.RawMessage
 	_ = json.Unmarshal(data, &messages) // it was decoded before
-	i := slices.IndexFunc(messages, func(m json.RawMessage) bool { return !isText(m) })
-	return fmt.Errorf("message %d: want text: both halves of each surrogate pair", i)
+	if i := slices.IndexFunc(messages, func(m json.RawMessage) bool { return !isText(m) }); i >= 0 {
+		return fmt.Errorf("message %d: want text: both halves of each surrogate pair", i)
+	}
+	return errors.New("want a list of messages in JSON")
 }
 
-// storedMessage is a message as programs store it. A field that is missing is nil.
+// storedMessage is a message as programs store it. A field that is missing is nil. Names
+// in another case are other fields, as they are to Python and to JavaScript, and not taken.
 type storedMessage struct {
 	ID        *int64  `json:"message_id"`
 	ChatID    *string `json:"chat_id"`

@@ -82,6 +82,9 @@ func TestHistory_Refused(t *testing.T) {
 		"OpenAI's messages":        `[{"role":"user","content":"` + secret + `"}]`,
 		"another room":             with(`"chat_id":"A"`, `"chat_id":"`+secret+`"`),
 		"no room":                  with(`"chat_id":"A",`, ``),
+		"a name in upper case":     with(`"role"`, `"ROLE"`),
+		"a name with a capital":    with(`"role"`, `"Role"`),
+		"a name that folds":        with(`"message_id"`, `"me\u017fsage_id"`),
 		"another role":             with(`"user"`, `"`+secret+`"`),
 		"content that is a list":   with(`"hi"`, `["`+secret+`"]`),
 		"content that is null":     with(`"hi"`, `null`),
@@ -125,6 +128,10 @@ func TestHistory_LoneSurrogates(t *testing.T) {
 // A field that another program has put beside a message goes to nobody.
 func TestHistory_IsWrittenAnew(t *testing.T) {
 	t.Parallel()
+	both, err := decodeHistory(t, `[{"ROLE":"system",`+goodMessage[1:len(goodMessage)-1]+`,"Content":"no","Partial":true}]`)
+	if err != nil || both.Messages[0].Role != "user" || both.Messages[0].Content != "hi" || both.Messages[0].Partial {
+		t.Errorf("a name in two cases: %+v, %v", both.Messages, err)
+	}
 	c, err := decodeHistory(t, ` [ {"internal_notes":"s3cr3t", `+goodMessage[1:]+` ] `)
 	if want := "[" + goodMessage + "]"; err != nil || string(c.encoded) != want {
 		t.Errorf("%s, %v; want %s", c.encoded, err, want)

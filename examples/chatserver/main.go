@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
@@ -80,8 +79,9 @@ func readSettings(env map[string]string) (settings, error) {
 	// Each of these protects something when it is set, or says where the data is. An empty
 	// one is a mistake, as of a secret that was not found. It must not take the protection
 	// away, or the data to another database.
+	cache, cacheErr := aside.ConfigFromEnv(environ(env))
 	for _, name := range []string{"CACHE_ADMIN_TOKEN", "CACHE_REFUSE_WRITES", "REDIS_TLS", "DATABASE_URL"} {
-		if _, set := env[name]; set && get(name, "") == "" {
+		if _, set := env[name]; set && get(name, "") == "" && (name != "REDIS_TLS" || backendOf(cache) == "redis") {
 			bad("%s is set and empty: want a value, or no %s at all", name, name)
 		}
 	}
@@ -117,7 +117,7 @@ func readSettings(env map[string]string) (settings, error) {
 			return fallback
 		}
 		d, err := time.ParseDuration(text)
-		if _, number := strconv.Atoi(text); number == nil {
+		if _, number := strconv.ParseFloat(text, 64); number == nil {
 			d, err = time.ParseDuration(text + "s") // as the cache's settings are
 		}
 		if err != nil || d < least {
@@ -135,8 +135,8 @@ func readSettings(env map[string]string) (settings, error) {
 		bad("OPENAI_BASE_URL: want an address like http://localhost:11434/v1")
 	}
 	s.name = get("SERVER_NAME", s.addr)
-	s.cache, err = aside.ConfigFromEnv(environ(env))
-	return s, errors.Join(append(errs, err)...)
+	s.cache = cache
+	return s, errors.Join(append(errs, cacheErr)...)
 }
 
 // variables returns those of the form NAME=value by their names.
@@ -160,31 +160,23 @@ func environ(env map[string]string) []string {
 }
 
 // environment returns the variables of the process and those that only a .env file
-// has. Unused are the names of the process's that a REDIS_URL in the file overrules.
-func environment(file string, process map[string]string) (env map[string]string, unused []string, err error) {
+// has, with warnings of the file.
+func environment(file string, process map[string]string) (env map[string]string, warnings []string, err error) {
 	text, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("reading settings: %w", err)
 	}
-	env, err = dotenv.Parse(text, process)
+	env, warnings, err = dotenv.Parse(text, process)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", file, err)
 	}
-	if strings.TrimSpace(env["REDIS_URL"]) != "" {
-		for _, name := range []string{"REDIS_HOST", "REDIS_PORT", "REDIS_DB"} {
-			// Kubernetes sets REDIS_PORT=tcp://… for a service of that name.
-			if value := strings.TrimSpace(process[name]); value != "" && !strings.Contains(value, "://") {
-				unused = append(unused, name)
-			}
-		}
-	}
 	maps.Copy(env, process)
-	return env, unused, nil
+	return env, warnings, nil
 }
 
 // run serves until ctx ends. It writes its log to logTo.
 func run(ctx context.Context, envFile string, logTo io.Writer) error {
-	env, unused, err := environment(envFile, variables(os.Environ()))
+	env, warnings, err := environment(envFile, variables(os.Environ()))
 	if err != nil {
 		return err
 	}
@@ -199,8 +191,8 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 		begins = append(begins, "redis", redisName(set.cache))
 	}
 	log.Info("chatserver begins", begins...)
-	if backend == "redis" && len(unused) > 0 {
-		log.Warn("REDIS_URL of the .env file overrules variables of the environment: remove it there, or set REDIS_URL in the environment, perhaps to nothing", "file", envFile, "unused", unused)
+	for _, warning := range warnings {
+		log.Warn(warning, "file", envFile)
 	}
 	quiet := logging.VoidLogger{} // the cache says once when Redis is away; the client would at each dial
 	redis.SetLogger(&quiet)
@@ -277,51 +269,4 @@ func newServer(ctx context.Context, set settings, repo *Repository, metrics *met
 		log:         log,
 		stopping:    ctx,
 	}, nil
-}
-
-// finishTimeout is how long requests may take to finish once the server stops: a reply
-// is saved until then.
-const finishTimeout = saveTimeout + 5*time.Second
-
-// writeTimeout is how long an answer may take. Streams have a deadline for each piece.
-const writeTimeout = 2 * time.Minute
-
-// serve serves until ctx ends, then lets requests finish, and closes the connections of
-// those that do not.
-func serve(ctx context.Context, addr string, handler http.Handler, log *slog.Logger) error {
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		host, port, _ := net.SplitHostPort(addr)
-		var dns *net.DNSError
-		var op *net.OpError
-		if errors.As(err, &dns) {
-			err = errors.New(dns.Err)
-		} else if errors.As(err, &op) {
-			err = op.Err
-		}
-		return fmt.Errorf("HOST=%.80q and PORT=%s: want a name or address of this machine, and a port that is free: %w", host, port, err)
-	}
-	srv := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 10 * time.Second, // bodies have their own: see readBodies
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       2 * time.Minute,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
-	}
-	log.Info("chatserver listens", "url", "http://"+listener.Addr().String())
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(listener) }()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-	}
-	log.Info("chatserver stops")
-	finish, cancel := context.WithTimeout(context.Background(), finishTimeout)
-	defer cancel()
-	if err := srv.Shutdown(finish); err != nil {
-		log.Warn("requests that did not finish are closed", "err", err)
-		return srv.Close()
-	}
-	return nil
 }

@@ -101,6 +101,10 @@ func (b *Store) unreached(err error) error {
 	}
 	text := err.Error()
 	switch {
+	case strings.Contains(text, sentinelsText) && isAuth(reply) && b.Owned:
+		text += ": the Sentinels want Config.Redis.SentinelPassword (REDIS_SENTINEL_PASSWORD), perhaps with SentinelUsername (REDIS_SENTINEL_USERNAME)"
+	case strings.Contains(text, sentinelsText) && isAuth(reply):
+		text += ": the Sentinels want SentinelPassword, perhaps with SentinelUsername, in redis.FailoverOptions"
 	case errors.Is(err, redis.Nil) && b.Master != "":
 		text += ": no Sentinel knows Config.Redis.SentinelMaster \"" + b.Master + "\""
 	case errors.Is(err, redis.Nil):
@@ -134,7 +138,14 @@ func ownReply(err error) (redis.Error, bool) {
 var wayTexts = []string{
 	"failed to authenticate:", "failed to initialize connection options:", "failed to resolve credentials:",
 	"failed to create credentials listener:", "failed to subscribe to streaming credentials:", "failed to enable maintnotifications:",
-	"redis: all sentinels specified in configuration are unreachable:",
+	sentinelsText,
+}
+
+const sentinelsText = "redis: all sentinels specified in configuration are unreachable:"
+
+// isAuth reports whether a server wants another user or password.
+func isAuth(reply redis.Error) bool {
+	return redis.HasErrorPrefix(reply, "NOAUTH") || redis.HasErrorPrefix(reply, "WRONGPASS") || redis.HasErrorPrefix(reply, "NOPERM")
 }
 
 // recheck reports whether the server is a misfit still. It lets go of the connections

@@ -25,6 +25,10 @@ var otherNames = map[string]string{
 	"REDIS_DATABASE": "REDIS_DB", "REDIS_SSL": "REDIS_TLS", "REDIS_USE_SSL": "REDIS_TLS", "REDIS_SSL_ENABLED": "REDIS_TLS", "REDIS_USE_TLS": "REDIS_TLS", "REDIS_TLS_ENABLED": "REDIS_TLS",
 	"REDIS_HOSTNAME": "REDIS_HOST", "REDIS_MASTER": "REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_SERVICE_NAME": "REDIS_SENTINEL_MASTER",
 	"CACHE_CHAT_MESSAGES_TTL": "CACHE_TTL_CHAT_MESSAGES", "CACHE_USER_CHATS_TTL": "CACHE_TTL_USER_CHATS",
+	"REDIS_SENTINEL": "REDIS_HOST", "REDIS_SENTINELS": "REDIS_HOST", "REDIS_SENTINEL_HOST": "REDIS_HOST", "REDIS_SENTINEL_HOSTS": "REDIS_HOST",
+	"REDIS_SENTINEL_NODES": "REDIS_HOST", "REDIS_SENTINEL_ADDR": "REDIS_HOST", "REDIS_SENTINEL_ADDRS": "REDIS_HOST", "REDIS_SENTINEL_PORT": "REDIS_PORT",
+	"REDIS_CLUSTER_HOST": "REDIS_HOST", "REDIS_CLUSTER_HOSTS": "REDIS_HOST", "REDIS_CLUSTER_NODES": "REDIS_HOST", "REDIS_CLUSTER_ADDRS": "REDIS_HOST",
+	"REDIS_MASTER_NAME": "REDIS_SENTINEL_MASTER", "REDIS_MASTER_SET": "REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_NAME": "REDIS_SENTINEL_MASTER",
 	"REDIS_URI": "REDIS_URL", "REDIS_DSN": "REDIS_URL",
 	"REDIS_USER": "REDIS_USERNAME", "REDIS_PWD": "REDIS_PASSWORD", "REDIS_AUTH": "REDIS_PASSWORD", "REDIS_PASSWD": "REDIS_PASSWORD",
 }
@@ -64,17 +68,33 @@ func IsForeign(name, value string) bool {
 	return foreignVars.MatchString(name) || strings.HasSuffix(strings.ToUpper(name), "_PORT") && strings.Contains(value, "://")
 }
 
+// redisURL matches the begin of a URL of a Redis.
+var redisURL = regexp.MustCompile(`^\s*(?i:rediss?|valkeys?|unix)://`)
+
 // UnknownVars describes the variables that look like settings of the cache and are
-// none. A keyspace of one's own may have any name that is not nearly a known one.
-func UnknownVars(env map[string]string) []string {
+// none. A keyspace of one's own may have any name that is not nearly a known one. With
+// usesRedis, where no variable says which Redis it is, those of other programs that do
+// are described too.
+func UnknownVars(env map[string]string, usesRedis bool) []string {
 	var out []string
+	isSet := func(name string) bool { return strings.TrimSpace(env[name]) != "" }
+	noRedis := usesRedis && !isSet("REDIS_URL") && !isSet("REDIS_HOST")
 	for name, value := range env {
 		upper := strings.ToUpper(name)
-		if strings.TrimSpace(value) == "" || !varName.MatchString(name) || slices.Contains(envNames, name) || IsForeign(name, value) {
+		if !isSet(name) || !varName.MatchString(name) || slices.Contains(envNames, name) {
 			continue
 		}
-		meant := meantVar(upper)
-		isTTL := strings.HasPrefix(name, "CACHE_TTL_")
+		meant, isTTL := meantVar(upper), strings.HasPrefix(name, "CACHE_TTL_")
+		if IsForeign(name, value) {
+			switch isTTL = false; {
+			case noRedis && redisURL.MatchString(value):
+				meant = "REDIS_URL"
+			case noRedis && name == "CACHE_REDIS_HOST":
+				meant = "REDIS_HOST"
+			default:
+				continue
+			}
+		}
 		switch {
 		case meant == "" && isTTL:
 		case meant == "":

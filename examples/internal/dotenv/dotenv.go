@@ -30,6 +30,7 @@ var (
 	restOfLine   = regexp.MustCompile(`^([^\n]*)`)
 	endOfLine    = regexp.MustCompile(`^` + blanks + `(?:#[^\n]*)?(?:\n|$)`)
 	comment      = regexp.MustCompile(`[` + blank + `]+#.*`)
+	cutShort     = regexp.MustCompile(`^` + blanks + `(?:[^\n` + blank + `'"][^\n]*?)?[` + blank + `]#[^#\n` + blank + `]`)
 	trailing     = regexp.MustCompile(blanks + `$`)
 	inSingle     = regexp.MustCompile(`\\[\\']`)
 	inDouble     = regexp.MustCompile(`\\[\\'"abfnrtv]`)
@@ -48,26 +49,27 @@ var (
 // The error has a line for each mistake, with the number of the line in the file and
 // the name of the variable, if there is one. It never shows a value. Where
 // python-dotenv skips a line, or makes nothing of an unknown ${NAME} or of a name without
-// an =, Parse fails. A name without an = that env has is no mistake.
-func Parse(file []byte, env map[string]string) (map[string]string, error) {
+// an =, Parse fails. A name without an = that env has is no mistake. The warnings, in the
+// same form, are of values that end at a # which was perhaps meant to be part of them.
+func Parse(file []byte, env map[string]string) (values map[string]string, warnings []string, err error) {
 	text, err := decode(file)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p := parser{rest: text, line: 1, env: env, values: map[string]string{}}
 	for p.take(emptyLines); p.rest != "" && !p.lost; p.take(emptyLines) {
 		p.statement()
 	}
 	if len(p.errs) > 0 {
-		return nil, errors.Join(p.errs...)
+		return nil, nil, errors.Join(p.errs...)
 	}
-	values := map[string]string{}
+	values = map[string]string{}
 	for name, value := range p.values {
 		if _, given := env[name]; !given {
 			values[name] = value
 		}
 	}
-	return values, nil
+	return values, p.warnings, nil
 }
 
 // decode returns file as text whose lines end with \n.
@@ -94,6 +96,8 @@ type parser struct {
 	values map[string]string
 	errs   []error
 	lost   bool // a quote makes it unknown where the next statement begins
+
+	warnings []string
 }
 
 // take reads what expr matches, and returns its first group.
@@ -110,15 +114,19 @@ func (p *parser) take(expr *regexp.Regexp) (group string, ok bool) {
 	return group, true
 }
 
+// at returns text with its line and, if it may be shown, the variable's name.
+func at(line int, name, text string) string {
+	if shownName.MatchString(name) {
+		text = name + ": " + text
+	}
+	return fmt.Sprintf("line %d: %s", line, text)
+}
+
 // statement reads one variable or comment, or reports why it is neither.
 func (p *parser) statement() {
 	line := p.line
 	bad := func(name, format string, args ...any) {
-		text := fmt.Sprintf(format, args...)
-		if shownName.MatchString(name) {
-			text = name + ": " + text
-		}
-		p.errs = append(p.errs, fmt.Errorf("line %d: %s", line, text))
+		p.errs = append(p.errs, errors.New(at(line, name, fmt.Sprintf(format, args...))))
 	}
 	if p.rest[0] == ';' {
 		bad("", "a comment begins with #, not with ;")
@@ -162,10 +170,12 @@ func (p *parser) statement() {
 		return
 	}
 	p.rest = p.rest[1:]
+	rest := p.rest
 	value, reason := p.value()
-	if reason == "" {
-		if _, given := p.env[name]; !given { // otherwise the value is not used
-			value, reason = p.expand(value)
+	if _, given := p.env[name]; reason == "" && !given { // otherwise the value is not used
+		value, reason = p.expand(value)
+		if cutShort.MatchString(rest) {
+			p.warnings = append(p.warnings, at(line, name, `the text behind " #" is taken for a comment; if it belongs to the value, put quotes around all of it`))
 		}
 	}
 	if reason != "" {

@@ -84,6 +84,7 @@ var forms = []struct {
 	{name: "a # in a value", file: "A=a#b", we: "a#b", node: "a"},
 	{name: "a # at the start", file: "A=#b", we: "#b", node: empty},
 	{name: "a comment for a value", file: "A=  # none", we: empty, python: "# none"},
+	{name: "a comment for a value, perhaps a secret", file: "A= #x9", we: empty, python: "#x9"},
 	{name: "a comment after a quote", file: `A="a # b" # c`, we: "a # b"},
 	{name: "a comment at a quote", file: `A="a"# c`, we: "a", sh: refused},
 	{name: "a quote in a comment", file: "A=1 # it's\nB=2", we: "1"},
@@ -142,7 +143,7 @@ func was(value string, ok bool) string {
 func TestParse(t *testing.T) {
 	t.Parallel()
 	for _, form := range forms {
-		values, err := dotenv.Parse([]byte(form.file), environment)
+		values, _, err := dotenv.Parse([]byte(form.file), environment)
 		if form.err != "" {
 			if err == nil || !strings.Contains(err.Error(), form.err) || strings.Contains(err.Error(), "hunter2") ||
 				form.named != strings.Contains(err.Error(), ": A: ") {
@@ -166,7 +167,7 @@ func TestParse(t *testing.T) {
 // follows may be a secret.
 func TestParse_ManyMistakes(t *testing.T) {
 	t.Parallel()
-	_, err := dotenv.Parse([]byte("A=1\n;x\nB=${NONE}\nC='x'\nhunter2 hunter2\nD='${NONE}'\nE='hunter2\nhunter2=${NONE}\n"), nil)
+	_, _, err := dotenv.Parse([]byte("A=1\n;x\nB=${NONE}\nC='x'\nhunter2 hunter2\nD='${NONE}'\nE='hunter2\nhunter2=${NONE}\n"), nil)
 	const want = `line 2: a comment begins with #, not with ;
 line 3: B: ${NONE} is set neither before this line nor in the environment, and has no default as in ${NAME:-default}
 line 5: want NAME=value
@@ -174,6 +175,35 @@ line 6: D: ${NONE} is set neither before this line nor in the environment, and h
 line 7: E: the single quote is not closed`
 	if err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+// A # that follows a blank begins a comment, also where it begins the rest of a password.
+func TestParse_TextThatIsTakenForAComment(t *testing.T) {
+	t.Parallel()
+	const warning = `: the text behind " #" is taken for a comment; if it belongs to the value, put quotes around all of it`
+	for file, want := range map[string]string{
+		"A= #hunter2":          "line 1: A" + warning,
+		"B=1\nA=hunter2\t#2 x": "line 2: A" + warning,
+		"A=it's #hunter2":      "line 1: A" + warning,
+		"A=a # b #hunter2":     "line 1: A" + warning,
+		"export A= #x\nA=1":    "line 1: A" + warning,
+		"A=1 # a comment":      "",
+		"A= # none":            "",
+		"A=1 ## none":          "",
+		"A=1 #":                "",
+		"A=#hunter2":           "", // the value
+		"A=a#hunter2":          "",
+		"A='a #hunter2'":       "",
+		`A="a" #hunter2`:       "",
+		"A=1\n #hunter2":       "",
+		"#A= #hunter2":         "",
+		"ENV= #hunter2":        "", // the environment's is used
+	} {
+		_, warnings, err := dotenv.Parse([]byte(file), environment)
+		if got := strings.Join(warnings, "\n"); err != nil || got != want {
+			t.Errorf("%q: got %q, %v; want %q", file, got, err, want)
+		}
 	}
 }
 
