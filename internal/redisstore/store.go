@@ -1,10 +1,10 @@
-// Package redisstore keeps the lease protocol in Redis: values, and beside each value the
-// lease, the blocks and the not-found marker of its key. [Store] implements
+// Package redisstore keeps the lease protocol in Redis: values, and beside each value its
+// key's lease or not-found marker, and the blocks of its writers. [Store] implements
 // [backend.Backend] over a go-redis client of one node, of Sentinels or of a Cluster. A
 // read is a plain GET, and state that must change together is changed by one script.
 //
-//	scripts.go               the scripts, and the fields of a lease key
-//	keys.go                  the name of a lease key, in its value's Cluster slot
+//	scripts.go               the scripts, and the texts of a lease key
+//	keys.go                  the names of lease and block keys, in their value's Cluster slot
 //	store.go                 the methods of Backend
 //	pipeline.go              lease requests and fills that share round trips
 //	turns.go                 the connections of the client's pool, and waiting for one
