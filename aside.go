@@ -109,17 +109,15 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 	space := &key.space // on the stack: see read
 	r := read{request: request{key: f.name(key.text)}, arrived: f.flights.seq.Load(), mode: modeOf[T](space)}
 	if value, ok := lookup[T](ctx, f, space, &r); ok {
-		f.count.hits.Add(1)
-		if f.logs.Enabled(ctx, slog.LevelDebug) {
-			f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key)
-		}
-		if f.cfg.OnRead != nil {
-			f.observe(ctx, space, outcomeHit, start, nil)
-		}
+		f.hit(ctx, space, &r, start, nil)
 		return value, nil
 	}
-	value, err := join(ctx, f, space, &r, load)
-	f.missed(ctx, space, &r, start, err)
+	value, hit, err := join(ctx, f, space, &r, load)
+	if hit {
+		f.hit(ctx, space, &r, start, err)
+	} else {
+		f.missed(ctx, space, &r, start, err)
+	}
 	return value, err
 }
 
@@ -131,6 +129,8 @@ type read struct {
 	arrived uint64 // see flight.accepts
 	hasty   bool   // its deadline is so short that a healthy backend may miss it
 	alone   bool   // no load of another's is of use to it
+	looked  bool   // it has been decided how to look first
+	skipped bool   // a miss was expected: the lease request is the first question
 	mode    mode   // how its value is handed out
 }
 
@@ -139,25 +139,31 @@ type read struct {
 // values of different types, or whose loaders end with their callers' contexts.
 const maxRounds = 4
 
-// join gets the value of a key that missed from a flight.
-func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load func(context.Context) (T, error)) (value T, err error) {
+// join gets the value of a key that missed, or was not looked for, from a flight. hit says
+// that the value was stored, or being stored, when the read came.
+func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load func(context.Context) (T, error)) (value T, hit bool, err error) {
 	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
 	for round := 0; ; round++ {
-		if round > 0 && !r.alone {
+		if round > 0 && !r.alone && r.bad == nil {
 			if value, ok := lookup[T](ctx, f, space, r); ok {
-				return value, nil
+				return value, hit, nil
 			}
 		}
 		if err := ctx.Err(); err != nil {
-			return value, err
+			return value, false, err
 		}
 		fl, leads := f.flights.join(ctx, f, space, typed[T]{}, &r.request, boxed, r.alone || round >= maxRounds)
+		hit = round == 0 && !leads && fl.isLoaded()
 		if err := fl.wait(ctx, r); err != nil {
-			return value, err
+			return value, false, err
 		}
 		if fl.expired { // also to one who came late: a loader that waits for its own key must not begin anew for ever
-			return value, fl.err
+			return value, false, fl.err
 		}
+		if r.skipped && leads {
+			f.misses.Saw(space.Name, !fl.found)
+		}
+		hit = hit && fl.err == nil || r.skipped && fl.found
 		if !fl.accepts(r.arrived) {
 			if !r.degraded && fl.failed {
 				r.degrade(f) // the wait has cost a budget already
@@ -165,8 +171,9 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 			continue
 		}
 		if value, ok, err := take[T](f, fl, space, r, leads); ok {
-			return value, err
+			return value, hit, err
 		}
+		hit = false
 	}
 }
 
@@ -195,6 +202,11 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 }
 
 func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read) (value T, ok bool) {
+	if r.skipped = !r.looked && f.misses.Expect(space.Name, r.key); r.skipped {
+		r.looked = true
+		return value, false
+	}
+	r.looked = true
 	got, err := f.lookupBackend(ctx, space, r.key)
 	if err != nil {
 		if r.hasty = f.hasty(ctx); ctx.Err() == nil {
@@ -202,6 +214,7 @@ func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read
 		}
 		return value, false
 	}
+	f.misses.Saw(space.Name, !got.ok)
 	if !got.ok {
 		return value, false
 	}
@@ -225,21 +238,26 @@ func (r *read) undecodable(f *front, space *Keyspace, data []byte, err error) {
 	f.warnOnce(space, r.key, "cache: stored values do not decode and are loaded again (logged once per keyspace)", err)
 }
 
-// wait waits for the flight's result and the end of its fill, or for ctx to end. A
-// caller who has met trouble with the backend waits for
-// neither what comes before the load nor what comes after it, unless the trouble
-// may be its own hurry: others then keep their lease.
+// wait waits for the flight's result, or for ctx to end. A caller who came too late to
+// take the result of the load waits for the end of the fill as well, and finds the value
+// stored. One who has met trouble with the backend waits for neither what comes before the
+// load nor what comes after it, unless the trouble may be its own hurry: others then keep
+// their lease.
 func (fl *flight) wait(ctx context.Context, r *read) error {
 	defer fl.f.flights.leave(fl)
-	result := fl.done
-	if r.degraded {
-		if !r.hasty {
-			fl.hurry()
-		}
-		result = fl.loaded
+	if r.degraded && !r.hasty {
+		fl.hurry()
 	}
 	select {
-	case <-result:
+	case <-fl.loaded:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if r.degraded || !fl.f.local && fl.accepts(r.arrived) {
+		return nil
+	}
+	select {
+	case <-fl.done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -285,6 +303,17 @@ func handOut[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) 
 		r.alone = !space.Share
 	}
 	return value, false, nil
+}
+
+// hit counts, logs and reports a read of what was stored, or being stored, as it came.
+func (f *front) hit(ctx context.Context, space *Keyspace, r *read, start time.Time, err error) {
+	f.count.hits.Add(1)
+	if f.logs.Enabled(ctx, slog.LevelDebug) {
+		f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key)
+	}
+	if f.cfg.OnRead != nil {
+		f.observe(ctx, space, outcomeHit, start, err)
+	}
 }
 
 // missed counts, logs and reports a read that was no hit.

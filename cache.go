@@ -12,6 +12,7 @@ import (
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/entry"
+	"github.com/cacheaside/aside/internal/expect"
 	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/lifecycle"
 	"github.com/cacheaside/aside/internal/outbox"
@@ -123,6 +124,7 @@ func newFront(store backend.Backend, cfg Config) *front {
 		ttl:       ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
 		log:       slog.New(foreign.Logs{Handler: cfg.Logger.Handler()}),
 		logs:      foreign.Enabler(cfg.Logger.Handler()),
+		misses:    expect.New(),
 		flights:   flights{byKey: make(map[string]*flight)},
 		queue:     outbox.New(cfg.QueueSize),
 		deadlines: deadline.NewShared(cfg.Timeout),

@@ -86,6 +86,7 @@ func TestP3_ALeaseOfAClockThatWasSetBackIsNotWaitedFor(t *testing.T) {
 					if d := time.Since(start); d > 2500*time.Millisecond {
 						t.Errorf("a clock that was set back by %v and %s: the reader waited for %v", by, clock, d)
 					}
+					aside.AwaitFills(two)
 					if got, _ := server.Get(key.String()); got != `"loaded"` {
 						t.Errorf("a clock that %s: stored %q", clock, got)
 					}

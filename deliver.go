@@ -36,15 +36,21 @@ func (f *front) invalidateIn(ctx context.Context, b *budget, of outbox.Scope, ke
 		return ErrClosed
 	}
 	defer f.life.Settled()
-	f.flights.detach(keys)
+	f.detach(keys)
 	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Delete(ctx, keys...)
 	})
 	return f.settled(keys, failed, err, of)
 }
 
-func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (failed []string, err error) {
+// detach keeps what was loaded for keys before now from those who come from now on.
+func (f *front) detach(keys []string) {
 	f.flights.detach(keys)
+	f.misses.Invalidated(keys)
+}
+
+func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (failed []string, err error) {
+	f.detach(keys)
 	failed, err = f.eachShard(ctx, keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Block(ctx, token, ttl, keys...)
 	})
@@ -72,7 +78,7 @@ func (f *front) unblock(ctx context.Context, b *budget, of outbox.Scope, token s
 // unblockNow is unblock for a caller that has noted that it settles.
 func (f *front) unblockNow(ctx context.Context, b *budget, of outbox.Scope, token string, keys []string) error {
 	defer f.life.Settled()
-	f.flights.detach(keys)
+	f.detach(keys)
 	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
 		return f.backend.Unblock(ctx, token, keys...)
 	})

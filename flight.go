@@ -51,6 +51,7 @@ type flight struct {
 	loaded chan struct{} // closed when the fields below are set
 	outcome
 	stored bool // the backend had the value, or the not-found marker
+	found  bool // and had it at the first question
 
 	// asOf numbers the last event as of which the result is known to be current: the
 	// start of its load, or the question to the backend that found it, and in time the
@@ -217,10 +218,17 @@ func (fl *flight) finish(o *outcome, token string) {
 	}
 	fl.outcome = *o
 	defer fl.end() // also when code of the backend ends this goroutine
-	if token != "" {
-		close(fl.loaded)
-		fl.store(token)
+	if token == "" {
+		return
 	}
+	settles := fl.f.life.Settle() // Close waits for the fill, as callers do not
+	close(fl.loaded)
+	if !settles {
+		fl.giveBack(token)
+		return
+	}
+	defer fl.f.life.Settled()
+	fl.store(token)
 }
 
 // leaveMap keeps further callers from joining, and reports whether one of those who
@@ -264,6 +272,7 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 			return backend.Lease{}, false
 		}
 		if lease.State != backend.Loading {
+			fl.found = lease.State == backend.Present && req.WaitedFor == ""
 			wait.Answered(lease.State == backend.Present || lease.State == backend.Absent)
 			return lease, false
 		}

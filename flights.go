@@ -60,9 +60,24 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 func (fs *flights) leave(fl *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fl.waiters--; fl.waiters == 0 {
+	if fl.waiters--; fl.waiters == 0 && !fl.isLoaded() { // or its fill is on its way, which who comes now waits for
 		fs.remove(fl)
 		fl.cancel(errAbandoned)
+	}
+}
+
+// awaitFill waits while what was loaded for key is being stored: who asks the backend then
+// finds it.
+func (fs *flights) awaitFill(ctx context.Context, key string) {
+	fs.mu.Lock()
+	fl := fs.byKey[key]
+	fs.mu.Unlock()
+	if fl == nil || !fl.isLoaded() {
+		return
+	}
+	select {
+	case <-fl.done:
+	case <-ctx.Done():
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/entry"
+	"github.com/cacheaside/aside/internal/expect"
 	"github.com/cacheaside/aside/internal/lifecycle"
 	"github.com/cacheaside/aside/internal/near"
 	"github.com/cacheaside/aside/internal/outbox"
@@ -39,6 +40,7 @@ type front struct {
 
 	flights flights
 	wakes   *wake.Hub
+	misses  *expect.Misses // which reads ask for a lease at once
 	queue   *outbox.Outbox
 	count   counters
 	memory  *memoryBackend // backend, when it is one

@@ -21,6 +21,7 @@ func (f *front) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if key = f.name(key); f.queue.Distrusts(key) {
 		return nil, false, nil
 	}
+	f.flights.awaitFill(ctx, key)
 	got, err := f.get(ctx, key, f.newBudget())
 	return got.value, got.ok, err
 }
@@ -78,6 +79,9 @@ func (f *front) Fill(ctx context.Context, key, token string, fill backend.Fill) 
 		return false, nil
 	}
 	if err := f.checkSize(key, fill.Value); err != nil {
+		return false, err
+	}
+	if err := f.usable(key); err != nil {
 		return false, err
 	}
 	return f.fill(ctx, key, token, fill)
@@ -274,6 +278,7 @@ func (f *front) Close() error {
 
 func (f *front) TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error) {
 	key = f.name(key)
+	f.flights.awaitFill(ctx, key)
 	ttl, err = do(ctx, f, key, f.newBudget(), false, func(ctx context.Context) (ttl time.Duration, err error) {
 		ttl, ok, err = f.backend.TTL(ctx, key)
 		return ttl, err

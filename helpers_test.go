@@ -123,12 +123,19 @@ func slowLoad(t *testing.T, c aside.Cache, old string) (finish func() string) {
 		got <- v
 	}()
 	<-seen
-	return func() string { close(release); return <-got }
+	return func() string {
+		close(release)
+		v := <-got
+		aside.AwaitFills(c)
+		return v
+	}
 }
 
+// read reads the room, and returns when what was loaded is stored.
 func read(t *testing.T, c aside.Cache, load func(context.Context) (string, error)) string {
 	t.Helper()
 	v, err := aside.GetOrLoad(t.Context(), c, room, load)
+	aside.AwaitFills(c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,6 +275,7 @@ func ask(t *testing.T, c aside.Cache, items ...aside.Key) []string {
 		time.Sleep(time.Microsecond)
 	}
 	wg.Wait()
+	aside.AwaitFills(c)
 	return got
 }
 

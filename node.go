@@ -154,13 +154,14 @@ func (f *front) extend(ctx context.Context, key, token string, ttl time.Duration
 	})
 }
 
+// fill goes on while the front closes: its callers see to it that it began before.
 func (f *front) fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
 	b := budget{left: f.cfg.Timeout, bulk: len(fill.Value) > redisstore.AloneBytes}
 	if b.bulk {
 		f.filling.Add(1)
 		defer f.filling.Add(-1)
 	}
-	return do(ctx, f, key, &b, true, func(ctx context.Context) (bool, error) {
+	return doAnyway(ctx, f, key, &b, true, func(ctx context.Context) (bool, error) {
 		return f.backend.Fill(ctx, key, token, fill)
 	})
 }

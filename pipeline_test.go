@@ -135,6 +135,7 @@ func missTogether(t *testing.T, c aside.Cache, client *redis.Client, keys []asid
 		})
 	}
 	wg.Wait()
+	aside.AwaitFills(c)
 	for _, key := range keys {
 		if client.Get(t.Context(), key.String()).Val() != `"loaded"` {
 			missing++
@@ -383,5 +384,6 @@ func ask1(t *testing.T, c aside.Cache, key aside.Key) string {
 	if err != nil {
 		t.Error(err)
 	}
+	aside.AwaitFills(c)
 	return v
 }

@@ -263,6 +263,7 @@ func TestAValueThatTakesLongerThanTheBudget(t *testing.T) {
 		overSlowLine(t, l, func(t *testing.T, c aside.Cache, client *redis.Client, server *miniredis.Miniredis, log *logtest.Buffer) {
 			for range 20 {
 				must(aside.GetOrLoad(t.Context(), c, key, load))
+				aside.AwaitFills(c)
 				time.Sleep(10 * time.Millisecond)
 			}
 			if n := l.sent.Load(); n > 20<<20 {
@@ -271,12 +272,14 @@ func TestAValueThatTakesLongerThanTheBudget(t *testing.T) {
 			if lines := strings.TrimSpace(log.String()); strings.Count(lines, "\n") != 0 || !strings.Contains(lines, key.String()) {
 				t.Errorf("logged %q, want a line", lines)
 			}
+			aside.AwaitFills(c)
 			if n := asideStats(t, c).EncodeErrors; n != 20 {
 				t.Errorf("EncodeErrors %d, want 20", n)
 			}
 			time.Sleep(time.Minute)
 			l.perSecond = 1e9
 			must(aside.GetOrLoad(t.Context(), c, key, load))
+			aside.AwaitFills(c)
 			if !server.Exists(key.String()) {
 				t.Error("when the line is quick, it is not stored")
 			}
@@ -289,6 +292,7 @@ func TestAValueThatTakesLongerThanTheBudget(t *testing.T) {
 			start := time.Now()
 			for range 20 {
 				must(aside.GetOrLoad(t.Context(), c, key, load))
+				aside.AwaitFills(c)
 				time.Sleep(10 * time.Millisecond)
 			}
 			if d := time.Since(start); d > 1200*time.Millisecond {

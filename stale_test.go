@@ -472,6 +472,7 @@ func TestP5_ALeaseWhoseAnswerWasLostIsNotWaitedFor(t *testing.T) {
 	if v, err := aside.GetOrLoad(soon, c, items.Key("1"), func(context.Context) (string, error) { return "loaded", nil }); v != "loaded" || err != nil {
 		t.Errorf("got %q, %v", v, err)
 	}
+	aside.AwaitFills(c)
 	if got, err := server.Get("item:1"); got != `"loaded"` || err != nil {
 		t.Errorf("stored is %q, %v", got, err)
 	}

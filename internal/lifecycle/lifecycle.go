@@ -1,11 +1,11 @@
 // Package lifecycle knows the work that runs on behalf of a cache, so that closing the
 // cache waits for it, and no work begins that closing would not wait for.
 //
-// There are three kinds of work: goroutines ([Lifecycle.Go]), invalidations on their way
-// ([Lifecycle.Settle]), and writes of a caller ([Lifecycle.BeginWrite]). Closing is three
+// There are three kinds of work: goroutines ([Lifecycle.Go]), invalidations and fills on
+// their way ([Lifecycle.Settle]), and writes of a caller ([Lifecycle.BeginWrite]). Closing is three
 // calls in this order. [Lifecycle.Close] lets no call begin any more,
 // [Lifecycle.AwaitWrites] waits for the writes for a limited time, and [Lifecycle.End]
-// waits for the invalidations, ends the Context, and waits for the goroutines.
+// waits for what is on its way, ends the Context, and waits for the goroutines.
 package lifecycle
 
 import (
@@ -20,9 +20,10 @@ type Lifecycle struct {
 	closed  atomic.Bool
 	ctx     context.Context
 	end     context.CancelFunc
-	mu      sync.Mutex     // held while something is added to running or settling, or begins or ends to write
+	mu      sync.Mutex     // held while something is added to running, or begins or ends to settle or to write
 	running sync.WaitGroup // goroutines that closing waits for
-	settles sync.WaitGroup // invalidations on their way, which closing waits for
+	settles int            // invalidations and fills on their way, which closing waits for
+	settled chan struct{}  // closed when none is, once closing waits for that
 	writing int            // writes that run
 	written chan struct{}  // closed when none does, once closing waits for that
 	shut    bool           // and no write settles any more
@@ -56,15 +57,15 @@ func (l *Lifecycle) Go(work func()) bool {
 	return true
 }
 
-// Settle notes that an invalidation is on its way, until Settled, unless the Lifecycle is
-// closed.
+// Settle notes that an invalidation, or a fill, is on its way, until Settled, unless the
+// Lifecycle is closed.
 func (l *Lifecycle) Settle() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
 		return false
 	}
-	l.settles.Add(1)
+	l.settles++
 	return true
 }
 
@@ -76,12 +77,26 @@ func (l *Lifecycle) SettleWrite() bool {
 	if l.shut {
 		return false
 	}
-	l.settles.Add(1)
+	l.settles++
 	return true
 }
 
-// Settled ends an invalidation that Settle or SettleWrite noted.
-func (l *Lifecycle) Settled() { l.settles.Done() }
+// Settled ends what Settle or SettleWrite noted.
+func (l *Lifecycle) Settled() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.settles--; l.settles == 0 && l.settled != nil {
+		close(l.settled)
+		l.settled = nil
+	}
+}
+
+// Settling returns how many invalidations and fills are on their way.
+func (l *Lifecycle) Settling() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settles
+}
 
 // BeginWrite notes that a write is running, until EndWrite, unless the Lifecycle is
 // closed.
@@ -134,12 +149,17 @@ func (l *Lifecycle) AwaitWrites(d time.Duration) (left int) {
 	return l.writing
 }
 
-// End waits for the invalidations on their way, ends the Context, and waits for the
-// goroutines that Go began. It comes
-// after AwaitWrites.
+// End waits for the invalidations and fills on their way, ends the Context, and waits for
+// the goroutines that Go began. It comes after AwaitWrites.
 func (l *Lifecycle) End() {
-	l.settles.Wait()
 	l.mu.Lock()
+	if l.settles > 0 {
+		settled := make(chan struct{})
+		l.settled = settled
+		l.mu.Unlock()
+		<-settled
+		l.mu.Lock()
+	}
 	l.end()
 	l.mu.Unlock()
 	l.running.Wait()

@@ -1,0 +1,119 @@
+package aside_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"github.com/cacheaside/aside"
+)
+
+// commandsOf returns the names of what was sent, in order.
+func commandsOf(sent []string) string {
+	var names []string
+	for _, text := range sent {
+		name, _, _ := strings.Cut(strings.TrimLeft(text, "["), " ")
+		names = append(names, name)
+	}
+	return strings.Join(names, " ")
+}
+
+// A key that was just invalidated, and one of a keyspace whose reads miss, is not asked for
+// before its lease is.
+func TestExpectedMisses_AskForTheLeaseAtOnce(t *testing.T) {
+	t.Parallel()
+	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, _ *miniredis.Miniredis) {
+		get := func(key aside.Key, want string) {
+			t.Helper()
+			l.take()
+			v, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (string, error) { return "loaded", nil })
+			aside.AwaitFills(c)
+			if sent := commandsOf(l.take()); v != "loaded" || err != nil || sent != want {
+				t.Errorf("%s: got %q, %v with %q, want %q", key, v, err, sent, want)
+			}
+		}
+		const miss, expected, hit = "get evalsha evalsha", "evalsha evalsha", "get"
+		must(aside.GetOrLoad(t.Context(), c, items.Key("warm"), func(context.Context) (string, error) { return "loaded", nil }))
+		aside.AwaitFills(c)
+		get(items.Key("a"), miss)
+		get(items.Key("a"), hit)
+		for range 3 {
+			if err := aside.Invalidate(t.Context(), c, items.Key("a")); err != nil {
+				t.Fatal(err)
+			}
+			get(items.Key("a"), expected)
+			get(items.Key("a"), hit)
+		}
+		if err := aside.Update(t.Context(), c, func(context.Context) error { return nil }, items.Key("a")); err != nil {
+			t.Fatal(err)
+		}
+		get(items.Key("a"), expected)
+		cold := aside.Keyspace{Name: "cold"}
+		for i := range 100 {
+			must(aside.GetOrLoad(t.Context(), c, cold.Key(fmt.Sprint(i)), func(context.Context) (string, error) { return "loaded", nil }))
+		}
+		get(cold.Key("x"), expected)
+		get(items.Key("b"), miss) // the other keyspace is as it was
+		before := asideStats(t, c)
+		get(cold.Key("x"), "evalsha") // which answers with the value
+		if after := asideStats(t, c); after.Hits != before.Hits+1 || after.Misses != before.Misses || after.Loads != before.Loads {
+			t.Errorf("a value that the lease request found: %+v, before %+v, want a hit", after, before)
+		}
+		for range 300 {
+			must(aside.GetOrLoad(t.Context(), c, cold.Key("x"), func(context.Context) (string, error) { return "", nil }))
+		}
+		get(cold.Key("x"), hit)
+		get(cold.Key("y"), miss)
+	})
+}
+
+// Who may take a load's result has it when the load ends, and does not wait for the fill.
+// Who reads right afterwards waits for the fill, and hits; Close waits for it, too.
+func TestFills_AreNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {
+		load := func(v string) func(context.Context) (string, error) {
+			return func(context.Context) (string, error) { return v, nil }
+		}
+		must(aside.GetOrLoad(t.Context(), c, items.Key("warm"), load("v")))
+		aside.AwaitFills(c)
+		start := time.Now()
+		must(aside.GetOrLoad(t.Context(), c, items.Key("a"), load("v")))
+		took := time.Since(start)
+		if server.Exists("item:a") {
+			t.Fatal("it is stored when the caller has it: this shows nothing")
+		}
+		before := asideStats(t, c)
+		if v, err := aside.GetOrLoad(t.Context(), c, items.Key("a"), load("again")); v != "v" || err != nil {
+			t.Errorf("the read right afterwards got %q, %v, want what was loaded", v, err)
+		}
+		if after := asideStats(t, c); after.Hits != before.Hits+1 || after.Misses != before.Misses || after.Loads != before.Loads {
+			t.Errorf("the read right afterwards: %+v, before %+v, want a hit", after, before)
+		}
+		if !server.Exists("item:a") {
+			t.Error("it is not stored")
+		}
+		start = time.Now()
+		must(aside.GetOrLoad(t.Context(), c, items.Key("b"), load("v")))
+		if d := time.Since(start); d != took {
+			t.Errorf("two misses took %v and %v", took, d)
+		}
+		if v, ok, err := c.Get(t.Context(), "item:b"); string(v) != `"v"` || !ok || err != nil {
+			t.Errorf("Get right afterwards: %q, %v, %v", v, ok, err)
+		}
+		must(aside.GetOrLoad(t.Context(), c, items.Key("c"), load("v")))
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if !server.Exists("item:c") {
+			t.Error("Close did not wait for a fill")
+		}
+		if lease, _ := server.Get("{item:c}:lease"); lease != "" {
+			t.Errorf("Close left the lease %q", lease)
+		}
+	})
+}
