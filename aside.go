@@ -60,6 +60,9 @@ import (
 // rolled back. It must not ask for the same key again, or for one whose loader asks for
 // this one: each would wait for the other until Config.LoadTimeout.
 //
+// GetOrLoad returns when load has, and does not wait until the value is stored; a later
+// call in the same process does, and Close.
+//
 // # Errors
 //
 // An error of load is returned as it is. An error that wraps [ErrNotFound] says that
