@@ -70,15 +70,18 @@ local function wake(lease, key)
 end
 `
 
-// luaReplaced lists keys of other types, which the script removes, and their types.
+// luaReplaced lists keys of other types, which the script removes, and their types. It
+// reports whether key is one.
 const luaReplaced = `
 local replaced = {}
 local function replaces(key, own)
 	local kind = redis.pcall('TYPE', key).ok
-	if kind and kind ~= own and kind ~= 'none' then
+	local other = kind and kind ~= own and kind ~= 'none'
+	if other then
 		replaced[#replaced + 1] = key
 		replaced[#replaced + 1] = kind
 	end
+	return other
 end
 `
 
@@ -284,7 +287,7 @@ local deadline = untilAfter(tonumber(ARGV[2]))
 for i = 3, #KEYS, 3 do
 	local set = redis.pcall('HSET', KEYS[i], ARGV[1], deadline)
 	if type(set) == 'table' then
-		replaces(KEYS[i], 'hash')
+		if not replaces(KEYS[i], 'hash') then return set end
 		redis.call('DEL', KEYS[i])
 		redis.call('HSET', KEYS[i], ARGV[1], deadline)
 	end
