@@ -177,6 +177,9 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 			return value, hit, err
 		}
 		hit = false
+		if err := fl.await(ctx, fl.done); err != nil { // or it would be joined again
+			return value, false, err
+		}
 	}
 }
 
@@ -251,16 +254,16 @@ func (fl *flight) wait(ctx context.Context, r *read) error {
 	if r.degraded && !r.hasty {
 		fl.hurry()
 	}
-	select {
-	case <-fl.loaded:
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := fl.await(ctx, fl.loaded); err != nil || r.degraded || !fl.f.local && fl.accepts(r.arrived) {
+		return err
 	}
-	if r.degraded || !fl.f.local && fl.accepts(r.arrived) {
-		return nil
-	}
+	return fl.await(ctx, fl.done)
+}
+
+// await waits for one of the flight's channels, or for ctx to end.
+func (fl *flight) await(ctx context.Context, end <-chan struct{}) error {
 	select {
-	case <-fl.done:
+	case <-end:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -3,8 +3,8 @@ package aside
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"hash/maphash"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,7 +25,8 @@ type memoryBackend struct {
 	seed    maphash.Seed
 	stripes [64]memoryStripe
 	closed  atomic.Bool
-	sweeps  atomic.Bool // a sweep is to come, as there are leases
+	sweeps  atomic.Bool   // a sweep is to come, as there are leases
+	tokens  atomic.Uint64 // of leases: how many were granted
 }
 
 type memoryStripe struct {
@@ -221,7 +222,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 		return backend.Lease{State: backend.Loading, Token: l.token}, nil
 	}
 	l = m.lease(s, key)
-	l.token, l.until, l.claim = rand.Text(), time.Now().Add(req.TTL), req.Claim != nil
+	l.token, l.until, l.claim = strconv.FormatUint(m.tokens.Add(1), 36), time.Now().Add(req.TTL), req.Claim != nil
 	if l.claim {
 		l.token = req.Owner
 		m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: req.Claim}, ttl: req.TTL})

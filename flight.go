@@ -254,7 +254,7 @@ func (fl *flight) end() {
 // state in its answer, the flight loads and stores nothing. overtaken says that the
 // flight has gone on without it.
 func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
-	req := backend.LeaseRequest{TTL: leaseTTL, Undecodable: fl.bad}
+	req := backend.LeaseRequest{TTL: fl.f.leaseTTL(), Undecodable: fl.bad}
 	wait := fl.f.wakes.Waiter(fl.key)
 	defer wait.Done()
 	for start := time.Now(); ; {
@@ -286,10 +286,23 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 	}
 }
 
+// leaseTTL is how long a lease lasts unless extended. One in this process needs no
+// renewal: its holder gives it back, and cannot die alone.
+func (f *front) leaseTTL() time.Duration {
+	if f.local {
+		return maxTTL
+	}
+	return leaseTTL
+}
+
 // askLease asks for the lease once. A waiter's hurry, or the leaving of all, does
 // not interrupt the command, which may grant a lease that nobody knew of then: the
 // flight goes on without it, and what it is granted is given back.
 func (fl *flight) askLease(req backend.LeaseRequest) (lease backend.Lease, overtaken bool, err error) {
+	if fl.f.local {
+		lease, err = fl.f.lease(fl.ctx, fl.key, nil, req)
+		return lease, false, err
+	}
 	fl.asking.Add(1)
 	defer fl.asking.Done()
 	stop := context.AfterFunc(fl.ask, func() {
@@ -329,6 +342,9 @@ func (fl *flight) keepLease(token string) (stop func()) {
 	fl.f.flights.mu.Lock()
 	fl.token = token
 	fl.f.flights.mu.Unlock()
+	if fl.f.local {
+		return func() {}
+	}
 	return deadline.Every(leaseTTL/3, func(ctx context.Context) (again bool) {
 		held, err := fl.f.extend(ctx, fl.key, token, leaseTTL)
 		if err == nil && !held {

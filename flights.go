@@ -47,7 +47,10 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 		loaded:   make(chan struct{}), done: make(chan struct{}),
 	}
 	fl.ctx, fl.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	fl.ask, fl.hurry = context.WithCancel(fl.ctx)
+	fl.ask, fl.hurry = fl.ctx, func() {}
+	if !f.local {
+		fl.ask, fl.hurry = context.WithCancel(fl.ctx)
+	}
 	if !alone {
 		fs.byKey[r.key] = fl
 	}
@@ -75,10 +78,7 @@ func (fs *flights) awaitFill(ctx context.Context, key string) {
 	if fl == nil || !fl.isLoaded() {
 		return
 	}
-	select {
-	case <-fl.done:
-	case <-ctx.Done():
-	}
+	_ = fl.await(ctx, fl.done)
 }
 
 // detach keeps callers who come from now on from the results of loads that began

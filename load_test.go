@@ -104,6 +104,7 @@ func TestP3_FailingLoadsAreNotWaitedForInTurn(t *testing.T) {
 		for range 8 {
 			c := must(aside.New(backendOf(memory), aside.Config{}))
 			wg.Go(func() {
+				defer aside.AwaitFills(c)
 				_, err := aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) {
 					time.Sleep(time.Second)
 					return "", failed

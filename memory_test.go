@@ -78,6 +78,7 @@ func keepsWithin(t *testing.T, c aside.Cache, space aside.Keyspace, shape kept) 
 			shape.read(t, c, space.Key(fmt.Sprint(i)))
 		}
 	}
+	aside.AwaitFills(c)
 	full := heap()
 	redistest.Eventually(t, "the cache has evicted what is too much", func() bool {
 		before := full

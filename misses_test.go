@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -55,6 +57,7 @@ func TestExpectedMisses_AskForTheLeaseAtOnce(t *testing.T) {
 		cold := aside.Keyspace{Name: "cold"}
 		for i := range 100 {
 			must(aside.GetOrLoad(t.Context(), c, cold.Key(fmt.Sprint(i)), func(context.Context) (string, error) { return "loaded", nil }))
+			aside.AwaitFills(c)
 		}
 		get(cold.Key("x"), expected)
 		get(items.Key("b"), miss) // the other keyspace is as it was
@@ -114,6 +117,47 @@ func TestFills_AreNotWaitedFor(t *testing.T) {
 		}
 		if lease, _ := server.Get("{item:c}:lease"); lease != "" {
 			t.Errorf("Close left the lease %q", lease)
+		}
+	})
+}
+
+// A load's result that its waiters cannot take is not joined again while its lease is being
+// given back: they load together.
+func TestFills_AResultThatIsNotTakenIsNotJoinedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, store := faulty(t, aside.Config{})
+		defer c.Close()
+		store.SetFault(func(_ context.Context, method string) error {
+			if method == "Lease" || method == "Release" {
+				time.Sleep(100 * time.Millisecond)
+			}
+			return nil
+		})
+		first, leave := context.WithCancel(t.Context())
+		var loads counter
+		load := func(context.Context) (string, error) {
+			if loads.Add(1) == 1 {
+				<-first.Done()
+				return "", first.Err()
+			}
+			return "v", nil
+		}
+		go aside.GetOrLoad(first, c, room, load)
+		time.Sleep(50 * time.Millisecond) // it asks for the lease
+		var others sync.WaitGroup
+		for range 100 {
+			others.Go(func() {
+				if got := read(t, c, load); got != "v" {
+					t.Errorf("got %q", got)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		leave()
+		others.Wait()
+		if n := loads.Load(); n != 2 {
+			t.Errorf("%d loads, want 2", n)
 		}
 	})
 }

@@ -43,6 +43,7 @@ func TestP7_WhatIsStoredIsPlainJSON(t *testing.T) {
 	c, client := overRedis(t, r.Addr, aside.Config{}), r.Client()
 	load := func(context.Context) ([]message, error) { return history, nil }
 	must(aside.GetOrLoad(t.Context(), c, room, load))
+	aside.AwaitFills(c)
 	want := string(must(json.Marshal(history)))
 	if got := client.Get(t.Context(), "chat_messages:A").Val(); got != want {
 		t.Errorf("stored %s, want %s", got, want)
@@ -254,6 +255,7 @@ func TestP9_ShareHandsOutTheSameValueWhileTheBytesAreTheSame(t *testing.T) {
 		load := func(context.Context) (*message, error) { return &message{Content: "loaded"}, nil }
 		get := func() *message { return must(aside.GetOrLoad(t.Context(), c, key, load)) }
 		get()
+		aside.AwaitFills(c)
 		if one, two := get(), get(); one != two {
 			t.Error("two hits on the same bytes are two values")
 		}
@@ -407,6 +409,7 @@ func TestTimesToLive(t *testing.T) {
 	client := r.Client()
 	for i := range 20 {
 		must(aside.GetOrLoad(t.Context(), c, aside.ChatMessages(fmt.Sprint(i)), func(context.Context) (int, error) { return i, nil }))
+		aside.AwaitFills(c)
 		ttl := client.PTTL(t.Context(), fmt.Sprint("chat_messages:", i)).Val()
 		if ttl > time.Minute || ttl < 29*time.Second {
 			t.Errorf("time to live %v, want from 30s to 60s", ttl)

@@ -118,6 +118,7 @@ func TestWake_WhatIsNotWaitedForCostsNothing(t *testing.T) {
 			}
 			return "v", nil
 		})
+		aside.AwaitFills(p.caches[0])
 		if sent := p.lines[0].take(); v != "v" || err != nil || len(sent) != 3 {
 			t.Errorf("got %q, %v with %.80q", v, err, sent)
 		}
