@@ -260,16 +260,6 @@ func (fl *flight) wait(ctx context.Context, r *read) error {
 	return fl.await(ctx, fl.done)
 }
 
-// await waits for one of the flight's channels, or for ctx to end.
-func (fl *flight) await(ctx context.Context, end <-chan struct{}) error {
-	select {
-	case <-end:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // take reads the flight's result for a caller who may have it, as its own keyspace
 // says. ok is false when this caller can not: the value did not decode, or was never
 // encoded; or the load ended as another caller left.

@@ -230,29 +230,37 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 	return backend.Lease{State: backend.Granted, Token: l.token}, nil
 }
 
-func (m *memoryBackend) Extend(_ context.Context, key, token string, ttl time.Duration) (bool, error) {
+func (m *memoryBackend) Extend(_ context.Context, token string, ttl time.Duration, keys ...string) (bool, error) {
+	held := true
+	for _, key := range keys {
+		held = m.extend(key, token, ttl) && held
+	}
+	return held, nil
+}
+
+func (m *memoryBackend) extend(key, token string, ttl time.Duration) (held bool) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
 	if l == nil {
-		return false, nil
+		return false
 	}
 	until := time.Now().Add(ttl)
 	if _, ok := l.blocks[token]; ok {
 		l.blocks[token] = until
-		return true, nil
+		return true
 	}
 	if l.token != token {
-		return false, nil
+		return false
 	}
 	if l.claim {
 		e, ok := m.values.GetIfPresent(key)
 		if !ok {
-			return false, nil
+			return false
 		}
 		m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: e.Data}, ttl: ttl})
 	}
 	l.until = until
-	return true, nil
+	return true
 }
 
 func (m *memoryBackend) Fill(_ context.Context, key, token string, fill backend.Fill) (bool, error) {

@@ -28,6 +28,6 @@ func (noneBackend) Lease(context.Context, string, backend.LeaseRequest) (backend
 func (noneBackend) Info(context.Context) (backend.Info, error) {
 	return backend.Info{Name: typeNone}, nil
 }
-func (noneBackend) Extend(context.Context, string, string, time.Duration) (bool, error) {
+func (noneBackend) Extend(context.Context, string, time.Duration, ...string) (bool, error) {
 	return true, nil // a write under a block that nobody needs is not to be interrupted
 }

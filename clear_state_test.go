@@ -107,7 +107,7 @@ func TestClear_LeavesWhatIsClaimedMeanwhile(t *testing.T) {
 			if value, ok, err := claimer.Get(t.Context(), "s:1"); !ok || string(value) != "1" {
 				t.Errorf("after Clear: %q, %v, %v", value, ok, err)
 			}
-			if held := must(backendOf(claimer).Extend(t.Context(), "s:1", "mine", time.Minute)); !held {
+			if held := must(backendOf(claimer).Extend(t.Context(), "mine", time.Minute, "s:1")); !held {
 				t.Error("the claim has ended")
 			}
 		})

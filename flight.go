@@ -108,6 +108,16 @@ func (fl *flight) isLoaded() bool {
 	}
 }
 
+// await waits for one of the flight's channels, or for ctx to end.
+func (fl *flight) await(ctx context.Context, end <-chan struct{}) error {
+	select {
+	case <-end:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (fl *flight) isDetached() bool {
 	fl.f.flights.mu.Lock()
 	defer fl.f.flights.mu.Unlock()

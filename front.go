@@ -2,6 +2,7 @@ package aside
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/batch"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/entry"
 	"github.com/cacheaside/aside/internal/expect"
@@ -163,4 +165,75 @@ type owedClear struct {
 	prefixes []string
 	seq      uint64        // of the queue, when it began
 	whole    time.Duration // what a backend that cannot go on where it was is given for it
+}
+
+// eachShard runs a command on the keys of each shard, and returns the keys it
+// failed for, with the errors. Callers see to it that the front is not closed: what has
+// begun before Close is still sent.
+func (f *front) eachShard(ctx context.Context, keys []string, b *budget, command func(context.Context, []string) error) (failed []string, err error) {
+	groups := make(map[string][]string)
+	for _, key := range keys {
+		shard := f.shard(key)
+		groups[shard] = append(groups[shard], key)
+	}
+	if len(groups) == 1 {
+		return f.inPieces(ctx, keys, b, command)
+	}
+	// All at once: sick shards then cost one budget together.
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	left := b.left
+	for _, group := range groups {
+		wg.Go(func() {
+			own := budget{left: left}
+			lost, e := f.inPieces(ctx, group, &own, command)
+			mu.Lock()
+			defer mu.Unlock()
+			if e != nil {
+				failed, err = append(failed, lost...), errors.Join(err, e)
+				b.left = min(b.left, own.left)
+			}
+		})
+	}
+	wg.Wait()
+	return failed, err
+}
+
+// pieceKeys is how many keys one command of eachShard has: a script that invalidates so many
+// holds Redis for about a millisecond.
+const pieceKeys = 200
+
+// inPieces runs a command on keys of one shard, a piece after the other. Each piece that
+// succeeds leaves the budget as it was, so that the work may be of any size. Those that fail
+// have one budget together, and once it is spent the rest fails without being sent.
+func (f *front) inPieces(ctx context.Context, keys []string, b *budget, command func(context.Context, []string) error) (failed []string, err error) {
+	for piece := range slices.Chunk(keys, pieceKeys) {
+		e := f.valid(piece[0])
+		if e == nil {
+			e = f.inTurn(piece[0], func() error {
+				_, err := doAnyway(ctx, f, piece[0], b, false, func(ctx context.Context) (any, error) { return nil, command(ctx, piece) })
+				return err
+			})
+		}
+		if e != nil {
+			failed = append(failed, piece...)
+			if err == nil { // the others say the same
+				err = e
+			}
+		}
+	}
+	return failed, err
+}
+
+// inTurn runs a command that invalidates when few others are on their way to key's node. A
+// healthy node makes it wait for as long as its work takes, which costs no budget.
+func (f *front) inTurn(key string, command func() error) error {
+	if f.local {
+		return command()
+	}
+	err := f.nodeOf(key).writes.Do(command, redisstore.Answered)
+	if err == batch.ErrUnanswered {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return err
 }

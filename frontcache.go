@@ -64,11 +64,14 @@ func (f *front) Lease(ctx context.Context, key string, req backend.LeaseRequest)
 	return f.lease(ctx, key, f.newBudget(), req)
 }
 
-func (f *front) Extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
-	if err := checkTTL(ttl); err != nil {
-		return false, fmt.Errorf("aside: Extend of %.200q: %w", key, err)
+func (f *front) Extend(ctx context.Context, token string, ttl time.Duration, keys ...string) (bool, error) {
+	if len(keys) == 0 {
+		return true, nil
 	}
-	return f.extend(ctx, f.name(key), token, ttl)
+	if err := checkTTL(ttl); err != nil {
+		return false, fmt.Errorf("aside: Extend of %.200q: %w", keys[0], err)
+	}
+	return f.extendAll(ctx, f.newBudget(), token, ttl, f.names(keys))
 }
 
 func (f *front) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {

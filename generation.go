@@ -15,7 +15,7 @@ const (
 	// generations that run in it.
 	cancelPoll = 100 * time.Millisecond
 	// pollers is how many signals it looks for at a time.
-	pollers = 8
+	pollers = 512
 	// retryBeat is how long it waits to write a generation's key once it could not.
 	retryBeat = time.Second
 )
@@ -391,7 +391,7 @@ func (g *Generation) beat(ctx context.Context, b *budget, gone bool) {
 func (g *Generation) extend(ctx context.Context) (held bool) {
 	ttl := g.all.f.ttl.base(&generation)
 	sent := time.Now()
-	held, err := g.all.f.Extend(ctx, GenerationKey(g.chatID).String(), g.token, ttl)
+	held, err := g.all.f.extend(ctx, g.all.f.name(GenerationKey(g.chatID).String()), g.token, ttl)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {

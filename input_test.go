@@ -189,7 +189,7 @@ func TestBadCalls(t *testing.T) {
 		"nil generations":   second(aside.NewGenerations(nil)),
 		"zero ttl":          c.Set(ctx, "s:1", nil, 0),
 		"zero lease":        second(backendOf(c).Lease(ctx, "s:1", backend.LeaseRequest{})),
-		"zero extension":    second(backendOf(c).Extend(ctx, "s:1", "t", 0)),
+		"zero extension":    second(backendOf(c).Extend(ctx, "t", 0, "s:1")),
 		"zero fill":         second(backendOf(c).Fill(ctx, "s:1", "t", backend.Fill{})),
 		"zero block":        backendOf(c).Block(ctx, "t", 0, "s:1"),
 		"nobody's block":    backendOf(c).Block(ctx, "", time.Second, "s:1"),

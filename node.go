@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -23,9 +22,10 @@ import (
 // invalidations.
 type node struct {
 	*breaker.Breaker
-	store *breaker.Breaker
-	reads reads
-	bulk  reads // of keys whose values are large, each on its own
+	store  *breaker.Breaker
+	reads  reads
+	bulk   reads       // of keys whose values are large, each on its own
+	writes *batch.Gate // commands that invalidate
 }
 
 func (f *front) shard(key string) string {
@@ -66,6 +66,7 @@ func (f *front) nodeOf(key string) *node {
 			return err
 		}),
 	}
+	n.writes = batch.NewGate(batch.MaxLanes)
 	n.reads = reads{f: f, node: n, lanes: batch.Lanes{PerLane: readLane}, index: make(map[string]int), large: make(map[string]bool)}
 	n.reads.room = batch.MaxLanes
 	n.bulk = reads{f: f, node: n, lanes: batch.Lanes{PerLane: readLane}, index: make(map[string]int), of: &n.reads, room: batch.MinLanes}
@@ -150,7 +151,7 @@ func (f *front) lease(ctx context.Context, key string, b *budget, req backend.Le
 
 func (f *front) extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
 	return do(ctx, f, key, f.newBudget(), true, func(ctx context.Context) (bool, error) {
-		return f.backend.Extend(ctx, key, token, ttl)
+		return f.backend.Extend(ctx, token, ttl, key)
 	})
 }
 
@@ -172,48 +173,6 @@ func (f *front) release(ctx context.Context, key string, b *budget, token string
 		return nil, f.backend.Release(ctx, key, token)
 	})
 	return err
-}
-
-// eachShard runs a command on the keys of each shard, and returns the keys it
-// failed for, with the errors. Callers see to it that the front is not closed: what has
-// begun before Close is still sent.
-func (f *front) eachShard(ctx context.Context, keys []string, b *budget, command func(context.Context, []string) error) (failed []string, err error) {
-	groups := make(map[string][]string)
-	for _, key := range keys {
-		shard := f.shard(key)
-		groups[shard] = append(groups[shard], key)
-	}
-	send := func(b *budget, keys []string) error {
-		if err := f.valid(keys[0]); err != nil {
-			return err
-		}
-		_, err := doAnyway(ctx, f, keys[0], b, false, func(ctx context.Context) (any, error) { return nil, command(ctx, keys) })
-		return err
-	}
-	if len(groups) == 1 {
-		if err := send(b, keys); err != nil {
-			return keys, err
-		}
-		return nil, nil
-	}
-	// All at once: sick shards then cost one budget together.
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	left := b.left
-	for _, group := range groups {
-		wg.Go(func() {
-			own := budget{left: left}
-			e := send(&own, group)
-			mu.Lock()
-			defer mu.Unlock()
-			if e != nil {
-				failed, err = append(failed, group...), errors.Join(err, e)
-				b.left = min(b.left, own.left)
-			}
-		})
-	}
-	wg.Wait()
-	return failed, err
 }
 
 // budget is what one call may still spend on commands that fail.

@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cacheaside/aside/internal/deadline"
@@ -73,7 +74,7 @@ func (u *update) keepBlocked(ctx context.Context, keys []string, sent time.Time)
 	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })
 	done := deadline.Every(blockTTL/3, func(asking context.Context) (again bool) {
 		sent := time.Now()
-		alive, err := u.extendAll(asking, keys)
+		alive, err := u.f.extendAll(asking, u.f.newBudget(), u.token, blockTTL, keys)
 		if err == nil && !alive {
 			lose(ErrBlockLost)
 			return false
@@ -90,12 +91,18 @@ func (u *update) keepBlocked(ctx context.Context, keys []string, sent time.Time)
 	}
 }
 
-func (u *update) extendAll(ctx context.Context, keys []string) (alive bool, err error) {
-	for _, key := range keys {
-		alive, err := u.f.extend(ctx, key, u.token, blockTTL)
-		if err != nil || !alive {
-			return alive, err
-		}
+// extendAll extends what token names on keys, and reports whether none of them has ended.
+func (f *front) extendAll(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (held bool, err error) {
+	if f.life.IsClosed() {
+		return false, ErrClosed
 	}
-	return true, nil
+	var ended atomic.Bool
+	_, err = f.eachShard(ctx, keys, b, func(ctx context.Context, keys []string) error {
+		held, err := f.backend.Extend(ctx, token, ttl, keys...)
+		if err == nil && !held {
+			ended.Store(true)
+		}
+		return err
+	})
+	return err == nil && !ended.Load(), err
 }

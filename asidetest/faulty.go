@@ -88,11 +88,11 @@ func (c *Faulty) Lease(ctx context.Context, key string, req backend.LeaseRequest
 	return c.Backend.Lease(ctx, key, req)
 }
 
-func (c *Faulty) Extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
+func (c *Faulty) Extend(ctx context.Context, token string, ttl time.Duration, keys ...string) (bool, error) {
 	if err := c.ask(ctx, "Extend"); err != nil {
 		return false, err
 	}
-	return c.Backend.Extend(ctx, key, token, ttl)
+	return c.Backend.Extend(ctx, token, ttl, keys...)
 }
 
 func (c *Faulty) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {

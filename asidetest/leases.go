@@ -99,7 +99,7 @@ var ofLeases = []testCase{
 			var err error
 			l, err = t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: d})
 			t.must(err)
-			return t.extended(key, l.Token)
+			return t.extended(l.Token, key)
 		})
 		t.fill(key, l.Token, value, true)
 	}},
@@ -256,7 +256,7 @@ var ofLeases = []testCase{
 			var err error
 			l, err = t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: d, Claim: []byte("1"), Owner: "mine"})
 			t.must(err)
-			return t.extended(key, l.Token)
+			return t.extended(l.Token, key)
 		})
 		t.wantHit(key, []byte("1"))
 		t.extend(key, l.Token, true)

@@ -90,12 +90,12 @@ func (t *test) fill(key, token string, value []byte, want bool) {
 
 func (t *test) extend(key, token string, want bool) {
 	t.Helper()
-	t.want("held", t.extended(key, token), want)
+	t.want("held", t.extended(token, key), want)
 }
 
-func (t *test) extended(key, token string) (held bool) {
+func (t *test) extended(token string, keys ...string) (held bool) {
 	t.Helper()
-	held, err := t.c.Extend(t.Context(), key, token, ttl)
+	held, err := t.c.Extend(t.Context(), token, ttl, keys...)
 	t.must(err)
 	return held
 }

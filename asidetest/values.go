@@ -168,7 +168,7 @@ var ofBlocks = []testCase{
 	{"ExtendKeepsABlock", func(t *test) {
 		t.brief(func(d time.Duration) bool {
 			t.must(t.c.Block(t.Context(), "w", d, key))
-			return t.extended(key, "w")
+			return t.extended("w", key)
 		})
 		t.lease(key, backend.Writing)
 	}},

@@ -25,7 +25,8 @@ var ErrClosed = errors.New("aside: the cache is closed")
 // concurrently. A miss is not an error; an error means that the outcome is
 // unknown: the command may have been carried out, may be later, or never. A caller
 // waits for a method to return, however long that takes: one that waits for something
-// returns when ctx ends.
+// returns when ctx ends. A Cache names a few hundred keys in a call at most, and
+// makes several calls where it has more.
 //
 // Byte slices handed in and out are not modified by either side afterwards.
 type Backend interface {
@@ -56,10 +57,11 @@ type Backend interface {
 	// a client library sends the same call twice; a claim's is its Owner.
 	Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error)
 
-	// Extend lets the lease or block that token names last for ttl from now. held
-	// is false, and nothing changes, when it has ended. The value of a claim
-	// ([LeaseRequest]) is extended with it.
-	Extend(ctx context.Context, key, token string, ttl time.Duration) (held bool, err error)
+	// Extend lets the lease or block that token names last for ttl from now, on each
+	// of keys. held is false when it has ended on one of them, where nothing changes;
+	// the others are extended all the same. The value of a claim ([LeaseRequest]) is
+	// extended with it.
+	Extend(ctx context.Context, token string, ttl time.Duration, keys ...string) (held bool, err error)
 
 	// Fill stores the result of a load under the lease that token names, and ends the
 	// lease. stored is false, and nothing changes, when the lease has ended.

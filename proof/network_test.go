@@ -173,7 +173,7 @@ var scriptNames = sync.OnceValue(func() map[string]string {
 	defer c.Close()
 	b := c.(backend.Backend)
 	_, _ = b.Lease(ctx, key, backend.LeaseRequest{TTL: time.Second})
-	_, _ = b.Extend(ctx, key, "token", time.Second)
+	_, _ = b.Extend(ctx, "token", time.Second, key)
 	_, _ = b.Fill(ctx, key, "token", backend.Fill{TTL: time.Second})
 	_ = b.Release(ctx, key, "token")
 	_ = c.Set(ctx, key, nil, time.Second)

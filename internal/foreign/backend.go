@@ -30,9 +30,9 @@ func (b Backend) Lease(ctx context.Context, key string, req backend.LeaseRequest
 	return b.Backend.Lease(ctx, key, req)
 }
 
-func (b Backend) Extend(ctx context.Context, key, token string, ttl time.Duration) (held bool, err error) {
+func (b Backend) Extend(ctx context.Context, token string, ttl time.Duration, keys ...string) (held bool, err error) {
 	defer Catch(&err)
-	return b.Backend.Extend(ctx, key, token, ttl)
+	return b.Backend.Extend(ctx, token, ttl, keys...)
 }
 
 func (b Backend) Fill(ctx context.Context, key, token string, fill backend.Fill) (stored bool, err error) {

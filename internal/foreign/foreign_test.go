@@ -48,7 +48,7 @@ func TestBackend(t *testing.T) {
 	_, _, get := b.Get(ctx, "k")
 	_, _, ttl := b.TTL(ctx, "k")
 	_, lease := b.Lease(ctx, "k", backend.LeaseRequest{})
-	_, extend := b.Extend(ctx, "k", "t", 1)
+	_, extend := b.Extend(ctx, "t", 1, "k")
 	_, fill := b.Fill(ctx, "k", "t", backend.Fill{})
 	_, info := b.Info(ctx)
 	for method, err := range map[string]error{

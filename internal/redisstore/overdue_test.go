@@ -30,7 +30,7 @@ func TestP3_ARenewedLeaseIsNotOverdue(t *testing.T) {
 	held := ask(backend.Lease{})
 	seen := ask(backend.Lease{})
 	server.SetTime(start.Add(time.Second))
-	if ok, err := b.Extend(t.Context(), "item:1", held.Token, time.Minute); !ok || err != nil {
+	if ok, err := b.Extend(t.Context(), held.Token, time.Minute, "item:1"); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
 	if l := ask(seen); l.State != backend.Loading || l.Token != held.Token {

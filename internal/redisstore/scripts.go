@@ -212,25 +212,32 @@ wake(lease, KEYS[1])
 return answer('granted', ARGV[3])
 `)
 
-	// extendScript: ARGV token, ttl.
+	// extendScript: ARGV token, ttl. KEYS are in threes. The answer is 1 when none has ended.
 	extendScript = script("extend", luaClaim+luaBlocks+`
-local lease = leaseOf(KEYS[2])
-local token, n, rest = string.match(lease, '^load (%S+) %d+ (%d+) (.*)$')
-if token == ARGV[1] then
-	redis.call('SET', KEYS[2], 'load ' .. token .. ' ' .. ARGV[2] .. ' ' .. n + 1 .. ' ' .. rest, 'PX', ARGV[2])
-	return 1
+local function extend(key, leaseKey, blockKey)
+	local lease = leaseOf(leaseKey)
+	local token, n, rest = string.match(lease, '^load (%S+) %d+ (%d+) (.*)$')
+	if token == ARGV[1] then
+		redis.call('SET', leaseKey, 'load ' .. token .. ' ' .. ARGV[2] .. ' ' .. n + 1 .. ' ' .. rest, 'PX', ARGV[2])
+		return true
+	end
+	local owner, value, _, claimN = claimOf(lease)
+	if owner == ARGV[1] then
+		if redis.call('PEXPIRE', key, ARGV[2]) == 0 then return false end
+		redis.call('SET', leaseKey, claimed(owner, value, ARGV[2], claimN + 1), 'PX', ARGV[2])
+		return true
+	end
+	local block = redis.pcall('HGET', blockKey, ARGV[1])
+	if type(block) ~= 'string' or not stands(blockKey, ARGV[1], block) then return false end
+	redis.call('HSET', blockKey, ARGV[1], untilAfter(tonumber(ARGV[2])))
+	if redis.call('PTTL', blockKey) < tonumber(ARGV[2]) then redis.call('PEXPIRE', blockKey, ARGV[2]) end
+	return true
 end
-local owner, value, _, claimN = claimOf(lease)
-if owner == ARGV[1] then
-	if redis.call('PEXPIRE', KEYS[1], ARGV[2]) == 0 then return 0 end
-	redis.call('SET', KEYS[2], claimed(owner, value, ARGV[2], claimN + 1), 'PX', ARGV[2])
-	return 1
+local held = 1
+for i = 1, #KEYS, 3 do
+	if not extend(KEYS[i], KEYS[i + 1], KEYS[i + 2]) then held = 0 end
 end
-local block = redis.pcall('HGET', KEYS[3], ARGV[1])
-if type(block) ~= 'string' or not stands(KEYS[3], ARGV[1], block) then return 0 end
-redis.call('HSET', KEYS[3], ARGV[1], untilAfter(tonumber(ARGV[2])))
-if redis.call('PTTL', KEYS[3]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[3], ARGV[2]) end
-return 1
+return held
 `)
 
 	// fillScript: ARGV token, ttl, not found, value.
@@ -280,7 +287,8 @@ for i = 1, #KEYS, 2 do drop(i) end
 return replaced
 `)
 
-	// blockScript: ARGV token, ttl. KEYS are in threes, as for unblockScript.
+	// blockScript: ARGV token, ttl. KEYS are in threes, as for unblockScript and
+	// extendScript.
 	blockScript = script("block", luaDrop+luaClock+`
 for i = 1, #KEYS, 3 do drop(i) end
 local deadline = untilAfter(tonumber(ARGV[2]))

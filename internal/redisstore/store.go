@@ -184,7 +184,7 @@ func (b *Store) runOn(ctx context.Context, script *redis.Script, key string, arg
 
 // keysOf returns the KEYS of a script for one key.
 func keysOf(script *redis.Script, key string) []string {
-	if script == leaseScript || script == extendScript {
+	if script == leaseScript {
 		return []string{key, LeaseKey(key), BlockKey(key)}
 	}
 	return []string{key, LeaseKey(key)}
@@ -441,9 +441,16 @@ func flag(b bool) string {
 	return "0"
 }
 
-func (b *Store) Extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
-	res, err := b.runOn(ctx, extendScript, key, token, ttl.Milliseconds())
-	return res == int64(1), err
+func (b *Store) Extend(ctx context.Context, token string, ttl time.Duration, keys ...string) (bool, error) {
+	var ended atomic.Bool
+	err := b.eachSlot(ctx, keys, func(ctx context.Context, keys []string) error {
+		res, err := b.run(ctx, extendScript, withKeys(keys, LeaseKey, BlockKey), token, ttl.Milliseconds())
+		if res != int64(1) {
+			ended.Store(true)
+		}
+		return err
+	})
+	return err == nil && !ended.Load(), err
 }
 
 func (b *Store) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
