@@ -23,9 +23,11 @@ import (
 type node struct {
 	*breaker.Breaker
 	store  *breaker.Breaker
+	redis  *redisstore.Store // nil for a backend of others, whose calls each go alone
 	reads  reads
-	bulk   reads       // of keys whose values are large, each on its own
-	writes *batch.Gate // commands that invalidate
+	bulk   reads                                          // of keys whose values are large, each on its own
+	calls  batch.Line[*redisstore.Call, redisstore.Reply] // for leases, and fills
+	writes *batch.Gate                                    // commands that invalidate
 }
 
 func (f *front) shard(key string) string {
@@ -47,32 +49,31 @@ func (f *front) nodeOf(key string) *node {
 	if shard != "" {
 		probe += "{" + redisstore.TagForSlot(redisstore.SlotOf(key)) + "}"
 	}
-	var connected func() int64
-	most := 0
-	if b, ok := f.own.(*redisstore.Store); ok {
-		turns := b.TurnsOf(key)
-		connected, most = turns.Since, turns.Limit()
-	}
 	n := &node{
-		Breaker: f.newBreaker(shard, "answer", connected, func(ctx context.Context) error {
-			_, _, err := f.backend.Get(ctx, probe)
-			if redisstore.Answered(err) {
-				return nil
-			}
-			return err
-		}),
+		reads: reads{large: make(map[string]bool), room: batch.MaxLanes},
 		store: f.newBreaker(shard, "store", nil, func(ctx context.Context) error {
 			_, err := f.backend.Lease(ctx, probe, backend.LeaseRequest{TTL: minTTL})
 			return err
 		}),
 	}
 	n.writes = batch.NewGate(batch.MaxLanes)
-	n.reads = reads{f: f, node: n, lanes: batch.Lanes{PerLane: readLane}, index: make(map[string]int), large: make(map[string]bool)}
-	n.reads.room = batch.MaxLanes
-	n.bulk = reads{f: f, node: n, lanes: batch.Lanes{PerLane: readLane}, index: make(map[string]int), of: &n.reads, room: batch.MinLanes}
-	n.reads.many, _ = f.own.(manyReader)
-	n.reads.lanes.Most, n.bulk.lanes.Most = most, most
-	n.bulk.many = n.reads.many
+	n.bulk = reads{of: &n.reads, room: batch.MinLanes}
+	var connected func() int64
+	most := 0
+	if n.redis, _ = f.own.(*redisstore.Store); n.redis != nil {
+		turns := n.redis.TurnsOf(key)
+		connected, most = turns.Since, turns.Limit()
+	}
+	n.reads.start(f, n, most)
+	n.bulk.start(f, n, most)
+	f.startCalls(n, most)
+	n.Breaker = f.newBreaker(shard, "answer", connected, func(ctx context.Context) error {
+		_, _, err := f.backend.Get(ctx, probe)
+		if redisstore.Answered(err) {
+			return nil
+		}
+		return err
+	})
 	actual, _ := f.nodes.LoadOrStore(shard, n)
 	if f.shardOf == nil {
 		f.single.Store(actual.(*node))
@@ -120,65 +121,12 @@ func (f *front) lookAgain(now time.Time) {
 	})
 }
 
-// The backend's commands, each within a budget.
-
-func (f *front) get(ctx context.Context, key string, b *budget) (found, error) {
-	if err := f.usable(key); err != nil {
-		return found{}, err
-	}
-	var got found
-	var err error
-	if f.local {
-		got.value, got.ok, err = f.backend.Get(ctx, key)
-	} else {
-		got, err = f.nodeOf(key).reads.get(ctx, key, b)
-	}
-	if got.ok && got.value == nil {
-		got.value = []byte{} // a backend of somebody else's may have an empty value as nil, which is none here
-	}
-	return got, err
-}
-
-func (f *front) lease(ctx context.Context, key string, b *budget, req backend.LeaseRequest) (backend.Lease, error) {
-	lease, err := do(ctx, f, key, b, true, func(ctx context.Context) (backend.Lease, error) {
-		return f.backend.Lease(ctx, key, req)
-	})
-	if lease.State == backend.Present && lease.Value == nil {
-		lease.Value = []byte{} // as in get
-	}
-	return lease, err
-}
-
-func (f *front) extend(ctx context.Context, key, token string, ttl time.Duration) (bool, error) {
-	return do(ctx, f, key, f.newBudget(), true, func(ctx context.Context) (bool, error) {
-		return f.backend.Extend(ctx, token, ttl, key)
-	})
-}
-
-// fill goes on while the front closes: its callers see to it that it began before.
-func (f *front) fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
-	b := budget{left: f.cfg.Timeout, bulk: len(fill.Value) > redisstore.AloneBytes}
-	if b.bulk {
-		f.filling.Add(1)
-		defer f.filling.Add(-1)
-	}
-	return doAnyway(ctx, f, key, &b, true, func(ctx context.Context) (bool, error) {
-		return f.backend.Fill(ctx, key, token, fill)
-	})
-}
-
-// release gives a lease back even while the front closes: others wait for its end.
-func (f *front) release(ctx context.Context, key string, b *budget, token string) error {
-	_, err := doAnyway(ctx, f, key, b, false, func(ctx context.Context) (any, error) {
-		return nil, f.backend.Release(ctx, key, token)
-	})
-	return err
-}
-
 // budget is what one call may still spend on commands that fail.
 type budget struct {
 	left time.Duration
 	bulk bool // the command is to carry much: to wait for it says nothing of the node
+
+	again bool // the command failed before with others, which said all that there is to say of the node
 }
 
 func (f *front) newBudget() *budget { return &budget{left: f.cfg.Timeout} }
@@ -279,8 +227,8 @@ func (a *attempt) end(err error, b *budget) error {
 	case a.limit < a.f.hastyLimit():
 		weight = breaker.Hasty
 	}
-	if errors.As(err, new(redisstore.NotAgain)) || redis.HasErrorPrefix(err, "TRYAGAIN") || a.f.panicked(err) {
-		weight = 0 // another tells of it; or a slot is moving, or code of others panicked, which says nothing of the node
+	if b.again || redis.HasErrorPrefix(err, "TRYAGAIN") || a.f.panicked(err) {
+		weight = 0 // a slot is moving, or code of others panicked, which says nothing of the node
 	}
 	unfit := errors.As(err, new(*redisstore.Misfit))
 	if unfit {
@@ -343,6 +291,13 @@ func (f *front) valid(key string) error {
 		return fmt.Errorf("%w: the key is empty", ErrInvalidKey)
 	}
 	return nil
+}
+
+// crowded notes that so many callers are in line.
+func (n *node) crowded(waiting int) {
+	if waiting%4 == 2 { // not each: to ask for the time is a fiftieth of a read
+		n.Asked(time.Now(), waiting)
+	}
 }
 
 // hastyLimit is the time below which a command that times out says little.

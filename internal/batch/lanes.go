@@ -2,9 +2,9 @@
 //
 // A command costs a server less than the round trip that carries it. So when many are
 // asked for at once, a few go alone, each in a lane, and the rest gather until a lane is
-// free and then share one round trip. [Lanes] counts the lanes, and derives from the
-// measured round trips how many there should be. The caller keeps the line of waiting
-// commands, sends them, and holds a lock around each call.
+// free and then share one round trip. [Lanes] derives from the measured round trips how
+// many lanes there should be. [Line] has the commands that wait for one, and sends them;
+// its user says how, and decides how many go together.
 package batch
 
 import "time"
@@ -31,15 +31,6 @@ type Lanes struct {
 
 // The bounds of how many lanes there are.
 const MinLanes, MaxLanes = 2, 16
-
-// TryAcquire takes a lane, if one is free.
-func (l *Lanes) TryAcquire() bool {
-	if l.Busy >= l.Limit() {
-		return false
-	}
-	l.Busy++
-	return true
-}
 
 // Limit returns how many lanes there are.
 func (l *Lanes) Limit() int {

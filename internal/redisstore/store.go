@@ -21,7 +21,6 @@ package redisstore
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -77,9 +76,8 @@ type Store struct {
 	moves    atomic.Int64           // how many times it became one, or was replaced: what connections are kept lead elsewhere
 	checking sync.Mutex             // held while it is seen whether it still is
 
-	pipelines sync.Map // shard name: *pipeline
-	turns     *Turns   // of the one node there is
-	turnsAt   sync.Map // shard name: *Turns, of a Cluster
+	turns   *Turns   // of the one node there is
+	turnsAt sync.Map // shard name: *Turns, of a Cluster
 }
 
 // New returns a Store over a client that is a *redis.Client or a *redis.ClusterClient,
@@ -363,29 +361,8 @@ func isUnknownCommand(err error) bool {
 }
 
 func (b *Store) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
-	nonce := rand.Text()
-	var res any
-	var err error
-	if req.Claim == nil {
-		args := []any{req.TTL.Milliseconds(), nonce, req.WaitedFor, req.WakeOn, req.Overdue}
-		res, err = b.runInLine(ctx, leaseScript, len(req.Undecodable), key, undecodable(args, req)...)
-	} else { // it is seldom, and the release of who gives up on it must not overtake it
-		args := []any{req.TTL.Milliseconds(), req.Claim, req.Owner}
-		res, err = b.runOn(ctx, claimScript, key, undecodable(args, req)...)
-	}
-	if err != nil {
-		return backend.Lease{}, err
-	}
-	return b.leaseFrom(res, nonce)
-}
-
-// undecodable returns the arguments of a script with the value that did not decode, if
-// there is one.
-func undecodable(args []any, req backend.LeaseRequest) []any {
-	if req.Undecodable == nil {
-		return args
-	}
-	return append(args, req.Undecodable)
+	r := b.alone(ctx, &Call{Key: key, Lease: &req})
+	return r.Lease, r.Err
 }
 
 // leaseFrom reads what the script has answered to a request with the nonce.
@@ -454,8 +431,8 @@ func (b *Store) Extend(ctx context.Context, token string, ttl time.Duration, key
 }
 
 func (b *Store) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
-	res, err := b.runInLine(ctx, fillScript, len(fill.Value), key, token, fill.TTL.Milliseconds(), flag(fill.NotFound), fill.Value)
-	return res == int64(1), err
+	r := b.alone(ctx, &Call{Key: key, Token: token, Fill: fill})
+	return r.Stored, r.Err
 }
 
 func (b *Store) Release(ctx context.Context, key, token string) error {
