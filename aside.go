@@ -129,16 +129,16 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 // copy would be a tenth of a hit in memory.
 type read struct {
 	request
-	arrived uint64 // see flight.accepts
-	hasty   bool   // its deadline is so short that a healthy backend may miss it
-	alone   bool   // no load of another's is of use to it
-	looked  bool   // it has been decided how to look first
-	skipped bool   // a miss was expected: the lease request is the first question
-	mode    mode   // how its value is handed out
+	arrived     uint64 // see flight.accepts
+	shortOfTime bool   // its deadline is so short that a healthy backend may miss it
+	alone       bool   // no load of another's is of use to it
+	looked      bool   // it has been decided how to look first
+	skipped     bool   // a miss was expected: the lease request is the first question
+	mode        mode   // how its value is handed out
 }
 
 // maxRounds is how often a caller joins flights before it loads by itself. Two
-// are enough but where results can not be shared: callers who ask for one key as
+// are enough but where results cannot be shared: callers who ask for one key as
 // values of different types, or whose loaders end with their callers' contexts.
 const maxRounds = 4
 
@@ -215,7 +215,7 @@ func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read
 	r.looked = true
 	got, err := f.lookupBackend(ctx, space, r.key)
 	if err != nil {
-		if r.hasty = f.hasty(ctx); ctx.Err() == nil {
+		if r.shortOfTime = f.shortOfTime(ctx); ctx.Err() == nil {
 			r.degrade(f)
 		}
 		return value, false
@@ -251,7 +251,7 @@ func (r *read) undecodable(f *front, space *Keyspace, data []byte, err error) {
 // their lease.
 func (fl *flight) wait(ctx context.Context, r *read) error {
 	defer fl.f.flights.leave(fl)
-	if r.degraded && !r.hasty {
+	if r.degraded && !r.shortOfTime {
 		fl.hurry()
 	}
 	if err := fl.await(ctx, fl.loaded); err != nil || r.degraded || !fl.f.local && fl.accepts(r.arrived) {
@@ -261,13 +261,13 @@ func (fl *flight) wait(ctx context.Context, r *read) error {
 }
 
 // take reads the flight's result for a caller who may have it, as its own keyspace
-// says. ok is false when this caller can not: the value did not decode, or was never
+// says. ok is false when this caller cannot: the value did not decode, or was never
 // encoded; or the load ended as another caller left.
 func take[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) (value T, ok bool, err error) {
 	if fl.orphaned && !leads {
 		return value, false, nil
 	}
-	if value, ok, err = handOut[T](f, fl, space, r, leads); ok && !leads {
+	if value, ok, err = resultOf[T](f, fl, space, r, leads); ok && !leads {
 		f.count.coalesced.Add(1)
 	}
 	if ok && fl.panics != nil {
@@ -276,7 +276,7 @@ func take[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) (va
 	return value, ok, err
 }
 
-func handOut[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) (value T, ok bool, err error) {
+func resultOf[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) (value T, ok bool, err error) {
 	if fl.err != nil {
 		return value, true, fl.err
 	}
@@ -342,8 +342,8 @@ func (f *front) observe(ctx context.Context, space *Keyspace, outcome string, st
 // valid or there is none, or c is closed. What write returns is returned as it is;
 // the keys are invalidated all the same, since its outcome may be unknown, and also
 // when ctx has ended meanwhile, within Config.Timeout, or when c is closed meanwhile:
-// Close waits for it, and says so when it can not. Its context ends with
-// [ErrBlockLost] as its cause when the block can not be renewed before it lapses.
+// Close waits for it, and says so when it cannot. Its context ends with
+// [ErrBlockLost] as its cause when the block cannot be renewed before it lapses.
 //
 // When the backend does not take the block, write runs nevertheless, unless
 // Config.RefuseWrites is set; the keys are then not served from the cache in this

@@ -18,7 +18,7 @@ import (
 // Cache does not close the client. cfg's Type and Redis are not used.
 //
 // A client that does not obey the deadline of a context on the wire (go-redis
-// does only with ContextTimeoutEnabled) can not stretch the time budget: its
+// does only with ContextTimeoutEnabled) cannot stretch the time budget: its
 // commands are then waited for from outside, at the cost of a goroutine each.
 // A client is refused when what it reads may be older than an invalidation: one that
 // reads from replicas, or has a cache of its own, and one of another type, which may
@@ -40,7 +40,7 @@ func NewRedis(client redis.UniversalClient, cfg Config) (Cache, error) {
 	return newFront(newRedisStore(client, cfg, redisstore.Options{}), cfg), nil
 }
 
-// checkClient returns why a client can not be used.
+// checkClient returns why a client cannot be used.
 func checkClient(client redis.UniversalClient) error {
 	switch c := client.(type) {
 	case *redis.Client:
@@ -54,7 +54,7 @@ func checkClient(client redis.UniversalClient) error {
 	case *redis.Ring:
 		return errors.New("aside: NewRedis: a redis.Ring moves keys between nodes that fail, so that an invalidation may miss them: hand in a Client, a ClusterClient or a failover client")
 	default:
-		return fmt.Errorf("aside: NewRedis: what is behind a %T can not be seen: want the *redis.Client or *redis.ClusterClient itself; to trace it, give it hooks with AddHook", client)
+		return fmt.Errorf("aside: NewRedis: what is behind a %T cannot be seen: want the *redis.Client or *redis.ClusterClient itself; to trace it, give it hooks with AddHook", client)
 	}
 	return nil
 }

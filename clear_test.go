@@ -302,7 +302,7 @@ func TestP6_CloseDeliversALongQueue(t *testing.T) {
 	}
 }
 
-// A backend that can not go on where it was has more time with each try.
+// A backend that cannot go on where it was has more time with each try.
 func TestP6_AnOwedClearOfAnotherBackendGetsItsTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -26,7 +26,7 @@ type instrumented struct{ redis.UniversalClient }
 
 type traced struct{ *redis.Client }
 
-// A client that NewRedis can not see through, or that may answer from elsewhere than
+// A client that NewRedis cannot see through, or that may answer from elsewhere than
 // the master, is refused with an error that says what to hand in.
 func TestNewRedis_RefusesClientsThatMayAnswerFromElsewhere(t *testing.T) {
 	t.Parallel()
@@ -149,7 +149,7 @@ func TestP1_ADemotedMasterIsLeft(t *testing.T) {
 				}
 				wg.Wait()
 				read(t, c, fails(t))
-				if err := old.Client().ReplicaOf(t.Context(), "127.0.0.1", "1").Err(); err != nil { // a master that it can not reach
+				if err := old.Client().ReplicaOf(t.Context(), "127.0.0.1", "1").Err(); err != nil { // a master that it cannot reach
 					t.Fatal(err)
 				}
 				a.move(promoted.Addr)

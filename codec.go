@@ -106,7 +106,7 @@ func codecOf(s *Keyspace) Codec {
 	return JSON
 }
 
-// sameCodec reports whether a and b are one Codec. Those of a type whose values can not
+// sameCodec reports whether a and b are one Codec. Those of a type whose values cannot
 // be compared are taken for one.
 func sameCodec(a, b Codec) bool {
 	if reflect.TypeOf(a) != reflect.TypeOf(b) {

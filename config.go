@@ -117,7 +117,7 @@ type Config struct {
 
 	// Logger gets [CACHE HIT] and [CACHE MISS] at debug level, and at warn level that
 	// trouble begins and ends, once each. Defaults to slog.Default(). The client,
-	// go-redis, writes of each connection that it can not make to standard error:
+	// go-redis, writes of each connection that it cannot make to standard error:
 	// redis.SetLogger changes that.
 	Logger *slog.Logger
 
@@ -245,7 +245,7 @@ func (c Config) validate() error {
 		bad("Config.LoadTimeout %v: at least 1ms is accepted, or less than 0 for never", c.LoadTimeout)
 	}
 	if c.MemoryMaxBytes < 0 || c.NearMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 || c.WaitReplicas < 0 {
-		bad("Config.MemoryMaxBytes %d, NearMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d: they can not be negative", c.MemoryMaxBytes, c.NearMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas)
+		bad("Config.MemoryMaxBytes %d, NearMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d: they cannot be negative", c.MemoryMaxBytes, c.NearMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas)
 	}
 	if c.Type != typeMemory && c.Type != typeNone { // Redis is used
 		_, _, wrong := c.Redis.resolve()

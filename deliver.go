@@ -15,7 +15,7 @@ const (
 	deliverInterval = 250 * time.Millisecond
 	// deliverBatch is how many invalidations it delivers at a time.
 	deliverBatch = 128
-	// wholeClear is what an owed Clear may take at first on a backend that can not go
+	// wholeClear is what an owed Clear may take at first on a backend that cannot go
 	// on where it was; each time that it was too little it doubles.
 	wholeClear = time.Minute
 	// closeTimeout is how long Close goes on delivering to a backend that answers.

@@ -276,7 +276,7 @@ func TestP4_ACallerWhoLoadsAloneLeavesWhenItsContextEnds(t *testing.T) {
 	})
 }
 
-// Callers of a value that can not be handed on load at once, when that is known.
+// Callers of a value that cannot be handed on load at once, when that is known.
 func TestP3_AValueThatCanNotBeHandedOn(t *testing.T) {
 	t.Parallel()
 	for name, codec := range map[string]aside.Codec{"does not decode": nil, "is not encoded": refuser{}} {
@@ -529,7 +529,7 @@ func (m marked) Decode(data []byte, p any) error {
 	return json.Unmarshal(data, p)
 }
 
-// incomparable is a Codec whose values can not be compared.
+// incomparable is a Codec whose values cannot be compared.
 type incomparable struct {
 	marked
 	_ []int

@@ -26,7 +26,7 @@ type request struct {
 
 // join returns the key's flight for a caller, and whether the caller leads it:
 // it started with the caller's loader. A flight that the caller has alone, without
-// the backend, is for one who can not have another's result.
+// the backend, is for one who cannot have another's result.
 func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error), alone bool) (fl *flight, leads bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -108,7 +108,7 @@ func (fs *flights) detachAll() {
 	fs.apart = apart{}
 }
 
-// setApart notes that what is loaded for key can not be handed on encoded.
+// setApart notes that what is loaded for key cannot be handed on encoded.
 func (fs *flights) setApart(key string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -135,7 +135,7 @@ func (fs *flights) remove(fl *flight) {
 	}
 }
 
-// apartTime is how long it is remembered of a key that its values can not be handed on.
+// apartTime is how long it is remembered of a key that its values cannot be handed on.
 const apartTime = 10 * time.Second
 
 // apart has keys whose loaded value could not be encoded, or did not decode again.

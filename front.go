@@ -88,7 +88,7 @@ func (f *front) checkSize(key string, value []byte) error {
 	return nil
 }
 
-// notStored counts a value that can not be stored.
+// notStored counts a value that cannot be stored.
 func (f *front) notStored(space *Keyspace, key string, err error) {
 	f.count.encodeErrors.Add(1)
 	f.warnOnce(space, key, "cache: loaded values are returned but not stored (logged once per keyspace)", err)
@@ -304,7 +304,7 @@ const (
 func (f *front) startCalls(n *node, most int) {
 	l := &n.calls
 	l.PerLane, l.Most, l.Go, l.Closed = callLane, most, f.life.Go, ErrClosed
-	l.PerBatch, l.Within = func() int { return maxCalls }, f.hastyLimit()
+	l.PerBatch, l.Within = func() int { return maxCalls }, f.shortTime()
 	l.Send = func(in *batch.Batch[*redisstore.Call, redisstore.Reply]) (replies []redisstore.Reply, err error) {
 		if f.life.IsClosed() && !slices.ContainsFunc(in.Calls, func(c *redisstore.Call) bool { return c.Lease == nil }) {
 			return nil, ErrClosed // Close waits for fills, and for no lease

@@ -41,7 +41,7 @@ func (f *front) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	return err
 }
 
-// Delete queues what it can not deliver, and then returns no error: it is
+// Delete queues what it cannot deliver, and then returns no error: it is
 // Invalidate. A key that is of no keyspace of the cache's, where there is no
 // KeyPrefix, is refused with ErrUnavailable when the queue has twice its size.
 func (f *front) Delete(ctx context.Context, keys ...string) error {

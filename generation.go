@@ -16,8 +16,8 @@ const (
 	cancelPoll = 100 * time.Millisecond
 	// pollers is how many signals it looks for at a time.
 	pollers = 512
-	// retryBeat is how long it waits to write a generation's key once it could not.
-	retryBeat = time.Second
+	// retryClaim is how long it waits to write a generation's key once it could not.
+	retryClaim = time.Second
 )
 
 // Generations keeps the state of AI replies that are being generated, at most one
@@ -52,7 +52,7 @@ type Generation struct {
 	held     bool      // it is
 	taken    bool      // another process has the key
 	older    []byte    // is in the cancel signal from before the claim: see mark
-	beatAt   time.Time // when to write the key next
+	claimAt  time.Time // when to write the key next
 	until    time.Time // when the key has expired unless it is written again
 	finished bool
 }
@@ -274,13 +274,13 @@ func (gs *Generations) endingIn(chatID string) (out []*Generation) {
 //
 // A cancel signal that is there before the first claim is older than the generation,
 // and must not end it. So it is marked before, and removed once the key is claimed.
-// While it can not be marked there is no claim, and no Cancel in another process that
+// While it cannot be marked there is no claim, and no Cancel in another process that
 // could succeed.
 func (g *Generation) claim(ctx context.Context, b *budget) {
 	f, ttl := g.all.f, g.all.f.ttl.base(&generation)
 	sent := time.Now()
 	g.mu.Lock()
-	g.beatAt = sent.Add(retryBeat)
+	g.claimAt = sent.Add(retryClaim)
 	first := !g.claimed
 	g.mu.Unlock()
 	if len(g.all.endingIn(g.chatID)) > 0 { // the key there may be that of one of ours
@@ -361,12 +361,12 @@ func (g *Generation) read(ctx context.Context, b *budget) (signal, key found) {
 // owns needs g.mu.
 func (g *Generation) owns(sent time.Time, ttl time.Duration) {
 	g.claimed, g.held, g.until = true, true, time.Now().Add(ttl)
-	g.beatAt = sent.Add(ttl / 3)
+	g.claimAt = sent.Add(ttl / 3)
 }
 
-// beat keeps the key, or claims it when it is gone or never was there. gone says that
+// keepClaim keeps the key, or claims it when it is gone or never was there. gone says that
 // it has just been looked for and was not there: then there is no reason to wait.
-func (g *Generation) beat(ctx context.Context, b *budget, gone bool) {
+func (g *Generation) keepClaim(ctx context.Context, b *budget, gone bool) {
 	done, ok := g.takeTurn(b)
 	if !ok {
 		return
@@ -377,7 +377,7 @@ func (g *Generation) beat(ctx context.Context, b *budget, gone bool) {
 	if gone {
 		g.held = false
 	}
-	idle, held := g.finished || g.taken || !now && time.Now().Before(g.beatAt), g.held
+	idle, held := g.finished || g.taken || !now && time.Now().Before(g.claimAt), g.held
 	g.mu.Unlock()
 	if idle {
 		return
@@ -396,7 +396,7 @@ func (g *Generation) extend(ctx context.Context) (held bool) {
 	defer g.mu.Unlock()
 	switch {
 	case err != nil:
-		g.beatAt = sent.Add(retryBeat)
+		g.claimAt = sent.Add(retryClaim)
 		g.until = time.Now().Add(ttl) // it may have been extended
 		return true
 	case held:
@@ -438,7 +438,7 @@ func (g *Generation) isThere() bool {
 }
 
 // removeSignal removes the cancel signal that is there while the generation has its
-// key: it has been handled, or comes too late. One that can not be removed expires,
+// key: it has been handled, or comes too late. One that cannot be removed expires,
 // and the next generation knows it for what it is.
 func (g *Generation) removeSignal(b *budget) {
 	ctx, f, signal := context.Background(), g.all.f, g.all.f.name(CancelKey(g.chatID).String())

@@ -83,5 +83,5 @@ func (g *Generation) look(ctx context.Context) {
 	if signal.ok && claimed && (older == nil || !bytes.Contains(signal.value, older)) {
 		g.cancel(ErrCancelled)
 	}
-	g.beat(ctx, budget, key.err == nil && !key.ok)
+	g.keepClaim(ctx, budget, key.err == nil && !key.ok)
 }

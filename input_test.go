@@ -269,7 +269,7 @@ func TestClear(t *testing.T) {
 	}
 }
 
-// A load that began before a Clear can not put its value behind the scan, at
+// A load that began before a Clear cannot put its value behind the scan, at
 // whatever moment it tries.
 func TestClear_EndsLoadsBeforeItRemovesValues(t *testing.T) {
 	t.Parallel()

@@ -28,7 +28,7 @@ type Keyspace struct {
 	// be handed the same one: a hit on a value that was decoded before and has
 	// not changed since is not decoded again. Without it, each caller's value is
 	// its own: a copy of the one that was decoded, or, where the type may have what
-	// can not be copied (methods that decode it, pointers in unexported fields,
+	// cannot be copied (methods that decode it, pointers in unexported fields,
 	// interfaces with methods) or the Codec is not JSON, decoded again.
 	Share bool
 }

@@ -91,7 +91,7 @@ func TestP3_ALongLoadKeepsItsLease(t *testing.T) {
 	})
 }
 
-// Eight processes ask for what can not be loaded: the last one must not wait for
+// Eight processes ask for what cannot be loaded: the last one must not wait for
 // seven loads.
 func TestP3_FailingLoadsAreNotWaitedForInTurn(t *testing.T) {
 	t.Parallel()
@@ -375,7 +375,7 @@ func TestP3_ALoaderThatHangsIsReplaced(t *testing.T) {
 	})
 }
 
-// Callers whose results can not be shared load by themselves in the end, with the
+// Callers whose results cannot be shared load by themselves in the end, with the
 // same protection.
 func TestP4_ALoadOfOnesOwnIsProtected(t *testing.T) {
 	t.Parallel()

@@ -183,7 +183,7 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 	a := attempt{f: f, node: n, caller: ctx, stores: stores, start: time.Now(), limit: b.left, bulk: b.bulk}
 	if left, ok := deadline.Left(ctx); ok {
 		a.limit = min(a.limit, left/2) // the loader needs time, too
-		a.brief = a.limit < f.hastyLimit() && a.limit < max(f.cfg.Timeout/250, n.reads.trip())
+		a.brief = a.limit < f.shortTime() && a.limit < max(f.cfg.Timeout/250, n.reads.trip())
 	}
 	if !a.brief && !a.bulk {
 		n.Sent(a.start)
@@ -224,7 +224,7 @@ func (a *attempt) end(err error, b *budget) error {
 	case a.took < a.limit:
 	case a.brief:
 		weight = 0
-	case a.limit < a.f.hastyLimit():
+	case a.limit < a.f.shortTime():
 		weight = breaker.Hasty
 	}
 	if b.again || redis.HasErrorPrefix(err, "TRYAGAIN") || a.f.panicked(err) {
@@ -300,17 +300,17 @@ func (n *node) crowded(waiting int) {
 	}
 }
 
-// hastyLimit is the time below which a command that times out says little.
-func (f *front) hastyLimit() time.Duration { return f.cfg.Timeout / 5 }
+// shortTime is the time below which a command that times out says little.
+func (f *front) shortTime() time.Duration { return f.cfg.Timeout / 5 }
 
-// hasty reports whether a command that has just failed may have had less time than
+// shortOfTime reports whether a command that has just failed may have had less time than
 // that: it had half of what ctx left, and the other half is left now.
-func (f *front) hasty(ctx context.Context) bool {
+func (f *front) shortOfTime(ctx context.Context) bool {
 	if f.local {
 		return false
 	}
 	left, ok := deadline.Left(ctx)
-	return ok && left < f.hastyLimit()
+	return ok && left < f.shortTime()
 }
 
 // panicked reports whether err is a panic's. The first one is told of.

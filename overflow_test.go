@@ -107,7 +107,7 @@ func TestP6_AnOverflowClearsNothingForeign(t *testing.T) {
 	}
 }
 
-// A key of no keyspace can not be made good by a Clear, so the queue keeps it beyond
+// A key of no keyspace cannot be made good by a Clear, so the queue keeps it beyond
 // its size, as many again, and refuses the next.
 func TestP6_TheQueueIsBoundedForKeysOfNoKeyspace(t *testing.T) {
 	t.Parallel()

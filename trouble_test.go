@@ -542,7 +542,7 @@ func TestP6_AnAcknowledgementRemovesItsOwnEntryOnly(t *testing.T) {
 		store.SetFault(func(ctx context.Context, method string) error {
 			if method == "Delete" && deliveries.Add(1) == 1 {
 				// While the first delivery is on its way, another one is asked for and
-				// can not be delivered.
+				// cannot be delivered.
 				store.SetFault(refuse)
 				writes["Invalidate"](t, c)
 			}
@@ -767,7 +767,7 @@ func TestP6_CloseDeliversAnOverflowOrSaysSo(t *testing.T) {
 	})
 }
 
-// A lease that can not be given back is paid for once.
+// A lease that cannot be given back is paid for once.
 func TestP5_OneBudgetForAFailedLoadsLease(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

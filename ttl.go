@@ -15,7 +15,7 @@ const (
 	// it at least twice, also when the backend is silent for a budget in between.
 	leastCancelTTL = 500 * time.Millisecond
 	// leastGenerationTTL is that of a generation's key, which is written after a third
-	// of it, and then each retryBeat: it outlives the backend's silence for 3 s.
+	// of it, and then each retryClaim: it outlives the backend's silence for 3 s.
 	leastGenerationTTL = 5 * time.Second
 )
 

@@ -204,7 +204,7 @@ func describe(ops []*op) string {
 	return b.String()
 }
 
-// A check that can not fail shows nothing.
+// A check that cannot fail shows nothing.
 func TestHistory_Check(t *testing.T) {
 	t.Parallel()
 	reads := func(process, version int, call, ret int64) *op {

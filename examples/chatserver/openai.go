@@ -349,7 +349,7 @@ func (m model) explain(asked context.Context, err error, stream *chunks) error {
 	case errors.Is(context.Cause(asked), errSilent):
 		return &ModelError{"timeout", fmt.Sprintf("the model was silent for %v", m.timeout), err}
 	case !errors.As(err, &reply):
-		return &ModelError{"unreachable", "the model's server can not be reached, broke off, or is none", err}
+		return &ModelError{"unreachable", "the model's server cannot be reached, broke off, or is none", err}
 	case reply.StatusCode == http.StatusUnauthorized || reply.StatusCode == http.StatusForbidden:
 		return &ModelError{"refused", fmt.Sprintf("the model's server refused the key (%d)", reply.StatusCode), err}
 	case reply.StatusCode == http.StatusTooManyRequests:

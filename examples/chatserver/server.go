@@ -215,7 +215,7 @@ func (s *Server) addMessage(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) deleteChat(w http.ResponseWriter, r *http.Request) {
 	chatID := r.PathValue("chat_id")
-	// A reply that is being generated ends first. If none is, or the cache can not tell,
+	// A reply that is being generated ends first. If none is, or the cache cannot tell,
 	// or it does not end in time, the room goes all the same.
 	_, _ = s.endReply(r.Context(), chatID)
 	if err := s.repo.DeleteChat(r.Context(), chatID); err != nil {
@@ -285,7 +285,7 @@ func reason(err error) string {
 	case errors.As(err, &syntax):
 		return fmt.Sprintf(": byte %d: %v", syntax.Offset, syntax)
 	case errors.As(err, &wrong) && wrong.Field != "":
-		return fmt.Sprintf(": %s can not be of type %s", wrong.Field, wrong.Value)
+		return fmt.Sprintf(": %s cannot be of type %s", wrong.Field, wrong.Value)
 	case errors.As(err, &wrong):
 		return ": an object is expected, not " + wrong.Value
 	}

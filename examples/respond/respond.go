@@ -34,7 +34,7 @@ func Error(w http.ResponseWriter, code int, message string) {
 func write(w http.ResponseWriter, code int, body any) {
 	text, err := json.Marshal(body)
 	if err != nil {
-		code, text = http.StatusInternalServerError, []byte(`{"status":"error","message":"the answer can not be encoded"}`)
+		code, text = http.StatusInternalServerError, []byte(`{"status":"error","message":"the answer cannot be encoded"}`)
 	}
 	send(w, code, append(text, '\n'))
 }

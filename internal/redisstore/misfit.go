@@ -21,7 +21,7 @@ const (
 	misfitSettles = 500 * time.Millisecond
 )
 
-// Misfit is a server that a client of one node can not be used with, though it
+// Misfit is a server that a client of one node cannot be used with, though it
 // answers: a replica, which may not have seen an invalidation; a node of a Cluster, which
 // has part of the keys; a Sentinel. It is the error of all commands, and so of the
 // breaker, until the server, or another that the address leads to by then, is none.

@@ -14,7 +14,7 @@ var Troubles = []string{
 }
 
 // Answered reports whether err shows that the backend is up: it is a reply, and
-// not one of a Redis that can not serve yet or any more.
+// not one of a Redis that cannot serve yet or any more.
 func Answered(err error) bool {
 	var reply redis.Error
 	if !errors.As(err, &reply) {

@@ -328,7 +328,7 @@ return 1
 `
 
 // endLeaseSource ends the lease in KEYS[1], that of the key ARGV[1], for Clear.
-// Claims stay. It is text, since a pipeline can not fall back from a digest that Redis
+// Claims stay. It is text, since a pipeline cannot fall back from a digest that Redis
 // does not know.
 const endLeaseSource = "-- end lease" + luaIsClaim + luaWake + `
 local lease = redis.pcall('GET', KEYS[1])

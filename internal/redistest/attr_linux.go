@@ -2,5 +2,5 @@ package redistest
 
 import "syscall"
 
-// DieWithParent ends a server when the test process is killed and can not do it.
+// DieWithParent ends a server when the test process is killed and cannot do it.
 func DieWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

@@ -186,7 +186,7 @@ func TestSize_IsRightWithinAFactorOfTwo(t *testing.T) {
 	}
 }
 
-// A Codec of the user's may make what JSON can not: values that refer to themselves,
+// A Codec of the user's may make what JSON cannot: values that refer to themselves,
 // the same memory twice, and any depth.
 func TestSize_ValuesThatReferToThemselves(t *testing.T) {
 	t.Parallel()

@@ -211,7 +211,7 @@ func (h *Hub) start() {
 	}
 }
 
-// run listens until it is not needed any more, or can not.
+// run listens until it is not needed any more, or cannot.
 func (h *Hub) run() {
 	err := h.Listen(h.Stop, h)
 	h.mu.Lock()
