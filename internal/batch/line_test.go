@@ -251,7 +251,7 @@ func TestLine_Closed(t *testing.T) {
 // Batches that were sent are not kept until the line is empty.
 func TestLine_ForgetsWhatWasSent(t *testing.T) {
 	t.Parallel()
-	type call struct{ value [1000]byte }
+	type call [1000]byte
 	freed, held := make(chan int, 1), make(chan struct{})
 	l := &batch.Line[*call, int]{
 		Lanes:    batch.Lanes{PerLane: time.Second, Most: 1},
@@ -269,7 +269,7 @@ func TestLine_ForgetsWhatWasSent(t *testing.T) {
 	l.Mu.Lock()
 	l.TryAcquire()
 	for i := range 3 {
-		c := &call{}
+		c := new(call)
 		if i == 0 {
 			runtime.AddCleanup(c, func(i int) { freed <- i }, i)
 		}
