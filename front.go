@@ -366,7 +366,7 @@ func (f *front) call(ctx context.Context, b *budget, c *redisstore.Call) (r redi
 		return r, ErrUnavailable
 	}
 	in, i := l.Join(c)
-	n.crowded(l.Waiting)
+	n.Asked(time.Now(), l.Waiting)
 	l.Mu.Unlock()
 	r, _, err = await(ctx, l, in, i, b)
 	if err != nil || r.Err == nil {
