@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -237,11 +238,12 @@ func TestAClaimIsNotOvertakenByItsRelease(t *testing.T) {
 	carried(t, aside.Config{}, func(t *testing.T, c aside.Cache, by *carrier) {
 		ctx, giveUp := context.WithTimeout(t.Context(), 400*time.Millisecond)
 		defer giveUp()
-		var once sync.Once
+		var claimed atomic.Bool
 		slow := func(text string) {
 			time.Sleep(time.Millisecond)
-			if strings.Contains(text, "generation:room") {
-				once.Do(func() { giveUp(); time.Sleep(3 * time.Millisecond) })
+			if strings.Contains(text, "eval") && strings.Contains(text, "generation:room") && claimed.CompareAndSwap(false, true) {
+				giveUp()
+				time.Sleep(3 * time.Millisecond)
 			}
 		}
 		by.one = func(_ context.Context, text string) error { slow(text); return nil }
@@ -251,8 +253,8 @@ func TestAClaimIsNotOvertakenByItsRelease(t *testing.T) {
 		loads.Go(func() { ask(t, c, itemKeys("cold", 5000)...) })
 		defer loads.Wait()
 		time.Sleep(4 * time.Millisecond)
-		if _, err := generations.Start(ctx, "room"); err == nil {
-			t.Error("it started")
+		if _, err := generations.Start(ctx, "room"); err == nil || !claimed.Load() {
+			t.Errorf("it started, with %v, or claimed nothing", err)
 		}
 		time.Sleep(10 * time.Second)
 		if running, err := generations.Running(t.Context(), "room"); running || err != nil {
@@ -336,29 +338,34 @@ func TestAHookThatRefusesAPipeline(t *testing.T) {
 	})
 }
 
-// A hook of the client that panics takes nobody's place for good.
+// A hook of the client that panics, or ends its goroutine, takes nobody's place for good.
 func TestAHookThatPanics(t *testing.T) {
-	for _, command := range []string{"[eval", "[get"} {
-		t.Run(command, func(t *testing.T) {
+	for _, command := range []string{"[eval", "[get", "[eval, and exits", "[get, and exits"} {
+		command, exits := strings.CutSuffix(command, ", and exits")
+		t.Run(fmt.Sprint(command, exits), func(t *testing.T) {
 			carried(t, aside.Config{}, func(t *testing.T, c aside.Cache, by *carrier) {
 				var panics atomic.Int32
 				by.one = func(_ context.Context, text string) error {
 					time.Sleep(time.Millisecond)
 					if strings.HasPrefix(text, command) && panics.Load() < 16 {
-						panics.Add(1)
+						if panics.Add(1); exits {
+							runtime.Goexit()
+						}
 						panic("a hook")
 					}
 					return nil
 				}
 				for range 16 {
-					func() {
+					var caller sync.WaitGroup
+					caller.Go(func() {
 						defer func() { _ = recover() }()
 						if command == "[get" {
 							ask1(t, c, items.Key("1"))
 						} else {
 							_, _ = backendOf(c).Fill(t.Context(), "item:1", "token", backend.Fill{Value: []byte("1"), TTL: time.Minute})
 						}
-					}()
+					})
+					caller.Wait()
 				}
 				time.Sleep(time.Minute)
 				start := time.Now()
