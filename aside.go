@@ -301,7 +301,7 @@ func resultOf[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool)
 	return value, false, nil
 }
 
-// hit counts, logs and reports a read of what was stored, or being stored, as it came.
+// hit counts, logs and reports a read of a value that was stored, or being stored, as it came.
 func (f *front) hit(ctx context.Context, space *Keyspace, r *read, start time.Time, err error) {
 	f.count.hits.Add(1)
 	if f.logs.Enabled(ctx, slog.LevelDebug) {

@@ -43,7 +43,7 @@ func (f *front) invalidateIn(ctx context.Context, b *budget, of outbox.Scope, ke
 	return f.settled(keys, failed, err, of)
 }
 
-// detach keeps what was loaded for keys before now from those who come from now on.
+// detach keeps loads of keys that began before now from the callers that come after it.
 func (f *front) detach(keys []string) {
 	f.flights.detach(keys)
 	f.misses.Invalidated(keys)

@@ -63,14 +63,14 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 func (fs *flights) leave(fl *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fl.waiters--; fl.waiters == 0 && !fl.isLoaded() { // or its fill is on its way, which who comes now waits for
+	if fl.waiters--; fl.waiters == 0 && !fl.isLoaded() { // or its fill is on its way, and the next reader waits for it
 		fs.remove(fl)
 		fl.cancel(errAbandoned)
 	}
 }
 
-// awaitFill waits while what was loaded for key is being stored: who asks the backend then
-// finds it.
+// awaitFill waits for a fill of key that is on its way: a question to the backend then
+// finds the value.
 func (fs *flights) awaitFill(ctx context.Context, key string) {
 	fs.mu.Lock()
 	fl := fs.byKey[key]

@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -204,10 +205,11 @@ func (f *front) eachShard(ctx context.Context, keys []string, b *budget, command
 const pieceKeys = 200
 
 // inPieces runs a command on keys of one shard, a piece after the other. Each piece that
-// succeeds leaves the budget as it was, so that the work may be of any size. Those that fail
-// have one budget together, and once it is spent the rest fails without being sent.
+// succeeds leaves the budget as it was, so that the work may be of any size. After one that
+// is not answered the rest fails without being sent, and costs nothing.
 func (f *front) inPieces(ctx context.Context, keys []string, b *budget, command func(context.Context, []string) error) (failed []string, err error) {
-	for piece := range slices.Chunk(keys, pieceKeys) {
+	for start := 0; start < len(keys); start += pieceKeys {
+		piece := keys[start:min(start+pieceKeys, len(keys))]
 		e := f.valid(piece[0])
 		if e == nil {
 			e = f.inTurn(piece[0], func() error {
@@ -215,11 +217,12 @@ func (f *front) inPieces(ctx context.Context, keys []string, b *budget, command 
 				return err
 			})
 		}
-		if e != nil {
-			failed = append(failed, piece...)
-			if err == nil { // the others say the same
-				err = e
-			}
+		switch {
+		case e == nil:
+		case redisstore.Answered(e) || errors.Is(e, ErrInvalidKey):
+			failed, err = append(failed, piece...), cmp.Or(err, e) // of several, the first
+		default:
+			return append(failed, keys[start:]...), cmp.Or(err, e)
 		}
 	}
 	return failed, err
@@ -300,7 +303,7 @@ const (
 
 // startCalls makes a node's line for leases and fills ready. A batch has one budget from
 // the time its first call came, as one of reads has. Calls that come much later go in the
-// next one: what is left would be little for a fill, whose value is made already.
+// next one: the rest of the budget would be little for a fill, whose value is made already.
 func (f *front) startCalls(n *node, most int) {
 	l := &n.calls
 	l.PerLane, l.Most, l.Go, l.Closed = callLane, most, f.life.Go, ErrClosed

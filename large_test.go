@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -116,6 +117,39 @@ func TestLarge_CostsOneBudgetWhenNothingAnswers(t *testing.T) {
 			t.Error("the last key is not pending")
 		}
 		l.hang(false)
+	})
+}
+
+// When a piece is not answered, the rest is queued without being sent.
+func TestLarge_NothingIsSentAfterAPieceThatIsNotAnswered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c, store := faulty(t, aside.Config{})
+		defer c.Close()
+		var sent atomic.Int32
+		var down atomic.Bool
+		down.Store(true)
+		store.SetFault(func(_ context.Context, method string) error {
+			if method == "Delete" && sent.Add(1) >= 1 && down.Load() {
+				return errors.New("connection refused")
+			}
+			return nil
+		})
+		keys := itemKeys("large ", 3000)
+		if err := aside.Invalidate(t.Context(), c, keys...); err != nil {
+			t.Fatal(err)
+		}
+		if n := sent.Load(); n != 1 {
+			t.Errorf("%d pieces were sent, want 1", n)
+		}
+		if !aside.Pending(c, keys[0]) || !aside.Pending(c, keys[2999]) {
+			t.Error("the first key or the last is not pending")
+		}
+		down.Store(false)
+		time.Sleep(time.Minute)
+		if aside.Pending(c, keys...) {
+			t.Error("a key is pending when the backend answers again")
+		}
 	})
 }
 

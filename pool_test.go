@@ -10,9 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
@@ -207,6 +209,49 @@ func TestP5_ALimiterOfTheClientsOwn(t *testing.T) {
 		if asideStats(t, c).Hits != before+1 || log.String() != "" {
 			t.Errorf("the value is not served; the log says %q", log.String())
 		}
+	}
+}
+
+// slowLimiter takes its time to refuse, so that calls wait in line behind it.
+type slowLimiter struct{ limiter }
+
+func (l *slowLimiter) Allow() error {
+	if l.refuses.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	return l.limiter.Allow()
+}
+
+// A pipeline that the client's own limiter refuses says as little of Redis.
+func TestP5_ALimiterThatRefusesPipelines(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	l := &slowLimiter{}
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), Limiter: l, ContextTimeoutEnabled: true})
+	defer client.Close()
+	c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
+	defer c.Close()
+	read(t, c, func(context.Context) (string, error) { return "v", nil })
+	l.refuses.Store(true)
+	for round := range 20 {
+		var all sync.WaitGroup
+		for i := range 400 {
+			all.Go(func() {
+				_, err := backendOf(c).Lease(t.Context(), fmt.Sprint("item:", round, "-", i), backend.LeaseRequest{TTL: time.Second})
+				if !errors.Is(err, aside.ErrUnavailable) {
+					t.Errorf("a lease that was refused: %v", err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	l.refuses.Store(false)
+	before := asideStats(t, c).Hits
+	if read(t, c, fails(t)); asideStats(t, c).Hits != before+1 {
+		t.Error("the breaker is open: a value that is there is no hit")
+	}
+	if s := must(c.Status(t.Context())); s.Breaker != "closed" {
+		t.Errorf("the breaker is %s, want closed", s.Breaker)
 	}
 }
 

@@ -91,7 +91,8 @@ func (u *update) keepBlocked(ctx context.Context, keys []string, sent time.Time)
 	}
 }
 
-// extendAll extends what token names on keys, and reports whether none of them has ended.
+// extendAll extends the blocks or leases of token on keys, and reports whether none of
+// them has ended.
 func (f *front) extendAll(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (held bool, err error) {
 	if f.life.IsClosed() {
 		return false, ErrClosed

@@ -10,7 +10,7 @@ var ErrUnanswered = errors.New("another command to the server was not answered")
 
 // Gate lets a few commands at a time go to a server, in the order in which they came. A
 // wait says nothing of the server, which is at work, until a command is not answered: then
-// all who wait fail at once.
+// all commands that wait fail at once.
 type Gate struct {
 	turns chan struct{} // has one of each command on its way
 

@@ -73,7 +73,7 @@ func (l *Line[C, R]) wide() int {
 	return l.Limit()
 }
 
-// Leave frees a lane, for what is in line. It needs Mu.
+// Leave frees a lane, for the calls in line. It needs Mu.
 func (l *Line[C, R]) Leave() {
 	l.Busy--
 	l.Serve()
@@ -166,7 +166,7 @@ func (l *Line[C, R]) leave(b *Batch[C, R], i int) bool {
 	}
 }
 
-// serve sends what is in line until there is nothing more.
+// serve sends the batches in line until there are none.
 func (l *Line[C, R]) serve() {
 	over := false
 	defer func() {

@@ -9,8 +9,7 @@ import (
 // slots is the number of hash slots of a Redis Cluster.
 const slots = 16384
 
-// LeaseKey returns the key that says what is up with key: its lease, its claim or its
-// not-found marker. It hashes to key's own Cluster slot, so that a script may
+// LeaseKey returns the key of key's state: its lease, its claim or its not-found marker. It hashes to key's own Cluster slot, so that a script may
 // touch both, and no value key can be equal to it: value keys have a keyspace's
 // name in front of their first colon, and that can be neither "lease", nor
 // empty, nor contain a brace.
@@ -31,8 +30,7 @@ func LeaseKey(key string) string {
 	}
 }
 
-// BlockKey returns the key of the hash that holds the blocks of those who write what is
-// under key. As for LeaseKey, it hashes to key's slot, and is no value key; and it is no
+// BlockKey returns the key of the hash that holds the blocks of key's writers. As for LeaseKey, it hashes to key's slot, and is no value key; and it is no
 // lease key.
 //
 //	chat_messages:A      {chat_messages:A}:block

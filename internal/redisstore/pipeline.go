@@ -72,7 +72,7 @@ func (c *Call) script() (script *redis.Script, args []any) {
 	return script, args
 }
 
-// reply reads what the call's script has answered.
+// reply reads the answer of the call's script.
 func (b *Store) reply(c *Call, res any, err error) (r Reply) {
 	switch {
 	case err != nil:
@@ -126,7 +126,7 @@ func (b *Store) together(ctx context.Context, calls []*Call, withText bool) []Re
 		err := failed
 		if i < len(cmds) {
 			res, err = cmds[i].(*redis.Cmd).Result()
-			err = b.told(foreign.Examined(err))
+			err = b.refused(b.told(foreign.Examined(err)))
 		}
 		if res == nil && err == nil {
 			err = failed // of a hook: no script answers nil

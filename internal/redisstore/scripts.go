@@ -3,8 +3,8 @@ package redisstore
 import "github.com/redis/go-redis/v9"
 
 // The scripts of the Redis backend. KEYS are a value key, its lease key and, for scripts
-// that read or set blocks, its block key. A lease key is a string that says what is up
-// with its key, and ends by Redis's own clock:
+// that read or set blocks, its block key. A lease key is a string with the state
+// of its key, and ends by Redis's own clock:
 //
 //	load TOKEN TTL N FAILED CHANNEL
 //		a reader's lease. TTL is its milliseconds from the last renewal, N the number of

@@ -365,7 +365,7 @@ func (b *Store) Lease(ctx context.Context, key string, req backend.LeaseRequest)
 	return r.Lease, r.Err
 }
 
-// leaseFrom reads what the script has answered to a request with the nonce.
+// leaseFrom reads the script's answer to a request with the nonce.
 func (b *Store) leaseFrom(res any, nonce string) (backend.Lease, error) {
 	answer, ok := res.([]any)
 	if !ok || len(answer) < 2 {
