@@ -143,7 +143,8 @@ type read struct {
 const maxRounds = 4
 
 // join gets the value of a key that missed, or was not looked for, from a flight. hit says
-// that the value was stored, or being stored, when the read came.
+// that the value was there, or being stored, before anything was loaded or waited for: its
+// fill may have ended between the first look and the request for a lease.
 func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load func(context.Context) (T, error)) (value T, hit bool, err error) {
 	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
 	for round := 0; ; round++ {
@@ -166,7 +167,7 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 		if r.skipped && leads {
 			f.misses.Saw(space.Name, !fl.found)
 		}
-		hit = hit && fl.err == nil || r.skipped && fl.found
+		hit = hit && fl.err == nil || fl.found
 		if !fl.accepts(r.arrived) {
 			if !r.degraded && fl.failed {
 				r.degrade(f) // the wait has cost a budget already

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
 )
@@ -117,6 +119,58 @@ func TestFills_AreNotWaitedFor(t *testing.T) {
 		}
 		if lease, _ := server.Get("{item:c}:lease"); lease != "" {
 			t.Errorf("Close left the lease %q", lease)
+		}
+	})
+}
+
+// slowGets is a client whose answers to GET are late.
+type slowGets struct{ on atomic.Bool }
+
+func (*slowGets) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (*slowGets) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (h *slowGets) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if h.on.Load() && cmd.Name() == "get" {
+			time.Sleep(50 * time.Millisecond)
+		}
+		return err
+	}
+}
+
+// A value whose fill ends after the look that missed it, and before the lease is asked for,
+// is a hit.
+func TestFills_AreHitsForWhoLooksBeforeTheyEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server, l, slow := miniredis.NewMiniRedis(), &line{}, &slowGets{}
+		defer server.Close()
+		client := redis.NewClient(l.options(server))
+		defer client.Close()
+		client.AddHook(slow)
+		client.AddHook(l)
+		c := must(aside.NewRedis(client, aside.Config{}))
+		defer c.Close()
+		load := func(context.Context) (string, error) { return "v", nil }
+		read(t, c, load)
+		slow.on.Store(true)
+		l.arrives = func(command string) {
+			if words := strings.Fields(command); words[0] == "evalsha" && words[2] == "2" { // a fill
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+		key := items.Key("a")
+		before := asideStats(t, c)
+		must(aside.GetOrLoad(t.Context(), c, key, load))
+		if v, err := aside.GetOrLoad(t.Context(), c, key, fails(t)); v != "v" || err != nil {
+			t.Errorf("got %q, %v", v, err)
+		}
+		if after := asideStats(t, c); after.Hits != before.Hits+1 || after.Misses != before.Misses+1 {
+			t.Errorf("got %d hits and %d misses, before %d and %d, want one of each more", after.Hits, after.Misses, before.Hits, before.Misses)
 		}
 	})
 }

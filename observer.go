@@ -12,8 +12,8 @@ type ReadEvent struct {
 	// Keyspace is the name of the key's keyspace, for a label; keys are too many.
 	Keyspace string
 
-	// Outcome is "hit" for a value that the cache had at the first look, or was storing
-	// then, "off" for one from the loader while the cache is switched off, and "miss" for
+	// Outcome is "hit" for a value that the cache had, or was storing, when the call came,
+	// "off" for one from the loader while the cache is switched off, and "miss" for
 	// all else: from the loader, another caller's load, or a later look, and a remembered
 	// ErrNotFound.
 	Outcome string
@@ -46,7 +46,7 @@ type Status struct {
 
 // Stats are counts since the Cache was made, of this process alone.
 type Stats struct {
-	Hits               int64 // reads of values that the cache had at the first look, or was storing then
+	Hits               int64 // reads of values that the cache had, or was storing, when they came
 	NearHits           int64 // of these, from the near cache
 	Misses             int64 // the other reads, but for those while the cache is switched off
 	Loads              int64 // calls of loaders
