@@ -355,6 +355,7 @@ func TestRedisCliAndOthersShareTheKeys(t *testing.T) {
 	room := c.room()
 	c.say(room, "hi")
 	want := c.history(room, "MISS")
+	c.history(room, "HIT") // it is stored by then
 	key := "chat_messages:" + room
 	var inRedis []Message
 	if err := json.Unmarshal([]byte(r.client.Get(t.Context(), key).Val()), &inRedis); err != nil || len(inRedis) != 1 || inRedis[0] != want[0] {
@@ -367,6 +368,7 @@ func TestRedisCliAndOthersShareTheKeys(t *testing.T) {
 	}
 	r.client.Del(t.Context(), key)
 	c.history(room, "MISS")
+	c.history(room, "HIT")
 	for _, spoil := range []func(){
 		func() { r.client.Set(t.Context(), key, "not json", 0) },
 		func() { r.client.Set(t.Context(), key, "[{\"content\": \"\xbe\xc8\xb3\xe7\"}]", 0) }, // cp949
@@ -398,6 +400,7 @@ func TestSharedWithPython(t *testing.T) {
 	room := c.room()
 	c.say(room, "from Go")
 	c.history(room, "MISS")
+	c.history(room, "HIT")
 	script := `
 import json, sys, redis
 r = redis.Redis(port=int(sys.argv[1])); key = "chat_messages:" + sys.argv[2]
@@ -422,6 +425,7 @@ func TestRedisKilledAndBack(t *testing.T) {
 	room := c.room()
 	c.say(room, "before")
 	c.history(room, "MISS")
+	c.history(room, "HIT")
 	// What is written while it is away is kept by a Redis that comes back with its
 	// data: the stale history in it must not be served.
 	r.client.Save(t.Context())
