@@ -253,7 +253,7 @@ func (r *read) undecodable(f *front, space *Keyspace, data []byte, err error) {
 func (fl *flight) wait(ctx context.Context, r *read) error {
 	defer fl.f.flights.leave(fl)
 	if r.degraded && !r.shortOfTime {
-		fl.hurry()
+		fl.ask.End()
 	}
 	if err := fl.await(ctx, fl.loaded); err != nil || r.degraded || !fl.f.local && fl.accepts(r.arrived) {
 		return err
@@ -294,7 +294,7 @@ func resultOf[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool)
 		return value, true, nil
 	}
 	r.undecodable(f, space, fl.data, err)
-	if !fl.stored && fl.typ == typ && sameCodec(codecOf(fl.space), codecOf(space)) {
+	if !fl.stored && fl.typ == typ && sameCodec(codecOf(&fl.space), codecOf(space)) {
 		fl.garbled.Store(true)
 		f.flights.setApart(r.key)
 		r.alone = !space.Share

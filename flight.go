@@ -26,18 +26,16 @@ const leaseTTL = 2 * time.Second
 type flight struct {
 	f      *front
 	key    string
-	space  *Keyspace // of the caller who leads it, as are the next three
+	space  Keyspace // of the caller who leads it, as are the next three; not a pointer, which would put each caller's on the heap
 	typ    valueType
 	load   func(context.Context) (any, error)
 	leader context.Context
 	bad    []byte // a stored value that did not decode
 
-	ctx      context.Context // of the load: ends when the last waiter leaves
-	cancel   context.CancelCauseFunc
-	ask      context.Context // of what comes before the load: ends when a waiter is in a hurry
-	hurry    context.CancelFunc
-	degraded bool           // goes without the backend
-	asking   sync.WaitGroup // a request for the lease is on its way
+	ctx      deadline.Detached // of the load: ends when the last waiter leaves
+	ask      deadline.Detached // of the request for the lease: ends when a waiter is in a hurry, too
+	degraded bool              // goes without the backend
+	asking   sync.WaitGroup    // a request for the lease is on its way
 
 	// Guarded by flights.mu.
 	waiters  int
@@ -139,9 +137,20 @@ func (fl *flight) shares(space *Keyspace, typ valueType) bool {
 // run is the flight, in one goroutine: each further one that takes part costs more
 // than all else that a flight does.
 func (fl *flight) run() {
+	grow(0)
 	if lease, overtaken := fl.acquire(); !overtaken {
 		fl.proceed(lease)
 	}
+}
+
+// grow has the goroutine's stack grow to what a flight needs while it is empty. By itself it
+// would grow in steps, deep in the calls of a load: to copy it there is a third of a miss in
+// memory.
+//
+//go:noinline
+func grow(i int) byte {
+	var room [14 << 10]byte
+	return room[i]
 }
 
 // proceed loads, once the flight has its lease or is to go without. Whichever comes
@@ -171,20 +180,18 @@ func (fl *flight) proceed(lease backend.Lease) {
 		fl.giveBack(token)
 		return
 	}
-	ctx, cancel := fl.ctx, context.CancelFunc(func() {})
 	if t := fl.f.cfg.LoadTimeout; t > 0 {
-		ctx, cancel = context.WithTimeout(ctx, t)
+		fl.ctx.Limit(t)
 	}
 	fl.f.count.loads.Add(1)
 	fl.asOf.Store(fl.f.flights.seq.Add(1))
 	stopRenewing := fl.keepLease(token)
-	first := context.AfterFunc(ctx, func() {
+	first := fl.ctx.AfterFunc(func() {
 		stopRenewing()
-		fl.giveUp(ctx.Err(), token)
+		fl.giveUp(fl.ctx.Err(), token)
 	})
 	var out outcome
 	defer func() {
-		defer cancel()
 		if !first() {
 			fl.late(&out)
 			return
@@ -192,7 +199,7 @@ func (fl *flight) proceed(lease backend.Lease) {
 		stopRenewing()
 		fl.finish(&out, token)
 	}()
-	out.call(ctx, fl.load)
+	out.call(&fl.ctx, fl.load)
 	if out.err == nil && (token != "" || fl.leaveMap()) {
 		fl.encode(&out)
 	}
@@ -216,7 +223,7 @@ func (fl *flight) giveUp(cause error, token string) {
 // nobody is there to be harmed by it.
 func (fl *flight) late(o *outcome) {
 	if o.panics != nil {
-		fl.f.warnOnce(fl.space, fl.key, "cache: a loader panicked after its callers had left (logged once per keyspace)", o.err)
+		fl.f.warnOnce(&fl.space, fl.key, "cache: a loader panicked after its callers had left (logged once per keyspace)", o.err)
 	}
 }
 
@@ -257,7 +264,8 @@ func (fl *flight) end() {
 		close(fl.loaded)
 	}
 	close(fl.done)
-	fl.cancel(nil)
+	fl.ask.End()
+	fl.ctx.End()
 }
 
 // acquire asks for the lease, and waits while another process loads. Without a
@@ -290,7 +298,7 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 			fl.f.count.waited.Add(1)
 		}
 		req.WaitedFor, req.Overdue = lease.Token, wait.Overdue(lease.Deadline)
-		if !wait.Pause(fl.ask, time.Since(start)) {
+		if !wait.Pause(&fl.ask, time.Since(start)) {
 			return backend.Lease{}, false
 		}
 	}
@@ -310,12 +318,12 @@ func (f *front) leaseTTL() time.Duration {
 // flight goes on without it, and what it is granted is given back.
 func (fl *flight) askLease(req backend.LeaseRequest) (lease backend.Lease, overtaken bool, err error) {
 	if fl.f.local {
-		lease, err = fl.f.lease(fl.ctx, fl.key, nil, req)
+		lease, err = fl.f.lease(&fl.ctx, fl.key, nil, req)
 		return lease, false, err
 	}
 	fl.asking.Add(1)
 	defer fl.asking.Done()
-	stop := context.AfterFunc(fl.ask, func() {
+	stop := fl.ask.AfterFunc(func() {
 		fl.f.life.Go(fl.asking.Wait) // Close waits for what is given back
 		fl.failed = true
 		fl.proceed(backend.Lease{})
@@ -327,7 +335,7 @@ func (fl *flight) askLease(req backend.LeaseRequest) (lease backend.Lease, overt
 			go fl.proceed(backend.Lease{})
 		}
 	}()
-	ctx := context.WithoutCancel(fl.ctx)
+	ctx := fl.ctx.Context
 	lease, err = fl.f.lease(ctx, fl.key, fl.f.newBudget(), req)
 	answered = true
 	if overtaken = !stop(); overtaken && lease.State == backend.Granted {
@@ -339,7 +347,7 @@ func (fl *flight) askLease(req backend.LeaseRequest) (lease backend.Lease, overt
 // giveBack releases a lease under which nothing is to be stored.
 func (fl *flight) giveBack(token string) {
 	if token != "" {
-		_ = fl.f.release(context.WithoutCancel(fl.ctx), fl.key, fl.f.newBudget(), token)
+		_ = fl.f.release(fl.ctx.Context, fl.key, fl.f.newBudget(), token)
 	}
 }
 
@@ -398,22 +406,22 @@ func (fl *flight) encode(o *outcome) {
 			err = fmt.Errorf("aside: the codec panicked with a %T\n\n%s", p, debug.Stack())
 		}
 		if err == nil && fl.bad != nil { // the last one did not decode
-			err = fl.typ.decodes(fl.space, o.data)
+			err = fl.typ.decodes(&fl.space, o.data)
 		}
 		if err != nil {
 			o.data = nil
-			fl.f.notStored(fl.space, fl.key, err)
+			fl.f.notStored(&fl.space, fl.key, err)
 			fl.f.flights.setApart(fl.key)
 		} else if o.data == nil {
 			o.data = []byte{}
 		}
 	}()
-	o.data, err = fl.typ.encode(fl.space, o.value)
+	o.data, err = fl.typ.encode(&fl.space, o.value)
 }
 
 // store fills under the lease, or gives it back.
 func (fl *flight) store(token string) {
-	f, ctx := fl.f, context.WithoutCancel(fl.ctx)
+	f, ctx := fl.f, fl.ctx.Context
 	if fl.lost.Load() {
 		f.count.staleFills.Add(1)
 		return
@@ -430,7 +438,7 @@ func (fl *flight) store(token string) {
 	}
 	stored, err := f.fill(ctx, fl.key, token, fill)
 	if err != nil {
-		f.fillFailed(fl.space, fl.key, len(fill.Value), err)
+		f.fillFailed(&fl.space, fl.key, len(fill.Value), err)
 	}
 	switch {
 	case err != nil:
@@ -448,11 +456,11 @@ func (fl *flight) store(token string) {
 func (fl *flight) toStore() (fill backend.Fill, sent uint64, ok bool) {
 	if fl.data != nil {
 		if err := fl.f.checkSize(fl.key, fl.data); err != nil {
-			fl.f.notStored(fl.space, fl.key, err)
+			fl.f.notStored(&fl.space, fl.key, err)
 			return backend.Fill{}, 0, false
 		}
 		if fl.f.unstored.Has(fl.key) {
-			fl.f.notStored(fl.space, fl.key, errTooLong)
+			fl.f.notStored(&fl.space, fl.key, errTooLong)
 			return backend.Fill{}, 0, false
 		}
 	}

@@ -39,18 +39,14 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 		fl.encodes = fl.encodes || !fl.shares(space, typ)
 		return fl, false
 	}
-	own := *space // so that a hit does not put the caller's on the heap
 	fl = &flight{
-		f: f, key: r.key, space: &own, typ: typ, load: load, leader: ctx, bad: r.bad,
+		f: f, key: r.key, space: *space, typ: typ, load: load, leader: ctx, bad: r.bad,
 		waiters: 1, ttl: ttl, absent: space.NotFoundTTL,
 		degraded: r.degraded || apart || alone,
 		loaded:   make(chan struct{}), done: make(chan struct{}),
 	}
-	fl.ctx, fl.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	fl.ask, fl.hurry = fl.ctx, func() {}
-	if !f.local {
-		fl.ask, fl.hurry = context.WithCancel(fl.ctx)
-	}
+	fl.ctx.Detach(ctx)
+	fl.ask.Context = fl.ctx.Context
 	if !alone {
 		fs.byKey[r.key] = fl
 	}
@@ -65,7 +61,8 @@ func (fs *flights) leave(fl *flight) {
 	defer fs.mu.Unlock()
 	if fl.waiters--; fl.waiters == 0 && !fl.isLoaded() { // or its fill is on its way, and the next reader waits for it
 		fs.remove(fl)
-		fl.cancel(errAbandoned)
+		fl.ask.End()
+		fl.ctx.End()
 	}
 }
 

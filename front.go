@@ -261,6 +261,12 @@ func (f *front) get(ctx context.Context, key string, b *budget) (found, error) {
 }
 
 func (f *front) lease(ctx context.Context, key string, b *budget, req backend.LeaseRequest) (backend.Lease, error) {
+	if f.local {
+		if err := f.usable(key); err != nil {
+			return backend.Lease{}, err
+		}
+		return f.backend.Lease(ctx, key, req)
+	}
 	r, err := f.call(ctx, b, &redisstore.Call{Key: key, Lease: &req})
 	if r.Lease.State == backend.Present && r.Lease.Value == nil {
 		r.Lease.Value = []byte{} // as in get
@@ -269,6 +275,9 @@ func (f *front) lease(ctx context.Context, key string, b *budget, req backend.Le
 }
 
 func (f *front) fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
+	if f.local {
+		return f.backend.Fill(ctx, key, token, fill)
+	}
 	b := budget{left: f.cfg.Timeout, bulk: len(fill.Value) > redisstore.AloneBytes}
 	if b.bulk {
 		f.filling.Add(1)
@@ -340,7 +349,7 @@ func (f *front) call(ctx context.Context, b *budget, c *redisstore.Call) (r redi
 	alone := func() (redisstore.Reply, error) {
 		return doAnyway(ctx, f, c.Key, b, true, func(ctx context.Context) (redisstore.Reply, error) { return c.Do(ctx, f.backend) })
 	}
-	if f.local || c.Alone() {
+	if c.Alone() {
 		return alone()
 	}
 	n := f.nodeOf(c.Key)

@@ -20,43 +20,52 @@ import (
 // Entry is the bytes of a value and what they were decoded to. It is made with Data alone,
 // and not copied. Its methods may be called concurrently.
 type Entry struct {
-	Data    []byte // not modified any more
-	decoded atomic.Pointer[decoded]
+	Data []byte // not modified any more
+
+	// What Data was decoded to lies beside it: where a cache has many entries, each further
+	// pointer that a reader follows leads to memory that the processor does not have at hand.
+	state atomic.Int32
+	value any // a *T, or nil if it is too large to be remembered; set before state is remembered
+	bytes int // what it weighs
 }
 
-// decoded is what a value's bytes were decoded to, and what it weighs. It has neither when
-// the value is too large to be remembered.
-type decoded struct {
-	value any // a *T
-	bytes int
-}
+const (
+	encoded    int32 = iota // Data is all there is
+	changing                // Remember is at work
+	remembered              // it is over
+)
 
 // Decoded reports whether the entry's bytes were decoded: whether [Entry.Remember] has
 // been called, also with nothing.
-func (e *Entry) Decoded() bool { return e.decoded.Load() != nil }
+func (e *Entry) Decoded() bool { return e.state.Load() != encoded }
 
 // Remember keeps value, a pointer to what Data was decoded to, which weighs so many bytes.
 // A nil value notes that it is too large to be kept. Only the first call does anything, and
 // Remember reports whether it was that and kept a value. The cache that has the entry is
 // then to weigh it anew.
 func (e *Entry) Remember(value any, bytes int) bool {
-	return e.decoded.CompareAndSwap(nil, &decoded{value, bytes}) && value != nil
+	if !e.state.CompareAndSwap(encoded, changing) {
+		return false
+	}
+	e.value, e.bytes = value, bytes
+	e.state.Store(remembered)
+	return value != nil
 }
 
 // As returns what the entry's bytes were decoded to, if it is remembered and is a T. It is
 // kept as a *T, as an interface type has values of others.
 func As[T any](e *Entry) (value *T, ok bool) {
-	if d := e.decoded.Load(); d != nil {
-		value, ok = d.value.(*T)
+	if e.state.Load() == remembered {
+		value, ok = e.value.(*T)
 	}
 	return value, ok
 }
 
-// bytes is what e weighs.
-func (e *Entry) bytes() int {
+// weight is what e weighs.
+func (e *Entry) weight() int {
 	n := size.Allocated(cap(e.Data))
-	if d := e.decoded.Load(); d != nil {
-		n += d.bytes
+	if e.state.Load() == remembered {
+		n += e.bytes
 	}
 	return n
 }
@@ -65,7 +74,7 @@ func (e *Entry) bytes() int {
 const overhead = 128
 
 // Bytes is about the memory that a cache's entry takes, with its key.
-func Bytes(key string, e *Entry) int { return size.Allocated(len(key)) + e.bytes() + overhead }
+func Bytes(key string, e *Entry) int { return size.Allocated(len(key)) + e.weight() + overhead }
 
 // Weight is Bytes as otter counts them.
 func Weight(key string, e *Entry) uint32 { return uint32(min(Bytes(key, e), math.MaxUint32)) }
