@@ -18,7 +18,7 @@ func memoryPeers() []peer {
 	const otter, theine, ristretto = "github.com/maypok86/otter/v2", "github.com/Yiling-J/theine-go", "github.com/dgraph-io/ristretto/v2"
 	return []peer{
 		{name: memoryBaseline, module: otter, how: "`GetIfPresent`, on a miss load and `Set`; bounded by weight", open: openMemory(newOtter[[]byte], newOtter[[]Message]), memory: true},
-		{name: "otter Get with a loader", module: otter, how: "`Get`; bounded by weight", open: openMemory(newOtterLoading[[]byte], newOtterLoading[[]Message]), memory: true},
+		{name: loadingBaseline, module: otter, how: "`Get`; bounded by weight", open: openMemory(newOtterLoading[[]byte], newOtterLoading[[]Message]), memory: true},
 		{name: "theine", module: theine, how: "a loading cache; bounded by weight", open: openMemory(newTheine[[]byte], newTheine[[]Message]), memory: true},
 		{name: "ristretto", module: ristretto, how: "`Get`, on a miss load and `SetWithTTL`; bounded by weight", open: openMemory(newRistretto[[]byte], newRistretto[[]Message]), memory: true},
 		{name: "sturdyc", module: "github.com/viccon/sturdyc", how: "`GetOrFetch`; 10 shards", open: openMemory(newSturdyc[[]byte], newSturdyc[[]Message]), memory: true},

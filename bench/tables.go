@@ -12,6 +12,7 @@ type table struct {
 	title   string
 	intro   string
 	columns []column
+	rows    []string // that it may have, in order; nil for the names of the peers
 	// base is the row that ratios refer to, in the results' table baseID.
 	base, baseID string
 }
@@ -145,6 +146,16 @@ gocache stores in the background, which is not in its time. Nothing guards the s
 		}
 		s.tables = append(s.tables, t)
 	}
+	s.tables = append(s.tables, table{
+		id: "misses/far", title: fmt.Sprintf("100 bytes, Redis %v away", farTrip), rows: rowsOf(farWaysOf), base: baseline, baseID: "misses/far",
+		intro: fmt.Sprintf(`A proxy delays each direction by half of that. One goroutine reads; a miss is the median of %d.
+A miss is expected here when this process has just invalidated the key (or when most reads of the keyspace miss), and not after %d hits each. "Round trips" is the wait of the caller divided by what a PING takes on this way, which has its own hops.`,
+			b.scale(farReads, farReads/50), farHits),
+		columns: []column{
+			{key: "wait", heading: "µs", format: significant, ratio: true, best: -1},
+			{key: "trips", heading: "round trips waited for", format: significant, best: -1},
+		},
+	})
 	return s
 }
 
@@ -207,7 +218,7 @@ func (b *bench) writeSection() section {
 		title: "Writes",
 		intro: "Invalidating a key, mostly one without a value; the write itself takes no time.",
 		tables: []table{{
-			id: "writes", title: "µs a write", base: baseline, baseID: "writes",
+			id: "writes", title: "µs a write", rows: rowsOf(writeWaysOf), base: baseline, baseID: "writes",
 			columns: []column{
 				{key: "1", heading: "µs, 1 goroutine", format: significant, ratio: true, best: -1},
 				{key: "16", heading: "µs, 16", format: significant, ratio: true, best: -1},
