@@ -31,7 +31,7 @@ func TestQuick(t *testing.T) {
 	for name, want := range map[string][]string{
 		"hits":     {"## Hits from Redis", "| aside |", "| jetcache-go, remote |"},
 		"near":     {"## Hits in near caches", "| rueidisaside |", "| jetcache-go, both |"},
-		"memory":   {"## In memory", "### Hits of Zipf", "### Heap per entry", "| aside memory, Share |", "| go-cache |"},
+		"memory":   {"## In memory", "### Caches of several sizes: µs a hit", "### Caches of several sizes: µs a miss", "### Hits of Zipf", "### Heap per entry", "| aside memory, Share |", "| go-cache |"},
 		"misses":   {"## Cold misses", "Redis 1ms away", "| aside, expected |", "| aside, not expected |", "| aside |", "| gocache |"},
 		"writes":   {"## Writes", "| aside, Invalidate |", "| aside, Update |"},
 		"stampede": {"## A stampede", "### One process", "### 2 processes", "| sturdyc |"},

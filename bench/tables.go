@@ -102,7 +102,22 @@ func (b *bench) memorySection() section {
 			base: memoryBaseline, baseID: "memory/" + k.name,
 		})
 	}
+	var sizes []column
+	for _, n := range b.memorySizes() {
+		for _, goroutines := range sizeGoroutines {
+			key := sizeColumn(n, goroutines)
+			sizes = append(sizes, column{key: key, heading: key, format: significant, ratio: true, best: -1})
+		}
+	}
 	s.tables = append(s.tables,
+		table{
+			id: "memory/hits", title: "Caches of several sizes: µs a hit, by goroutines", columns: sizes, base: loadingBaseline, baseID: "memory/hits",
+			intro: fmt.Sprintf("Values of 100 bytes; keys are read uniformly at random. Each cache is filled once and then measured in all rounds. Ratios here are to %q.", loadingBaseline),
+		},
+		table{
+			id: "memory/misses", title: "Caches of several sizes: µs a miss, by goroutines", columns: sizes, base: loadingBaseline, baseID: "memory/misses",
+			intro: fmt.Sprintf("Each read is of another key, in a cache that so many entries have filled: an entry has to go for each that comes. The loader takes no time. Ratios here are to %q.", loadingBaseline),
+		},
 		table{
 			id: "zipf", title: "Hits of Zipf-distributed reads",
 			intro: fmt.Sprintf("%d keys, s = 1.01, values of 64 bytes to 2 KB; each cache has room for a tenth of all bytes, keys and 128 bytes an entry included.",
