@@ -229,6 +229,12 @@ func (b *bench) troubleSection() section {
 }
 
 func (b *bench) writeSection() section {
+	var many []column
+	for _, n := range b.manyKeys() {
+		many = append(many,
+			column{key: manyColumn(n), heading: fmt.Sprintf("ms, %d keys", n), format: significant, ratio: true, best: -1},
+			column{key: manyColumn(n) + " worst", heading: fmt.Sprintf("slowest GET meanwhile, ms, %d", n), format: significant, best: -1})
+	}
 	return section{
 		title: "Writes",
 		intro: "Invalidating a key, mostly one without a value; the write itself takes no time.",
@@ -241,6 +247,9 @@ func (b *bench) writeSection() section {
 				{key: "trips", heading: "round trips", format: count},
 				{key: "many trips", heading: fmt.Sprintf("round trips for %d keys of a slot", manyIDs), format: count},
 			},
+		}, {
+			id: "writes/many", title: "Invalidating many keys in one call", columns: many, base: baseline, baseID: "writes/many",
+			intro: "All keys have a value of 100 bytes. Meanwhile another client, on a connection of its own, sends one GET after another; its slowest says for how long Redis was busy with one command. Those by hand send one DEL.",
 		}},
 	}
 }

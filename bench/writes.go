@@ -41,7 +41,7 @@ func (b *bench) writeJobs() []job {
 			return b.writeMany(ctx, p)
 		}})
 	}
-	return jobs
+	return append(jobs, b.largeWriteJobs()...)
 }
 
 // writes invalidates keys, most of which have no value.
