@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cacheaside/aside/internal/redistest"
 )
@@ -30,9 +31,9 @@ func TestQuick(t *testing.T) {
 	for name, want := range map[string][]string{
 		"hits":     {"## Hits from Redis", "| aside |", "| jetcache-go, remote |"},
 		"near":     {"## Hits in near caches", "| rueidisaside |", "| jetcache-go, both |"},
-		"memory":   {"## In memory", "### Hits of Zipf", "### Heap per entry", "| aside memory, Share |", "| go-cache |"},
-		"misses":   {"## Cold misses", "| aside |", "| gocache |"},
-		"writes":   {"## Writes", "| aside, Invalidate |", "| aside, Update |"},
+		"memory":   {"## In memory", "### Caches of several sizes: µs a hit", "### Caches of several sizes: µs a miss", "### Hits of Zipf", "### Heap per entry", "| aside memory, Share |", "| go-cache |"},
+		"misses":   {"## Cold misses", "Redis 1ms away", "| aside, expected |", "| aside, not expected |", "| aside |", "| gocache |"},
+		"writes":   {"## Writes", "### Invalidating many keys", "| aside |", "| aside, Invalidate |", "| aside, Update |"},
 		"stampede": {"## A stampede", "### One process", "### 2 processes", "| sturdyc |"},
 		"stale":    {"## Stale values", "| aside, Update |", "| rockscache, strong |"},
 		"trouble":  {"### Redis refuses", "### Redis hangs", "| aside |"},
@@ -128,12 +129,38 @@ func TestCounter(t *testing.T) {
 // TestProxy counts commands that are sent together as one round trip.
 func TestProxy(t *testing.T) {
 	t.Parallel()
+	p, send := proxied(t, 0)
+	send(ping)
+	send(ping + ping + ping)
+	if commands, trips := p.commands.Load(), p.trips.Load(); commands != 4 || trips != 2 {
+		t.Errorf("%d commands in %d round trips, want 4 in 2", commands, trips)
+	}
+}
+
+// TestProxy_Delay sees a round trip take the delay of both directions.
+func TestProxy_Delay(t *testing.T) {
+	t.Parallel()
+	const delay = 20 * time.Millisecond
+	_, send := proxied(t, delay)
+	began := time.Now()
+	send(ping)
+	if took := time.Since(began); took < 2*delay {
+		t.Errorf("a round trip took %v, want at least %v", took, 2*delay)
+	}
+}
+
+const ping = "*1\r\n$4\r\nPING\r\n"
+
+// proxied starts a proxy in front of a server that answers each read, and returns a
+// function that sends commands through it and waits for one answer.
+func proxied(t *testing.T, delay time.Duration) (p *proxy, send func(string)) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	go func() { // answers each read
+	t.Cleanup(func() { l.Close() })
+	go func() {
 		c, err := l.Accept()
 		for buf := make([]byte, 1000); err == nil; {
 			if _, err = c.Read(buf); err == nil {
@@ -141,26 +168,23 @@ func TestProxy(t *testing.T) {
 			}
 		}
 	}()
-	p, err := startProxy(l.Addr().String())
+	p, err = startProxy(l.Addr().String(), delay)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.close()
+	t.Cleanup(p.close)
 	c, err := net.Dial("tcp", p.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	ping := "*1\r\n$4\r\nPING\r\n"
-	for _, send := range []string{ping, ping + ping + ping} {
-		if _, err := c.Write([]byte(send)); err != nil {
+	t.Cleanup(func() { c.Close() })
+	return p, func(commands string) {
+		t.Helper()
+		if _, err := c.Write([]byte(commands)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := io.ReadFull(c, make([]byte, len("+OK\r\n"))); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if commands, trips := p.commands.Load(), p.trips.Load(); commands != 4 || trips != 2 {
-		t.Errorf("%d commands in %d round trips, want 4 in 2", commands, trips)
 	}
 }

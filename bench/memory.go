@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 )
 
 // memoryLoads are how memory is read: more goroutines than cores only wait for
@@ -35,6 +36,14 @@ func (b *bench) memoryJobs() []job {
 				},
 			})
 		}
+		if loading[p.name] {
+			for _, n := range b.memorySizes() {
+				at := strconv.Itoa(n) + "/" + p.name
+				jobs = append(jobs,
+					job{name: "memory/hits/" + at, once: true, run: func(ctx context.Context, b *bench) error { return b.memoryHits(ctx, p, n) }},
+					job{name: "memory/misses/" + at, once: true, run: func(ctx context.Context, b *bench) error { return b.memoryMisses(ctx, p, n) }})
+			}
+		}
 		jobs = append(jobs, job{
 			name: "memory/heap/" + p.name,
 			once: true,
@@ -53,7 +62,83 @@ func (b *bench) memoryJobs() []job {
 
 // boundedByBytes are those whose bound is a weight, not a number of entries.
 var boundedByBytes = map[string]bool{
-	"aside memory": true, memoryBaseline: true, "otter Get with a loader": true, "theine": true, "ristretto": true,
+	"aside memory": true, memoryBaseline: true, loadingBaseline: true, "theine": true, "ristretto": true,
+}
+
+// loading are those that load what is missing themselves.
+var loading = map[string]bool{
+	"aside memory": true, "aside memory, Share": true, loadingBaseline: true, "theine": true, "sturdyc": true,
+}
+
+// memorySizes are how many entries caches of several sizes have.
+func (b *bench) memorySizes() []int {
+	return []int{b.scale(1_000, 100), b.scale(100_000, 200), b.scale(1_000_000, 300)}
+}
+
+// sizeGoroutines are how many read a cache of each size.
+var sizeGoroutines = []int{1, 16}
+
+func sizeColumn(entries, goroutines int) string {
+	return fmt.Sprintf("%d entries, %d", entries, goroutines)
+}
+
+// measureSize measures what find does with a cache of n entries. To fill a large one
+// takes so long that all rounds are measured in one visit.
+func (b *bench) measureSize(table string, p peer, n int, find func(goroutines int) (sample, error)) error {
+	for range b.rounds {
+		for _, goroutines := range sizeGoroutines {
+			found, err := find(goroutines)
+			if err != nil {
+				return err
+			}
+			b.results.addSample(table, p.name, sizeColumn(n, goroutines), found)
+		}
+	}
+	return nil
+}
+
+// memoryHits reads n keys at random from a cache that has them all.
+func (b *bench) memoryHits(ctx context.Context, p peer, n int) error {
+	src, keys := &source{kind: b.kinds()[0]}, ids(n)
+	st, err := p.open(setup{prefix: "memory", source: src, entries: 4 * n, maxBytes: 4000 * int64(n)})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	if err := warm(ctx, st, src.kind, src, keys); err != nil {
+		return err
+	}
+	return b.measureSize("memory/hits", p, n, func(goroutines int) (sample, error) {
+		return b.measureHits(ctx, load{goroutines, true}, src, nil, func(r *rand.Rand) error {
+			return src.kind.read(ctx, st, keys[r.IntN(n)])
+		})
+	})
+}
+
+// memoryMisses reads keys that are not there through a cache that n entries fill.
+func (b *bench) memoryMisses(ctx context.Context, p peer, n int) error {
+	src := &source{kind: b.kinds()[0]}
+	entry := len("memory:") + len(idOf(0)) + src.kind.size + entryOverhead
+	st, err := p.open(setup{prefix: "memory", source: src, entries: n, maxBytes: int64(n * entry)})
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	var next atomic.Int64
+	read := func(*rand.Rand) error { return src.kind.read(ctx, st, idOf(next.Add(1))) }
+	if err := each(8, n, func(int) error { return read(nil) }); err != nil {
+		return err
+	}
+	err = b.measureSize("memory/misses", p, n, func(goroutines int) (sample, error) {
+		return measure(ctx, b.each, goroutines, nil, read)
+	})
+	if err != nil {
+		return err
+	}
+	if reads, loads := next.Load(), src.loads.Load(); reads != loads {
+		return fmt.Errorf("%d reads of keys that are not there were %d loads", reads, loads)
+	}
+	return nil
 }
 
 // zipf reads keys by a Zipf distribution through a cache with room for a tenth of

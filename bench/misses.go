@@ -29,7 +29,7 @@ func (b *bench) missJobs() []job {
 			run:  func(ctx context.Context, b *bench) error { return b.missTrips(ctx, p) },
 		})
 	}
-	return jobs
+	return append(jobs, b.farJobs()...)
 }
 
 func (b *bench) misses(ctx context.Context, p peer, k kind) error {
@@ -70,7 +70,7 @@ func (b *bench) missTrips(ctx context.Context, p peer) error {
 // count opens p behind a proxy and adds the commands and round trips of op to a
 // row of a table, in columns that start with prefix.
 func (b *bench) count(ctx context.Context, p peer, k kind, table, row, prefix string, op func(store) error) error {
-	px, err := startProxy(b.scratch.addr)
+	px, err := startProxy(b.scratch.addr, 0)
 	if err != nil {
 		return err
 	}

@@ -64,10 +64,18 @@ type peer struct {
 	only    string // the one scenario that it is for, if any
 }
 
+// throughRedis reports whether p is for what is between callers and Redis: near
+// caches, which would repeat the rows of the same library, are not, except for
+// rueidisaside, which comes with one.
+func (p peer) throughRedis() bool {
+	return (!p.near || p.name == "rueidisaside") && !p.memory && !p.shared
+}
+
 // baseline is the peer that ratios refer to.
 const (
-	baseline       = "go-redis GET, by hand"
-	memoryBaseline = "otter GetIfPresent"
+	baseline        = "go-redis GET, by hand"
+	memoryBaseline  = "otter GetIfPresent"
+	loadingBaseline = "otter Get with a loader" // of caches in memory that load
 )
 
 // peers are all that is measured, in the order of the tables.
@@ -95,6 +103,23 @@ func names(ps []peer) []string {
 	var out []string
 	for _, p := range ps {
 		out = append(out, p.name)
+	}
+	return out
+}
+
+// way is a way to use a peer that has a row of its own: something done with id.
+type way struct {
+	name string
+	op   func(ctx context.Context, st store, id string) error
+}
+
+// rowsOf are the names of the ways of all peers.
+func rowsOf(ways func(peer) []way) []string {
+	var out []string
+	for _, p := range peers() {
+		for _, w := range ways(p) {
+			out = append(out, w.name)
+		}
 	}
 	return out
 }

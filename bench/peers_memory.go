@@ -18,10 +18,10 @@ func memoryPeers() []peer {
 	const otter, theine, ristretto = "github.com/maypok86/otter/v2", "github.com/Yiling-J/theine-go", "github.com/dgraph-io/ristretto/v2"
 	return []peer{
 		{name: memoryBaseline, module: otter, how: "`GetIfPresent`, on a miss load and `Set`; bounded by weight", open: openMemory(newOtter[[]byte], newOtter[[]Message]), memory: true},
-		{name: "otter Get with a loader", module: otter, how: "`Get`; bounded by weight", open: openMemory(newOtterLoading[[]byte], newOtterLoading[[]Message]), memory: true},
+		{name: loadingBaseline, module: otter, how: "`Get`; bounded by weight", open: openMemory(newOtterLoading[[]byte], newOtterLoading[[]Message]), memory: true},
 		{name: "theine", module: theine, how: "a loading cache; bounded by weight", open: openMemory(newTheine[[]byte], newTheine[[]Message]), memory: true},
 		{name: "ristretto", module: ristretto, how: "`Get`, on a miss load and `SetWithTTL`; bounded by weight", open: openMemory(newRistretto[[]byte], newRistretto[[]Message]), memory: true},
-		{name: "sturdyc", module: "github.com/viccon/sturdyc", how: "`GetOrFetch`; 10 shards", open: openMemory(newSturdyc[[]byte], newSturdyc[[]Message]), memory: true},
+		{name: "sturdyc", module: "github.com/viccon/sturdyc", how: "`GetOrFetch`; 10 shards, `WithNoContinuousEvictions`", open: openMemory(newSturdyc[[]byte], newSturdyc[[]Message]), memory: true},
 		{name: "golang-lru expirable", module: "github.com/hashicorp/golang-lru/v2", how: "`Get`, on a miss load and `Add`", open: openMemory(newLRU[[]byte], newLRU[[]Message]), memory: true},
 		{name: "go-cache", module: "github.com/patrickmn/go-cache", how: "`Get`, on a miss load and `Set`; not bounded", open: openMemory(newGoCache[[]byte], newGoCache[[]Message]), memory: true},
 	}
@@ -162,7 +162,9 @@ func newRistretto[V any](s space[V]) (memory[V], error) {
 }
 
 func newSturdyc[V any](s space[V]) (memory[V], error) {
-	c := sturdyc.New[V](s.entries, 10, ttl, 10)
+	// The goroutine that removes what has expired never ends, and would keep the cache.
+	// Nothing expires here.
+	c := sturdyc.New[V](s.entries, 10, ttl, 10, sturdyc.WithNoContinuousEvictions())
 	get := func(ctx context.Context, key string) (V, error) {
 		return c.GetOrFetch(ctx, key, func(ctx context.Context) (V, error) { return s.load(ctx, key) })
 	}

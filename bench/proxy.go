@@ -3,19 +3,25 @@ package main
 import (
 	"bytes"
 	"net"
+	"runtime"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // proxy stands between a client and Redis and counts what the client sends: its
 // commands, by parsing them, and its round trips. Commands that a script runs
 // inside Redis are neither. It adds the time of a hop, so nothing is timed
-// through it that a hop would matter to.
+// through it that a hop would matter to. With a delay it stands for the way to a
+// Redis that is far away.
 type proxy struct {
 	addr     string
 	target   string
+	delay    time.Duration // of each direction
+	way      chan parcel   // all that is delayed
 	listener net.Listener
+	closed   chan struct{}
 
 	commands atomic.Int64
 	trips    atomic.Int64
@@ -24,13 +30,24 @@ type proxy struct {
 	conns map[net.Conn]bool // nil when closed
 }
 
-func startProxy(target string) (*proxy, error) {
+// parcel is a piece of a stream that is sent on when it is due.
+type parcel struct {
+	due  time.Time
+	to   net.Conn
+	data []byte
+}
+
+func startProxy(target string, delay time.Duration) (*proxy, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{addr: l.Addr().String(), target: target, listener: l, conns: make(map[net.Conn]bool)}
+	p := &proxy{
+		addr: l.Addr().String(), target: target, delay: delay, way: make(chan parcel, 1024),
+		listener: l, closed: make(chan struct{}), conns: make(map[net.Conn]bool),
+	}
 	go p.accept()
+	go p.sendDue()
 	return p, nil
 }
 
@@ -89,7 +106,7 @@ func (p *proxy) pipe(from, to net.Conn, see func([]byte)) {
 		n, err := from.Read(buf)
 		if n > 0 {
 			see(buf[:n])
-			if _, err := to.Write(buf[:n]); err != nil {
+			if err := p.send(to, buf[:n]); err != nil {
 				return
 			}
 		}
@@ -99,8 +116,40 @@ func (p *proxy) pipe(from, to net.Conn, see func([]byte)) {
 	}
 }
 
+// send writes data to a connection, now or after the delay. Data on its way is lost
+// when one end closes.
+func (p *proxy) send(to net.Conn, data []byte) error {
+	if p.delay == 0 {
+		_, err := to.Write(data)
+		return err
+	}
+	select {
+	case p.way <- parcel{time.Now().Add(p.delay), to, bytes.Clone(data)}:
+		return nil
+	case <-p.closed:
+		return net.ErrClosed
+	}
+}
+
+// sendDue sends what is delayed, which becomes due in the order of its coming. It
+// does not sleep until then: a sleep of less than a millisecond may take a whole one.
+func (p *proxy) sendDue() {
+	for {
+		select {
+		case next := <-p.way:
+			for time.Now().Before(next.due) {
+				runtime.Gosched()
+			}
+			_, _ = next.to.Write(next.data) // the other direction notices
+		case <-p.closed:
+			return
+		}
+	}
+}
+
 func (p *proxy) close() {
 	p.listener.Close()
+	close(p.closed)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {

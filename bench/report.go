@@ -81,7 +81,11 @@ func (b *bench) writeSectionTo(w io.Writer, s section) {
 
 // writeTable writes a table in Markdown, if there is anything in it.
 func (b *bench) writeTable(w io.Writer, t table) {
-	rows := b.results.rows(t.id, b.rowNames(t.id))
+	known := t.rows
+	if known == nil {
+		known = names(peers())
+	}
+	rows := b.results.rows(t.id, known)
 	if len(rows) == 0 {
 		return
 	}
@@ -103,20 +107,6 @@ func (b *bench) writeTable(w io.Writer, t table) {
 		fmt.Fprint(w, " |\n")
 	}
 	fmt.Fprint(w, "\n")
-}
-
-// rowNames are the rows that a table may have, in order.
-func (b *bench) rowNames(table string) []string {
-	if table == "writes" {
-		var out []string
-		for _, p := range peersOf("writes", func(p peer) bool { return true }) {
-			for _, w := range writingsOf(p) {
-				out = append(out, w.name)
-			}
-		}
-		return out
-	}
-	return names(peers())
 }
 
 // best returns the best figure of each column.

@@ -19,9 +19,7 @@ const (
 // in several at once.
 func (b *bench) stampedeJobs() []job {
 	var jobs []job
-	for _, p := range peersOf("stampede", func(p peer) bool {
-		return (!p.near || p.name == "rueidisaside") && (!p.memory || p.name == "sturdyc") && !p.shared
-	}) {
+	for _, p := range peersOf("stampede", func(p peer) bool { return p.throughRedis() || p.name == "sturdyc" }) {
 		for _, processes := range []int{1, b.scale(8, 2)} {
 			if p.memory && processes > 1 {
 				continue
@@ -70,7 +68,7 @@ type crowd struct {
 func (b *bench) startCrowd(ctx context.Context, p peer, processes int) (*crowd, error) {
 	c := &crowd{}
 	for i := range processes {
-		px, err := startProxy(b.scratch.addr)
+		px, err := startProxy(b.scratch.addr, 0)
 		if err != nil {
 			return c, err
 		}
@@ -135,7 +133,7 @@ func (c *crowd) ask(id string) (map[string]float64, error) {
 	first := slices.MinFunc(ends, time.Time.Compare)
 	late := make([]float64, len(returns))
 	for i, r := range returns {
-		late[i] = float64(r.Sub(first)) / float64(time.Millisecond)
+		late[i] = millis(r.Sub(first))
 	}
 	found := map[string]float64{"loads": float64(len(ends)), "failed": float64(failed), "worst": slices.Max(late)}
 	found["median"], _ = median(late)

@@ -12,6 +12,7 @@ type table struct {
 	title   string
 	intro   string
 	columns []column
+	rows    []string // that it may have, in order; nil for the names of the peers
 	// base is the row that ratios refer to, in the results' table baseID.
 	base, baseID string
 }
@@ -101,7 +102,22 @@ func (b *bench) memorySection() section {
 			base: memoryBaseline, baseID: "memory/" + k.name,
 		})
 	}
+	var sizes []column
+	for _, n := range b.memorySizes() {
+		for _, goroutines := range sizeGoroutines {
+			key := sizeColumn(n, goroutines)
+			sizes = append(sizes, column{key: key, heading: key, format: significant, ratio: true, best: -1})
+		}
+	}
 	s.tables = append(s.tables,
+		table{
+			id: "memory/hits", title: "Caches of several sizes: µs a hit, by goroutines", columns: sizes, base: loadingBaseline, baseID: "memory/hits",
+			intro: fmt.Sprintf("Values of 100 bytes; keys are read uniformly at random. Each cache is filled once and then measured in all rounds. Ratios here are to %q.", loadingBaseline),
+		},
+		table{
+			id: "memory/misses", title: "Caches of several sizes: µs a miss, by goroutines", columns: sizes, base: loadingBaseline, baseID: "memory/misses",
+			intro: fmt.Sprintf("Each read is of another key, in a cache that so many entries have filled: an entry has to go for each that comes. The loader takes no time. Ratios here are to %q.", loadingBaseline),
+		},
 		table{
 			id: "zipf", title: "Hits of Zipf-distributed reads",
 			intro: fmt.Sprintf("%d keys, s = 1.01, values of 64 bytes to 2 KB; each cache has room for a tenth of all bytes, keys and 128 bytes an entry included.",
@@ -145,6 +161,16 @@ gocache stores in the background, which is not in its time. Nothing guards the s
 		}
 		s.tables = append(s.tables, t)
 	}
+	s.tables = append(s.tables, table{
+		id: "misses/far", title: fmt.Sprintf("100 bytes, Redis %v away", farTrip), rows: rowsOf(farWaysOf), base: baseline, baseID: "misses/far",
+		intro: fmt.Sprintf(`A proxy delays each direction by half of that. One goroutine reads; a miss is the median of %d.
+A miss is expected here when this process has just invalidated the key (or when most reads of the keyspace miss), and not after %d hits each. "Round trips" is the wait of the caller divided by what a PING takes on this way, which has its own hops.`,
+			b.scale(farReads, farReads/50), farHits),
+		columns: []column{
+			{key: "wait", heading: "µs", format: significant, ratio: true, best: -1},
+			{key: "trips", heading: "round trips waited for", format: significant, best: -1},
+		},
+	})
 	return s
 }
 
@@ -203,11 +229,17 @@ func (b *bench) troubleSection() section {
 }
 
 func (b *bench) writeSection() section {
+	var many []column
+	for _, n := range b.manyKeys() {
+		many = append(many,
+			column{key: manyColumn(n), heading: fmt.Sprintf("ms, %d keys", n), format: significant, ratio: true, best: -1},
+			column{key: manyColumn(n) + " worst", heading: fmt.Sprintf("slowest GET meanwhile, ms, %d", n), format: significant, best: -1})
+	}
 	return section{
 		title: "Writes",
 		intro: "Invalidating a key, mostly one without a value; the write itself takes no time.",
 		tables: []table{{
-			id: "writes", title: "µs a write", base: baseline, baseID: "writes",
+			id: "writes", title: "µs a write", rows: rowsOf(writeWaysOf), base: baseline, baseID: "writes",
 			columns: []column{
 				{key: "1", heading: "µs, 1 goroutine", format: significant, ratio: true, best: -1},
 				{key: "16", heading: "µs, 16", format: significant, ratio: true, best: -1},
@@ -215,6 +247,9 @@ func (b *bench) writeSection() section {
 				{key: "trips", heading: "round trips", format: count},
 				{key: "many trips", heading: fmt.Sprintf("round trips for %d keys of a slot", manyIDs), format: count},
 			},
+		}, {
+			id: "writes/many", title: "Invalidating many keys in one call", columns: many, base: baseline, baseID: "writes/many",
+			intro: "All keys have a value of 100 bytes. Meanwhile another client, on a connection of its own, sends one GET after another; its slowest says for how long Redis was busy with one command. Those by hand send one DEL.",
 		}},
 	}
 }

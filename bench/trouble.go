@@ -113,7 +113,7 @@ func (b *bench) callInTrouble(ctx context.Context, table, row string, st store) 
 		}()
 		select {
 		case err := <-done:
-			took = append(took, float64(time.Since(call))/float64(time.Millisecond))
+			took = append(took, millis(time.Since(call)))
 			if err != nil {
 				failed++
 			}

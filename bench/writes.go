@@ -8,18 +8,12 @@ import (
 	"sync/atomic"
 )
 
-// writing is a way to invalidate after a write.
-type writing struct {
-	name string
-	op   func(ctx context.Context, st store, id string) error
-}
-
-// writingsOf returns what p has, and the name of its row for each.
-func writingsOf(p peer) []writing {
-	ways := []writing{{p.name, func(ctx context.Context, st store, id string) error { return st.Invalidate(ctx, id) }}}
+// writeWaysOf are what p has to invalidate id after a write.
+func writeWaysOf(p peer) []way {
+	ways := []way{{p.name, func(ctx context.Context, st store, id string) error { return st.Invalidate(ctx, id) }}}
 	if p.name == "aside" {
 		ways[0].name = "aside, Invalidate"
-		ways = append(ways, writing{"aside, Update", func(ctx context.Context, st store, id string) error {
+		ways = append(ways, way{"aside, Update", func(ctx context.Context, st store, id string) error {
 			return st.(updater).Update(ctx, id, func(context.Context) error { return nil })
 		}})
 	}
@@ -32,7 +26,7 @@ const manyIDs = 10
 func (b *bench) writeJobs() []job {
 	var jobs []job
 	for _, p := range peersOf("writes", func(p peer) bool { return !p.memory && !p.shared }) {
-		for _, w := range writingsOf(p) {
+		for _, w := range writeWaysOf(p) {
 			jobs = append(jobs,
 				job{name: "writes/time/" + w.name, run: func(ctx context.Context, b *bench) error { return b.writes(ctx, p, w) }},
 				job{name: "writes/trips/" + w.name, once: true, run: func(ctx context.Context, b *bench) error {
@@ -47,11 +41,11 @@ func (b *bench) writeJobs() []job {
 			return b.writeMany(ctx, p)
 		}})
 	}
-	return jobs
+	return append(jobs, b.largeWriteJobs()...)
 }
 
 // writes invalidates keys, most of which have no value.
-func (b *bench) writes(ctx context.Context, p peer, w writing) error {
+func (b *bench) writes(ctx context.Context, p peer, w way) error {
 	st, err := p.open(setup{addr: b.scratch.addr, prefix: "write", source: &source{kind: b.kinds()[0]}, entries: 10_000, maxBytes: 64 << 20})
 	if err != nil {
 		return err
@@ -74,7 +68,7 @@ func (b *bench) writes(ctx context.Context, p peer, w writing) error {
 // slot of a Cluster.
 func (b *bench) writeMany(ctx context.Context, p peer) error {
 	next := 0
-	return b.count(ctx, p, b.kinds()[0], "writes", writingsOf(p)[0].name, "many ", func(st store) error {
+	return b.count(ctx, p, b.kinds()[0], "writes", writeWaysOf(p)[0].name, "many ", func(st store) error {
 		many, ok := st.(manyInvalidator)
 		var batch []string
 		for range manyIDs {
