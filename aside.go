@@ -36,6 +36,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 // GetOrLoad returns the value of key from the cache or, on a miss, the value that load
@@ -111,7 +113,15 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 	}
 	space := &key.space // on the stack: see read
 	r := read{request: request{key: f.name(key.text)}, arrived: f.flights.seq.Load(), mode: modeOf[T](space)}
+	if r.refreshes = f.ttl.refreshAfter(space) != 0; r.refreshes {
+		if err := f.ttl.checkRefresh(space); err != nil {
+			return zero, err
+		}
+	}
 	if value, ok := lookup[T](ctx, f, space, &r); ok {
+		if r.old {
+			return hitOld[T](ctx, f, space, &r, start, load, value)
+		}
 		f.hit(ctx, space, &r, start, nil)
 		return value, nil
 	}
@@ -134,6 +144,9 @@ type read struct {
 	alone       bool   // no load of another's is of use to it
 	looked      bool   // it has been decided how to look first
 	skipped     bool   // a miss was expected: the lease request is the first question
+	refreshes   bool   // the keyspace has values loaded again
+	old         bool   // the value that was found is to be loaded again
+	leased      bool   // and somebody has a lease on it
 	mode        mode   // how its value is handed out
 }
 
@@ -193,7 +206,8 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 		r.degrade(f)
 		return value, false
 	}
-	e, ok := f.lookupLocal(space, r.key)
+	e, old, ok := f.lookupLocal(space, r.key, r.refreshes)
+	r.old, r.leased = old, false
 	if !ok {
 		if f.memory != nil {
 			return value, false
@@ -209,12 +223,12 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 }
 
 func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read) (value T, ok bool) {
-	if r.skipped = !r.looked && f.misses.Expect(space.Name, r.key); r.skipped {
+	if r.skipped = !r.looked && f.misses.Expect(space.Name, r.key, r.refreshes); r.skipped {
 		r.looked = true
 		return value, false
 	}
 	r.looked = true
-	got, err := f.lookupBackend(ctx, space, r.key)
+	got, err := f.lookupBackend(ctx, space, r.key, r.refreshes)
 	if err != nil {
 		if r.shortOfTime = f.shortOfTime(ctx); ctx.Err() == nil {
 			r.degrade(f)
@@ -225,6 +239,7 @@ func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read
 	if !got.ok {
 		return value, false
 	}
+	r.old, r.leased = r.refreshes && got.mark != backend.Fresh, got.mark == backend.Leased
 	value, err = valueOf[T](f, space, r, got.value, got.own, got.entry)
 	if err != nil {
 		r.undecodable(f, space, got.value, err)
@@ -265,7 +280,7 @@ func (fl *flight) wait(ctx context.Context, r *read) error {
 // says. ok is false when this caller cannot: the value did not decode, or was never
 // encoded; or the load ended as another caller left.
 func take[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) (value T, ok bool, err error) {
-	if fl.orphaned && !leads {
+	if fl.orphaned && !leads || fl.idle {
 		return value, false, nil
 	}
 	if value, ok, err = resultOf[T](f, fl, space, r, leads); ok && !leads {

@@ -24,6 +24,7 @@ type memoryBackend struct {
 	covers  func(prefixes []string, key string) bool // see coversUnder
 	seed    maphash.Seed
 	stripes [64]memoryStripe
+	started time.Time
 	closed  atomic.Bool
 	sweeps  atomic.Bool   // a sweep is to come, as there are leases
 	tokens  atomic.Uint64 // of leases: how many were granted
@@ -38,8 +39,9 @@ type memoryStripe struct {
 // there, but for what its bytes were decoded to.
 type memoryEntry struct {
 	entry.Entry
-	notFound bool
-	ttl      time.Duration
+	notFound   bool
+	ttl        time.Duration
+	freshUntil atomic.Int64 // a time as of memoryBackend.now, or 0; the entry may be marked once it is there
 }
 
 // memoryLease is what stands beside a key: a reader's lease, the token of one
@@ -51,10 +53,15 @@ type memoryLease struct {
 	failed   string
 	failedAt time.Time
 	blocks   map[string]time.Time
+
+	refreshes bool      // the lease is one for a refresh: whatever changes the value ends it
+	failures  int       // how many of those in a row came to nothing
+	coolUntil time.Time // no other is granted before
+	countFor  time.Time // until when failures is remembered
 }
 
 func newMemoryBackend(maxBytes int64) *memoryBackend {
-	m := &memoryBackend{seed: maphash.MakeSeed()}
+	m := &memoryBackend{seed: maphash.MakeSeed(), started: time.Now()}
 	for i := range m.stripes {
 		m.stripes[i].leases = make(map[string]*memoryLease)
 	}
@@ -130,11 +137,16 @@ func (m *memoryBackend) sweep() {
 	}
 }
 
-func (l *memoryLease) empty() bool { return l.token == "" && l.failed == "" && len(l.blocks) == 0 }
+func (l *memoryLease) empty() bool {
+	return l.token == "" && l.failed == "" && len(l.blocks) == 0 && l.failures == 0
+}
 
 func (l *memoryLease) expire(now time.Time) {
 	if !now.Before(l.until) {
-		l.token, l.claim = "", false
+		l.token, l.claim, l.refreshes = "", false, false
+	}
+	if l.failures > 0 && l.token == "" && !now.Before(l.countFor) {
+		l.failures = 0
 	}
 	if now.Sub(l.failedAt) >= backend.FailedFor {
 		l.failed = ""
@@ -147,19 +159,39 @@ func (l *memoryLease) expire(now time.Time) {
 }
 
 func (m *memoryBackend) Get(_ context.Context, key string) ([]byte, bool, error) {
-	if s, ok := m.entry(key); ok {
-		return s.Data, true, nil
+	if e, ok := m.entry(key); ok {
+		return e.Data, true, nil
 	}
 	return nil, false, nil
 }
 
 // entry is Get with what the value was decoded to.
-func (m *memoryBackend) entry(key string) (*entry.Entry, bool) {
-	if e, ok := m.values.GetIfPresent(key); ok && !e.notFound {
-		return &e.Entry, true
-	}
-	return nil, false
+func (m *memoryBackend) entry(key string) (*memoryEntry, bool) {
+	e, ok := m.values.GetIfPresent(key)
+	return e, ok && !e.notFound
 }
+
+func (m *memoryBackend) GetMarked(_ context.Context, key string) ([]byte, backend.Mark, bool, error) {
+	e, ok := m.entry(key)
+	if !ok {
+		return nil, 0, false, nil
+	}
+	mark := backend.Fresh
+	if !m.isFresh(e) {
+		mark = backend.Unmarked
+		s, l := m.lock(key)
+		if l != nil && l.token != "" {
+			mark = backend.Leased
+		}
+		s.unlock(key)
+	}
+	return e.Data, mark, true, nil
+}
+
+// now is the time since the backend was made: a clock that nobody sets.
+func (m *memoryBackend) now() int64 { return int64(time.Since(m.started)) }
+
+func (m *memoryBackend) isFresh(e *memoryEntry) bool { return m.now() < e.freshUntil.Load() }
 
 // reweigh weighs the key's entry anew, if that is still s.
 func (m *memoryBackend) reweigh(key string, s *entry.Entry) bool {
@@ -176,7 +208,7 @@ func (m *memoryBackend) Set(_ context.Context, key string, value []byte, ttl tim
 
 func (l *memoryLease) endLoad() {
 	if l != nil {
-		l.token, l.claim, l.failed = "", false, ""
+		l.token, l.claim, l.failed, l.refreshes, l.failures = "", false, "", false, 0
 	}
 }
 
@@ -197,6 +229,9 @@ func (m *memoryBackend) drop(key string, l *memoryLease) {
 func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
+	if req.Refresh != nil {
+		return m.leaseToRefresh(s, l, key, req), nil
+	}
 	e, ok := m.values.GetIfPresent(key)
 	if ok && req.Undecodable != nil && bytes.Equal(e.Data, req.Undecodable) {
 		m.values.Invalidate(key)
@@ -223,11 +258,37 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 	}
 	l = m.lease(s, key)
 	l.token, l.until, l.claim = strconv.FormatUint(m.tokens.Add(1), 36), time.Now().Add(req.TTL), req.Claim != nil
+	l.refreshes = false
 	if l.claim {
 		l.token = req.Owner
 		m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: req.Claim}, ttl: req.TTL})
 	}
 	return backend.Lease{State: backend.Granted, Token: l.token}, nil
+}
+
+// leaseToRefresh answers a request with Refresh. It needs the lock of s.
+func (m *memoryBackend) leaseToRefresh(s *memoryStripe, l *memoryLease, key string, req backend.LeaseRequest) backend.Lease {
+	e, ok := m.values.GetEntryQuietly(key)
+	now := time.Now()
+	switch {
+	case !ok || e.Value.notFound:
+		return backend.Lease{State: backend.Gone}
+	case l != nil && l.token != "":
+		return backend.Lease{State: backend.Loading, Token: l.token}
+	case m.isFresh(e.Value):
+		return backend.Lease{State: backend.Marked}
+	case l != nil && len(l.blocks) > 0:
+		return backend.Lease{State: backend.Writing}
+	case l != nil && l.failures > 0 && now.Before(l.coolUntil):
+		return backend.Lease{State: backend.Loading}
+	}
+	if left := e.ExpiresAfter(); left > req.Refresh.Over && left <= req.Refresh.Within && e.Value.freshUntil.Load() == 0 {
+		e.Value.freshUntil.Store(m.now() + int64(left-req.Refresh.Over))
+		return backend.Lease{State: backend.Marked}
+	}
+	l = m.lease(s, key)
+	l.token, l.until, l.claim, l.refreshes = strconv.FormatUint(m.tokens.Add(1), 36), now.Add(req.TTL), false, true
+	return backend.Lease{State: backend.Granted, Token: l.token}
 }
 
 func (m *memoryBackend) Extend(_ context.Context, token string, ttl time.Duration, keys ...string) (bool, error) {
@@ -270,7 +331,15 @@ func (m *memoryBackend) Fill(_ context.Context, key, token string, fill backend.
 		return false, nil
 	}
 	l.endLoad()
-	m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: fill.Value}, notFound: fill.NotFound, ttl: fill.TTL})
+	if fill.NotFound && fill.TTL == 0 {
+		m.values.Invalidate(key)
+		return true, nil
+	}
+	e := &memoryEntry{Entry: entry.Entry{Data: fill.Value}, notFound: fill.NotFound, ttl: fill.TTL}
+	if fill.FreshFor > 0 {
+		e.freshUntil.Store(m.now() + int64(fill.FreshFor))
+	}
+	m.values.Set(key, e)
 	return true, nil
 }
 
@@ -285,7 +354,13 @@ func (m *memoryBackend) Release(_ context.Context, key, token string) error {
 		l.endLoad()
 		return nil
 	}
-	l.token, l.failed, l.failedAt = "", token, time.Now()
+	now := time.Now()
+	if l.refreshes {
+		cool := min(backend.FailedFor<<min(l.failures, 10), backend.MaxCooldown)
+		l.failures++
+		l.coolUntil, l.countFor = now.Add(cool), now.Add(2*cool)
+	}
+	l.token, l.failed, l.failedAt, l.refreshes = "", token, now, false
 	return nil
 }
 

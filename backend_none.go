@@ -10,7 +10,10 @@ import (
 // noneBackend stores nothing and never grants a lease, so that every read loads.
 type noneBackend struct{}
 
-func (noneBackend) Get(context.Context, string) ([]byte, bool, error)        { return nil, false, nil }
+func (noneBackend) Get(context.Context, string) ([]byte, bool, error) { return nil, false, nil }
+func (noneBackend) GetMarked(context.Context, string) ([]byte, backend.Mark, bool, error) {
+	return nil, 0, false, nil
+}
 func (noneBackend) Set(context.Context, string, []byte, time.Duration) error { return nil }
 func (noneBackend) Delete(context.Context, ...string) error                  { return nil }
 func (noneBackend) Fill(context.Context, string, string, backend.Fill) (bool, error) {

@@ -121,7 +121,7 @@ func newFront(store backend.Backend, cfg Config) *front {
 		backend:   foreign.Backend{Backend: store},
 		own:       store,
 		cfg:       cfg,
-		ttl:       ttlPolicy{byName: cfg.TTLs, jitter: cfg.Jitter},
+		ttl:       ttlPolicy{byName: cfg.TTLs, refreshes: cfg.RefreshAfter, jitter: cfg.Jitter},
 		log:       slog.New(foreign.Logs{Handler: cfg.Logger.Handler()}),
 		logs:      foreign.Enabler(cfg.Logger.Handler()),
 		misses:    expect.New(),

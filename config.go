@@ -44,6 +44,11 @@ type Config struct {
 	// 5 s and that of cancel from 500 ms.
 	TTLs map[string]time.Duration
 
+	// RefreshAfter are ages from which values are loaded again, by keyspace name, and take
+	// precedence over those of the keyspaces themselves: see Keyspace.RefreshAfter. 0 is
+	// never.
+	RefreshAfter map[string]time.Duration
+
 	// Jitter is the largest share of a value's time to live that is taken off at
 	// random, so that values stored together do not expire together: 0.1 is up to
 	// a tenth. Generation and cancel keys have none. Defaults to 0; at most 0.9.
@@ -184,7 +189,7 @@ func (c Config) withDefaults() (Config, error) {
 	if err := c.validate(); err != nil {
 		return c, err
 	}
-	c.TTLs = maps.Clone(c.TTLs)
+	c.TTLs, c.RefreshAfter = maps.Clone(c.TTLs), maps.Clone(c.RefreshAfter)
 	setDefault(&c.Type, typeRedis)
 	setDefault(&c.Timeout, defaultTimeout)
 	setDefault(&c.LoadTimeout, 5*time.Minute)
@@ -230,9 +235,30 @@ func (c Config) validate() error {
 			bad("Config.TTLs[%.80q] %v: from %v to %v (one year) is accepted", name, ttl, least, maxTTL)
 		}
 	}
+	ages := ttlPolicy{byName: c.TTLs, refreshes: c.RefreshAfter, jitter: c.Jitter}
+	spaces := map[string]Keyspace{chatMessages.Name: chatMessages, userChats.Name: userChats}
 	for _, s := range c.Keyspaces {
+		spaces[s.Name] = s
 		if err := s.check(); err != nil {
 			bad("Config.Keyspaces: %w", err)
+		} else if err := ages.checkRefresh(&s); s.RefreshAfter != 0 && err != nil {
+			bad("Config.Keyspaces: %w", err)
+		}
+	}
+	for name, after := range c.RefreshAfter {
+		s, known := spaces[name]
+		s.Name = name
+		switch _, hasTTL := c.TTLs[name]; {
+		case !isName(name):
+			bad("Config.RefreshAfter[%.80q]: as names of keyspaces, %s are accepted", name, acceptedNames)
+		case isState(name):
+			bad("Config.RefreshAfter[%.80q]: the keyspace is not loaded, so it cannot be refreshed", name)
+		case after != 0 && !isTTL(after):
+			bad("Config.RefreshAfter[%.80q] %v: from %v to the time to live is accepted, or 0 for never", name, after, minTTL)
+		case known || hasTTL: // or its time to live is not known yet
+			if err := ages.checkRefresh(&s); err != nil {
+				bad("Config.RefreshAfter: %w", err)
+			}
 		}
 	}
 	if !(c.Jitter >= 0 && c.Jitter <= 0.9) {

@@ -35,6 +35,7 @@ type flight struct {
 	ctx      deadline.Detached // of the load: ends when the last waiter leaves
 	ask      deadline.Detached // of the request for the lease: ends when a waiter is in a hurry, too
 	degraded bool              // goes without the backend
+	refresh  *refresh          // nil but for one that loads a value anew
 	asking   sync.WaitGroup    // a request for the lease is on its way
 
 	// Guarded by flights.mu.
@@ -60,6 +61,14 @@ type flight struct {
 
 	done   chan struct{} // closed when the fields below are set as well
 	failed bool          // a command of the flight failed, and cost its waiters time
+}
+
+// refresh is the part of a flight that loads a value anew. Its readers have the old one, so
+// it needs no waiter to go on, and does not load without a lease.
+type refresh struct {
+	began time.Time
+	waits bool // for another process's refresh, as readers do
+	over  bool // guarded by flights.mu
 }
 
 // valueType is the type of the values that a caller asks for: typed[T]. Those of one
@@ -94,6 +103,7 @@ type outcome struct {
 	panics   any  // what each caller is to panic with, if the loader panicked
 	notFound bool // err is ErrNotFound
 	expired  bool // the load, or one that it waited for, took longer than it may
+	idle     bool // no loader was called, as there was nothing to refresh
 	orphaned bool // err is of the context of the caller who brought the loader, and has left
 }
 
@@ -170,6 +180,11 @@ func (fl *flight) proceed(lease backend.Lease) {
 		return
 	}
 	fl.asOf.Store(0)
+	if fl.refresh != nil && lease.State != backend.Granted {
+		fl.idle = true
+		fl.end()
+		return
+	}
 	token := ""
 	if lease.State == backend.Granted {
 		token = lease.Token
@@ -184,6 +199,9 @@ func (fl *flight) proceed(lease backend.Lease) {
 		fl.ctx.Limit(t)
 	}
 	fl.f.count.loads.Add(1)
+	if fl.refresh != nil {
+		fl.f.count.refreshes.Add(1)
+	}
 	fl.asOf.Store(fl.f.flights.seq.Add(1))
 	stopRenewing := fl.keepLease(token)
 	first := fl.ctx.AfterFunc(func() {
@@ -215,8 +233,18 @@ func (fl *flight) giveUp(cause error, token string) {
 	} else {
 		fl.err = errAbandoned
 	}
+	fl.refreshFailed(fl.err)
 	fl.end()
 	fl.giveBack(token)
+}
+
+// refreshFailed tells of a refresh that failed: no caller does.
+func (fl *flight) refreshFailed(err error) {
+	if fl.refresh == nil || fl.f.life.IsClosed() {
+		return
+	}
+	fl.f.count.refreshErrors.Add(1)
+	fl.f.warnOnce(&fl.space, fl.key, "cache: loads that were to refresh values failed, and the old values stay until their time to live is over (logged once per keyspace)", err)
 }
 
 // late is the end of a loader whose flight has ended before. A panic is told of, as
@@ -232,6 +260,7 @@ func (fl *flight) late(o *outcome) {
 func (fl *flight) finish(o *outcome, token string) {
 	if o.err != nil && !o.notFound {
 		fl.f.count.loadErrors.Add(1)
+		fl.refreshFailed(o.err)
 	}
 	fl.outcome = *o
 	defer fl.end() // also when code of the backend ends this goroutine
@@ -254,6 +283,10 @@ func (fl *flight) leaveMap() (encodes bool) {
 	fl.f.flights.mu.Lock()
 	defer fl.f.flights.mu.Unlock()
 	fl.f.flights.remove(fl)
+	if fl.refresh != nil && !fl.refresh.over {
+		fl.refresh.over = true
+		fl.f.flights.refreshing--
+	}
 	return fl.encodes
 }
 
@@ -273,6 +306,9 @@ func (fl *flight) end() {
 // flight has gone on without it.
 func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 	req := backend.LeaseRequest{TTL: fl.f.leaseTTL(), Undecodable: fl.bad}
+	if fl.refresh != nil {
+		req.Refresh = fl.f.ttl.unmarked(&fl.space)
+	}
 	wait := fl.f.wakes.Waiter(fl.key)
 	defer wait.Done()
 	for start := time.Now(); ; {
@@ -293,6 +329,9 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 			fl.found = lease.State == backend.Present && req.WaitedFor == ""
 			wait.Answered(lease.State == backend.Present || lease.State == backend.Absent)
 			return lease, false
+		}
+		if fl.refresh != nil && (!fl.refresh.waits || lease.Token == "") {
+			return backend.Lease{}, false
 		}
 		if req.WaitedFor == "" {
 			fl.f.count.waited.Add(1)
@@ -469,9 +508,11 @@ func (fl *flight) toStore() (fill backend.Fill, sent uint64, ok bool) {
 	sent = fl.f.flights.seq.Add(1)
 	switch ttl := fl.f.ttl; {
 	case fl.data != nil:
-		return backend.Fill{Value: fl.data, TTL: ttl.jittered(fl.ttl)}, sent, true
+		return backend.Fill{Value: fl.data, TTL: ttl.jittered(fl.ttl), FreshFor: ttl.freshFor(&fl.space, fl.ttl)}, sent, true
 	case fl.notFound && fl.absent > 0:
 		return backend.Fill{NotFound: true, TTL: ttl.jittered(fl.absent)}, sent, true
+	case fl.notFound && fl.refresh != nil:
+		return backend.Fill{NotFound: true}, sent, true // the value is to go
 	}
 	return backend.Fill{}, sent, false
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cacheaside/aside/internal/recent"
 )
 
 // flights coalesces the loads of each key inside the process. Events that decide
@@ -15,7 +17,18 @@ type flights struct {
 	mu    sync.Mutex
 	byKey map[string]*flight
 	apart apart
+
+	refreshing int         // flights that refresh
+	tried      recent.Keys // keys that are not to be refreshed again so soon
 }
+
+// maxRefreshes is how many refreshes run in a process at a time. One more is skipped, as the
+// value is still good.
+const maxRefreshes = 64
+
+// refreshEvery is how often a process asks, at most, whether a value is to be refreshed that
+// is older than its keyspace's RefreshAfter: mostly somebody is at it already, or has failed.
+const refreshEvery = time.Second
 
 // request is what a flight has to know of a read.
 type request struct {
@@ -39,19 +52,68 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 		fl.encodes = fl.encodes || !fl.shares(space, typ)
 		return fl, false
 	}
-	fl = &flight{
-		f: f, key: r.key, space: *space, typ: typ, load: load, leader: ctx, bad: r.bad,
-		waiters: 1, ttl: ttl, absent: space.NotFoundTTL,
-		degraded: r.degraded || apart || alone,
-		loaded:   make(chan struct{}), done: make(chan struct{}),
-	}
-	fl.ctx.Detach(ctx)
-	fl.ask.Context = fl.ctx.Context
+	fl = fs.begin(ctx, f, space, typ, r, load)
+	fl.degraded = r.degraded || apart || alone
 	if !alone {
 		fs.byKey[r.key] = fl
 	}
 	go fl.run()
 	return fl, true
+}
+
+// begin makes a flight for a caller, who waits for it. It needs fs.mu.
+func (fs *flights) begin(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) *flight {
+	fl := &flight{
+		f: f, key: r.key, space: *space, typ: typ, load: load, leader: ctx, bad: r.bad,
+		waiters: 1, ttl: f.ttl.base(space), absent: space.NotFoundTTL,
+		loaded: make(chan struct{}), done: make(chan struct{}),
+	}
+	fl.ctx.Detach(ctx)
+	fl.ask.Context = fl.ctx.Context
+	return fl
+}
+
+// refresh has the value of a key loaded anew, unless the key has a flight, was tried a
+// moment ago, or too many values are being refreshed. It returns the flight to a caller who
+// waits for it, and else nil.
+func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) *flight {
+	waits := space.RefreshWait != 0
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fl := fs.byKey[r.key]
+	if fl == nil {
+		if fs.tried.Has(r.key) || fs.apart.has(r.key) {
+			return nil
+		}
+		if fs.refreshing >= maxRefreshes {
+			f.count.refreshesSkipped.Add(1)
+			return nil
+		}
+		fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
+		fl = fs.begin(ctx, f, space, typ, r, load) // whose caller is the refresh, and never leaves
+		fl.refresh = &refresh{began: time.Now(), waits: waits}
+		fs.refreshing++
+		fs.byKey[r.key] = fl
+		go fl.run()
+	}
+	if !waits || fl.refresh == nil {
+		return nil
+	}
+	fl.waiters++
+	fl.encodes = fl.encodes || !fl.shares(space, typ)
+	return fl
+}
+
+// endRefreshes ends the refreshes: nobody waits for one whose loader does not end.
+func (fs *flights) endRefreshes() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, fl := range fs.byKey {
+		if fl.refresh != nil {
+			fl.ask.End()
+			fl.ctx.End()
+		}
+	}
 }
 
 // leave takes one waiter off. The last one ends the load, and nobody joins a

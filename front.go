@@ -73,12 +73,6 @@ type front struct {
 	owed      *owedClear  // the Clear that an overflow owes, and how far the deliverer has come with it
 }
 
-// states are the prefixes of keys that say what is going on. They are not cached, so
-// a Clear of what is cached leaves them.
-var states = []string{generation.Name + ":", cancelSignal.Name + ":"}
-
-func isState(space string) bool { return slices.Contains(states, space+":") }
-
 // probeKey is of a keyspace that every user of the cache has the right to.
 var probeKey = cancelSignal.Name + ":aside-probe"
 
@@ -244,15 +238,19 @@ func (f *front) inTurn(key string, command func() error) error {
 // The backend's commands, each within a budget.
 
 func (f *front) get(ctx context.Context, key string, b *budget) (found, error) {
-	if err := f.usable(key); err != nil {
+	return f.ask(ctx, redisstore.Ask{Key: key}, b)
+}
+
+func (f *front) ask(ctx context.Context, ask redisstore.Ask, b *budget) (found, error) {
+	if err := f.usable(ask.Key); err != nil {
 		return found{}, err
 	}
 	var got found
 	var err error
 	if f.local {
-		got.value, got.ok, err = f.backend.Get(ctx, key)
+		got.value, got.mark, got.ok, err = f.backend.GetMarked(ctx, ask.Key)
 	} else {
-		got, err = f.nodeOf(key).reads.get(ctx, key, b)
+		got, err = f.nodeOf(ask.Key).reads.get(ctx, ask, b)
 	}
 	if got.ok && got.value == nil {
 		got.value = []byte{} // a backend of somebody else's may have an empty value as nil, which is none here

@@ -26,6 +26,16 @@ func (f *front) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return got.value, got.ok, err
 }
 
+// GetMarked misses while the key is distrusted.
+func (f *front) GetMarked(ctx context.Context, key string) ([]byte, backend.Mark, bool, error) {
+	if key = f.name(key); f.queue.Distrusts(key) {
+		return nil, 0, false, nil
+	}
+	f.flights.awaitFill(ctx, key)
+	got, err := f.ask(ctx, redisstore.Ask{Key: key, Marked: true}, f.newBudget())
+	return got.value, got.mark, got.ok, err
+}
+
 func (f *front) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	if err := checkTTL(ttl); err != nil {
 		return fmt.Errorf("aside: Set of %.200q: %w", key, err)
@@ -75,7 +85,7 @@ func (f *front) Extend(ctx context.Context, token string, ttl time.Duration, key
 }
 
 func (f *front) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
-	if err := checkTTL(fill.TTL); err != nil {
+	if err := checkTTL(fill.TTL); err != nil && !(fill.NotFound && fill.TTL == 0) {
 		return false, fmt.Errorf("aside: Fill of %.200q: %w", key, err)
 	}
 	if key = f.name(key); f.queue.Distrusts(key) {
@@ -265,7 +275,9 @@ func (f *front) Close() error {
 	// what comes later gets ErrClosed.
 	f.life.End()
 	b := f.newBudget()
-	for key, token := range f.flights.leases() { // their loads may go on for long, and are not stored any more
+	leases := f.flights.leases()
+	f.flights.endRefreshes()
+	for key, token := range leases { // their loads may go on for long, and are not stored any more
 		_ = f.release(context.Background(), key, b, token)
 	}
 	left, overflowed := f.lastDelivery()

@@ -103,7 +103,7 @@ func TestP1_AValueThatIsWeighedAnewDoesNotComeBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		e, _ := m.entry("s:A")
-		return e
+		return &e.Entry
 	}
 	old := set("old")
 	if !m.reweigh("s:A", old) {

@@ -2,6 +2,7 @@ package aside
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -19,6 +20,26 @@ type Keyspace struct {
 	// NotFoundTTL is how long ErrNotFound from a loader is kept. Defaults to 0:
 	// it is not.
 	NotFoundTTL time.Duration
+
+	// RefreshAfter, when it is not 0, is the age from which a value is loaded again in the
+	// background, while reads go on getting the one that is there until its TTL is over.
+	// A little less than TTL, nobody waits for what is read often; a small part of it, old
+	// values carry a service through its database's trouble. What takes its place:
+	// Config.RefreshAfter, where it names the keyspace. The age stands in a key beside the
+	// value, of some 100 bytes in Redis. One process at a time refreshes a value, with the
+	// loader of the read that found it too old, and a context that outlives that read's
+	// and has its values: a loader must capture neither a transaction nor what belongs to
+	// a request. A refresh that fails leaves the value and its end as they are, and the
+	// next is made after 2 s, then 4, and so on up to a minute; one that finds ErrNotFound
+	// removes the value. It cannot be more than TTL, less Config.Jitter. A value that
+	// another program has stored is as old as its remaining time says.
+	RefreshAfter time.Duration
+
+	// RefreshWait is how long, from the start of the refresh on, reads of a value that is
+	// older than RefreshAfter wait for the new one before they take the old one. Defaults
+	// to 0: they do not. Negative waits until the load has ended, and takes the old one
+	// only when it has failed.
+	RefreshWait time.Duration
 
 	// Codec turns values into the bytes that are stored. Defaults to JSON, of which
 	// a nil slice or map is null: None in Python.
@@ -44,6 +65,12 @@ var (
 	generation   = Keyspace{Name: "generation", TTL: 5 * time.Minute}
 	cancelSignal = Keyspace{Name: "cancel", TTL: time.Minute}
 )
+
+// states are the prefixes of keys that say what is going on. They are not cached, so
+// a Clear of what is cached leaves them.
+var states = []string{generation.Name + ":", cancelSignal.Name + ":"}
+
+func isState(space string) bool { return slices.Contains(states, space+":") }
 
 // ChatMessages is the key of a chat room's conversation,
 // `chat_messages:{chatID}`, kept for 30 minutes.
@@ -96,7 +123,7 @@ func (k *Key) check() error {
 }
 
 func (s *Keyspace) isValid() bool {
-	return isName(s.Name) && (s.TTL == 0 || isTTL(s.TTL)) && (s.NotFoundTTL == 0 || isTTL(s.NotFoundTTL))
+	return isName(s.Name) && (s.TTL == 0 || isTTL(s.TTL)) && (s.NotFoundTTL == 0 || isTTL(s.NotFoundTTL)) && (s.RefreshAfter == 0 || isTTL(s.RefreshAfter))
 }
 
 // check returns what is wrong with the keyspace.
@@ -109,6 +136,9 @@ func (s *Keyspace) check() error {
 	}
 	if s.NotFoundTTL != 0 && !isTTL(s.NotFoundTTL) {
 		return fmt.Errorf("%w: keyspace %q: NotFoundTTL: %w", ErrInvalidKey, s.Name, checkTTL(s.NotFoundTTL))
+	}
+	if s.RefreshAfter != 0 && !isTTL(s.RefreshAfter) {
+		return fmt.Errorf("%w: keyspace %q: RefreshAfter %v: from %v to the time to live is accepted, or 0 for never", ErrInvalidKey, s.Name, s.RefreshAfter, minTTL)
 	}
 	return nil
 }

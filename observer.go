@@ -13,7 +13,7 @@ type ReadEvent struct {
 	Keyspace string
 
 	// Outcome is "hit" for a value that the cache had, or was storing, when the call came,
-	// "off" for one from the loader while the cache is switched off, and "miss" for
+	// "stale" for one that is older than its keyspace's RefreshAfter, "off" for one from the loader while the cache is switched off, and "miss" for
 	// all else: from the loader, another caller's load, or a later look, and a remembered
 	// ErrNotFound.
 	Outcome string
@@ -25,6 +25,7 @@ type ReadEvent struct {
 // The outcomes of a read.
 const (
 	outcomeHit  = "hit"
+	outcomeOld  = "stale"
 	outcomeMiss = "miss"
 	outcomeOff  = "off"
 )
@@ -48,9 +49,13 @@ type Status struct {
 type Stats struct {
 	Hits               int64 // reads of values that the cache had, or was storing, when they came
 	NearHits           int64 // of these, from the near cache
+	StaleHits          int64 // of these, of values older than their keyspace's RefreshAfter
 	Misses             int64 // the other reads, but for those while the cache is switched off
 	Loads              int64 // calls of loaders
 	LoadErrors         int64 // loads that ended with an error other than ErrNotFound, or a panic
+	Refreshes          int64 // of these, to replace a value that is older than RefreshAfter
+	RefreshErrors      int64 // refreshes that ended with an error other than ErrNotFound, or a panic
+	RefreshesSkipped   int64 // refreshes that were not begun as too many were running
 	Coalesced          int64 // reads that took the result of a load begun for another caller
 	Waited             int64 // waits for a load in another process
 	Degraded           int64 // reads that went without the backend because of trouble with it or an undelivered invalidation
@@ -62,7 +67,8 @@ type Stats struct {
 }
 
 type counters struct {
-	hits, nearHits                                              striped
+	hits, nearHits, staleHits                                   striped
+	refreshes, refreshErrors, refreshesSkipped                  atomic.Int64
 	misses, loads, loadErrors, coalesced, waited, degraded      atomic.Int64
 	staleFills, decodeErrors, encodeErrors, invalidated, queued atomic.Int64
 }
@@ -71,9 +77,13 @@ func (c *counters) stats() Stats {
 	return Stats{
 		Hits:               c.hits.Load(),
 		NearHits:           c.nearHits.Load(),
+		StaleHits:          c.staleHits.Load(),
 		Misses:             c.misses.Load(),
 		Loads:              c.loads.Load(),
 		LoadErrors:         c.loadErrors.Load(),
+		Refreshes:          c.refreshes.Load(),
+		RefreshErrors:      c.refreshErrors.Load(),
+		RefreshesSkipped:   c.refreshesSkipped.Load(),
 		Coalesced:          c.coalesced.Load(),
 		Waited:             c.waited.Load(),
 		Degraded:           c.degraded.Load(),

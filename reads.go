@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/batch"
 	"github.com/cacheaside/aside/internal/entry"
 	"github.com/cacheaside/aside/internal/recent"
@@ -17,6 +18,7 @@ import (
 type found struct {
 	ok    bool
 	value []byte
+	mark  backend.Mark // if it was asked for
 	own   bool         // nobody else has value
 	entry *entry.Entry // with value, when that is kept in this process
 	err   error        // where several are read at once
@@ -52,7 +54,7 @@ const (
 // had theirs sooner, so nobody waits for longer. Only where values are large does its
 // budget begin again with each one that arrives before it: the node makes progress.
 type reads struct {
-	batch.Line[string, redisstore.Read] // whose Mu guards what follows
+	batch.Line[redisstore.Ask, redisstore.Read] // whose Mu guards what follows
 
 	f    *front
 	node *node
@@ -65,7 +67,7 @@ type reads struct {
 	skip     recent.Keys     // keys that take too long to read even so
 }
 
-type readBatch = batch.Batch[string, redisstore.Read]
+type readBatch = batch.Batch[redisstore.Ask, redisstore.Read]
 
 // start makes the reads ready for a node to which there may be so many connections.
 func (r *reads) start(f *front, n *node, most int) {
@@ -74,9 +76,10 @@ func (r *reads) start(f *front, n *node, most int) {
 	r.PerBatch, r.Room, r.Send, r.Ended = r.perBatch, r.lanes, r.send, r.ended
 }
 
-func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
+func (r *reads) get(ctx context.Context, ask redisstore.Ask, b *budget) (found, error) {
+	key := ask.Key
 	if r.node.redis == nil {
-		return r.single(ctx, key, b)
+		return r.single(ctx, ask, b)
 	}
 	r.Mu.Lock()
 	if len(r.large) > 0 && r.large[key] {
@@ -84,12 +87,12 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 		if r.node.bulk.skip.Has(key) {
 			return found{}, fmt.Errorf("%w: %w", ErrUnavailable, errTooLong)
 		}
-		return r.node.bulk.get(ctx, key, b)
+		return r.node.bulk.get(ctx, ask, b)
 	}
 	if r.TryAcquire() {
 		b.bulk = r.slow()
 		r.Mu.Unlock()
-		got, err := r.single(ctx, key, b)
+		got, err := r.single(ctx, ask, b)
 		b.bulk = false
 		return got, err
 	}
@@ -97,7 +100,7 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 		r.Mu.Unlock()
 		return found{}, ErrUnavailable
 	}
-	in, i := r.Join(key)
+	in, i := r.Join(ask)
 	if !r.slow() {
 		r.node.crowded(r.Waiting)
 	}
@@ -109,11 +112,12 @@ func (r *reads) get(ctx context.Context, key string, b *budget) (found, error) {
 	if read.Err != nil {
 		return found{}, fmt.Errorf("%w: %w", ErrUnavailable, read.Err)
 	}
-	return found{value: read.Value, ok: read.OK, own: !shared}, nil
+	return found{value: read.Value, mark: read.Mark, ok: read.OK, own: !shared}, nil
 }
 
 // single reads one key, in a lane if there are lanes.
-func (r *reads) single(ctx context.Context, key string, b *budget) (got found, err error) {
+func (r *reads) single(ctx context.Context, ask redisstore.Ask, b *budget) (got found, err error) {
+	key := ask.Key
 	var a attempt
 	if r.node.redis != nil {
 		defer func() { r.leave(key, got, err, a.took) }() // also when a hook of the client panics
@@ -121,7 +125,11 @@ func (r *reads) single(ctx context.Context, key string, b *budget) (got found, e
 	a, err = r.f.attempt(ctx, r.node, b, false)
 	if err == nil {
 		defer a.abort()
-		got.value, got.ok, err = r.f.backend.Get(a.ctx, key)
+		if ask.Marked {
+			got.value, got.mark, got.ok, err = r.f.backend.GetMarked(a.ctx, key)
+		} else {
+			got.value, got.ok, err = r.f.backend.Get(a.ctx, key)
+		}
 		if err = a.end(err, b); err == nil {
 			got.own = r.node.redis != nil // a backend of somebody else's may keep what it returns
 		}
@@ -199,24 +207,22 @@ func (r *reads) lanes() int {
 	return batch.MaxLanes
 }
 
-// apart has keys read by themselves from now on. It needs Mu.
-func (r *reads) apart(keys ...string) {
+// apart has key read by itself from now on. It needs Mu.
+func (r *reads) apart(key string) {
 	if r.of != nil {
 		return
 	}
-	if len(r.large)+len(keys) > maxLarge {
+	if len(r.large) >= maxLarge {
 		clear(r.large)
 	}
-	for _, key := range keys {
-		r.large[key] = true
-	}
+	r.large[key] = true
 }
 
 func (r *reads) send(b *readBatch) ([]redisstore.Read, error) {
 	r.Mu.Lock()
 	left := budget{left: r.left(b), bulk: r.slow(), again: b.Again}
 	r.Mu.Unlock()
-	return do(r.f.life.Context(), r.f, b.Calls[0], &left, false, func(ctx context.Context) ([]redisstore.Read, error) {
+	return do(r.f.life.Context(), r.f, b.Calls[0].Key, &left, false, func(ctx context.Context) ([]redisstore.Read, error) {
 		return r.node.redis.GetMany(ctx, b.Calls)
 	})
 }
@@ -231,18 +237,20 @@ func (r *reads) trip() time.Duration {
 // ended takes the end of a batch. One that failed, and has time left, goes again in two
 // pieces: it may have been too much for the line. It needs Mu.
 func (r *reads) ended(b *readBatch, took time.Duration) (again bool) {
-	r.fits(b.Calls[0], b.Err, took)
+	r.fits(b.Calls[0].Key, b.Err, took)
 	if b.Err == nil {
 		for i, read := range b.Results {
 			if read.Err == nil {
-				r.learn(b.Calls[i], read.Value, nil)
+				r.learn(b.Calls[i].Key, read.Value, nil)
 			}
 		}
 		return false
 	}
 	if isTimeout(b.Err) {
 		r.peak = max(r.peak, 2*batchBytes/len(b.Calls)) // half as many fit
-		r.apart(b.Calls...)
+		for _, ask := range b.Calls {
+			r.apart(ask.Key)
+		}
 	}
 	return len(b.Calls) > 1 && !redisstore.Answered(b.Err) && !r.node.IsOpen() && r.left(b) > 0 && !r.f.life.IsClosed()
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/cacheaside/aside/backend"
 )
 
 const (
@@ -21,8 +23,9 @@ const (
 
 // ttlPolicy decides how long a key's value is kept.
 type ttlPolicy struct {
-	byName map[string]time.Duration
-	jitter float64
+	byName    map[string]time.Duration
+	refreshes map[string]time.Duration // the ages from which values are loaded again, by keyspace
+	jitter    float64
 }
 
 // base is the keyspace's time to live: the configuration's, or else its own.
@@ -43,6 +46,52 @@ func (p ttlPolicy) jittered(d time.Duration) time.Duration {
 		return d
 	}
 	return max(minTTL, d-time.Duration(rand.Float64()*p.jitter*float64(d)))
+}
+
+// refreshAfter is the age from which values of the keyspace are loaded again: the
+// configuration's, or else its own. 0 is never.
+func (p *ttlPolicy) refreshAfter(s *Keyspace) time.Duration {
+	if len(p.refreshes) > 0 {
+		if d, ok := p.refreshes[s.Name]; ok {
+			return d
+		}
+	}
+	return s.RefreshAfter
+}
+
+// checkRefresh returns an error when no value of the keyspace becomes old enough to be
+// loaded again.
+func (p *ttlPolicy) checkRefresh(s *Keyspace) error {
+	after, ttl := p.refreshAfter(s), p.base(s)
+	if least := p.least(ttl); after > least {
+		return fmt.Errorf("%w: keyspace %q: RefreshAfter %v: at most %v is accepted, as values are kept for %v less a jitter of %v", ErrInvalidKey, s.Name, after, least, ttl, p.jitter)
+	}
+	return nil
+}
+
+// least is the least that jittered makes of d.
+func (p *ttlPolicy) least(d time.Duration) time.Duration {
+	return d - time.Duration(p.jitter*float64(d))
+}
+
+// freshFor is how long a value of the keyspace that is kept for ttl is fresh, or 0 where none
+// is marked so: the keyspace's RefreshAfter, or its share of a shorter ttl.
+func (p *ttlPolicy) freshFor(s *Keyspace, ttl time.Duration) time.Duration {
+	after, base := p.refreshAfter(s), p.base(s)
+	if after == 0 {
+		return 0
+	}
+	if ttl < base {
+		after = time.Duration(float64(after) * float64(ttl) / float64(base))
+	}
+	return p.jittered(max(after, minTTL))
+}
+
+// unmarked says which values of the keyspace are fresh that have no mark. A value of its own
+// that was marked is none of them once the mark has ended.
+func (p *ttlPolicy) unmarked(s *Keyspace) *backend.Refresh {
+	ttl := p.base(s)
+	return &backend.Refresh{Over: ttl - p.least(p.refreshAfter(s)), Within: ttl}
 }
 
 // leastTTL is the least time to live that a keyspace may be given: one with which the

@@ -2,11 +2,14 @@ package aside
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/cacheaside/aside/internal/deadline"
+	"github.com/cacheaside/aside/internal/outbox"
+	"github.com/cacheaside/aside/internal/redisstore"
 )
 
 const (
@@ -106,4 +109,245 @@ func (f *front) extendAll(ctx context.Context, b *budget, token string, ttl time
 		return err
 	})
 	return err == nil && !ended.Load(), err
+}
+
+const (
+	// deliverInterval is how long the deliverer waits after it failed.
+	deliverInterval = 250 * time.Millisecond
+	// deliverBatch is how many invalidations it delivers at a time.
+	deliverBatch = 128
+	// wholeClear is what an owed Clear may take at first on a backend that cannot go
+	// on where it was; each time that it was too little it doubles.
+	wholeClear = time.Minute
+	// closeTimeout is how long Close goes on delivering to a backend that answers.
+	closeTimeout = 5 * time.Second
+)
+
+// invalidate detaches the running loads of keys, named in full, deletes the keys
+// in the backend, and queues those it could not. The caller's leaving does not
+// stop it: its write is done. It returns an error only when the front is closed
+// and there is nobody left to deliver what failed. keys are those of Keys.
+func (f *front) invalidate(ctx context.Context, b *budget, keys ...string) error {
+	return f.invalidateIn(ctx, b, f.keyspaceOf, keys)
+}
+
+// invalidateIn is invalidate of keys that overflow into their scopes.
+func (f *front) invalidateIn(ctx context.Context, b *budget, of outbox.Scope, keys []string) error {
+	if !f.life.Settle() {
+		return ErrClosed
+	}
+	defer f.life.Settled()
+	f.detach(keys)
+	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
+		return f.backend.Delete(ctx, keys...)
+	})
+	return f.settled(keys, failed, err, of)
+}
+
+// detach keeps loads of keys that began before now from the callers that come after it.
+func (f *front) detach(keys []string) {
+	f.flights.detach(keys)
+	f.misses.Invalidated(keys)
+}
+
+func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (failed []string, err error) {
+	f.detach(keys)
+	failed, err = f.eachShard(ctx, keys, b, func(ctx context.Context, keys []string) error {
+		return f.backend.Block(ctx, token, ttl, keys...)
+	})
+	f.near.Drop(keys...)
+	return failed, err
+}
+
+// finalise is the end of a write, which has run whatever becomes of this: it has no
+// error. When Close waits for the write no more, it has said so, and this does nothing.
+func (f *front) finalise(ctx context.Context, b *budget, token string, keys []string) {
+	if f.life.SettleWrite() {
+		_ = f.unblockNow(ctx, b, f.keyspaceOf, token, keys) // Close is not over before it
+	}
+}
+
+// unblock is the end of a block. Its error is as invalidate's. keys overflow into their
+// scopes.
+func (f *front) unblock(ctx context.Context, b *budget, of outbox.Scope, token string, keys []string) error {
+	if !f.life.Settle() {
+		return ErrClosed
+	}
+	return f.unblockNow(ctx, b, of, token, keys)
+}
+
+// unblockNow is unblock for a caller that has noted that it settles.
+func (f *front) unblockNow(ctx context.Context, b *budget, of outbox.Scope, token string, keys []string) error {
+	defer f.life.Settled()
+	f.detach(keys)
+	failed, err := f.eachShard(context.WithoutCancel(ctx), keys, b, func(ctx context.Context, keys []string) error {
+		return f.backend.Unblock(ctx, token, keys...)
+	})
+	return f.settled(keys, failed, err, of)
+}
+
+// settled counts invalidations, and queues those that failed. It returns an error for
+// those that nobody is going to deliver.
+func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error {
+	f.near.Drop(keys...) // what was asked for before now may be older
+	f.count.invalidated.Add(int64(len(keys) - len(failed)))
+	if len(failed) == 0 {
+		return nil
+	}
+	if n, _ := f.queue.Status(); n == 0 {
+		f.log.Warn("cache: invalidations are kept until the backend takes them", "err", err)
+	}
+	refused := f.queue.Add(failed, of)
+	f.count.queued.Add(int64(len(failed) - refused))
+	if f.life.IsOver() {
+		return fmt.Errorf("%w: %d keys could not be invalidated any more", ErrClosed, len(failed))
+	}
+	f.deliver()
+	if refused > 0 {
+		return fmt.Errorf("%w: %d of %d keys are not invalidated: the queue is full, and they are of no keyspace that could be cleared in their place", ErrUnavailable, refused, len(keys))
+	}
+	return nil
+}
+
+// deliver starts delivering the queue, unless that is being done.
+func (f *front) deliver() {
+	if f.queue.IsEmpty() || f.life.IsOver() || !f.deliverer.CompareAndSwap(false, true) {
+		return
+	}
+	f.life.Go(func() {
+		defer f.deliverer.Store(false) // also when code of the backend ends this goroutine
+		for !f.deliverOnce(f.life.Context()) && !f.life.IsOver() {
+			select {
+			case <-time.After(deliverInterval):
+			case <-f.life.Context().Done():
+			}
+		}
+		f.deliverer.Store(false)
+		if n, over := f.queue.Status(); (n > 0 || over) && !f.life.IsOver() {
+			f.deliver() // came since
+		}
+	})
+}
+
+// deliverOnce delivers what it can, and reports whether nothing is left.
+func (f *front) deliverOnce(ctx context.Context) (empty bool) {
+	for again := true; again; {
+		due := f.queue.Due(func(key string) bool { return f.nodeOf(key).IsOpen() })
+		for len(due) > 0 && ctx.Err() == nil {
+			batch := due[:min(deliverBatch, len(due))]
+			due = due[len(batch):]
+			f.deliverBatch(ctx, batch)
+		}
+		// A long Clear does not hold up what is queued meanwhile.
+		again = !f.anyOpen() && f.clearOwed(ctx, time.Now().Add(deliverInterval))
+	}
+	n, overflowed := f.queue.Status()
+	if n == 0 && !overflowed && ctx.Err() == nil {
+		f.log.Warn("cache: all invalidations that were kept are delivered")
+	}
+	return n == 0 && !overflowed
+}
+
+// clearOwed goes on with the Clear that an overflow owes, from where the last call
+// stopped, until it is over, fails, or has gone on until the time given. again says
+// that there is more to do, and that nothing has failed. One goroutine at a time may
+// call it.
+func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
+	prefixes, seq := f.queue.ToClear()
+	if len(prefixes) == 0 {
+		f.owed = nil // another Clear was quicker
+		return false
+	}
+	if f.owed == nil {
+		f.owed = &owedClear{redisstore.NewSweep(prefixes, f.cfg.Timeout), prefixes, seq, wholeClear}
+	}
+	for time.Now().Before(until) {
+		step, cancel := context.WithTimeout(ctx, f.owed.whole)
+		done, err := f.sweepStep(step, f.owed.Sweep, f.owed.prefixes)
+		late := step.Err() != nil
+		cancel()
+		if err != nil {
+			if late { // a backend that begins anew each time gets more of it
+				f.owed.whole *= 2
+			}
+			return false
+		}
+		if done {
+			f.near.ForgetAll()
+			f.queue.Cleared(f.owed.prefixes, f.owed.seq)
+			f.owed = nil
+			return true
+		}
+	}
+	return true
+}
+
+// anyOpen reports whether a node does not answer.
+func (f *front) anyOpen() (open bool) {
+	f.nodes.Range(func(_, n any) bool {
+		open = n.(*node).IsOpen()
+		return !open
+	})
+	return open
+}
+
+func (f *front) deliverBatch(ctx context.Context, batch []outbox.Due) {
+	keys := make([]string, len(batch))
+	for i, d := range batch {
+		keys[i] = d.Key
+	}
+	failed, err := f.eachShard(ctx, keys, f.newBudget(), func(ctx context.Context, keys []string) error {
+		return f.backend.Delete(ctx, keys...)
+	})
+	if len(batch) > 1 && redisstore.Answered(err) { // one that is refused does not hold up the others
+		for i := range batch {
+			f.deliverBatch(ctx, batch[i:i+1])
+		}
+		return
+	}
+	undelivered := make(map[string]bool, len(failed))
+	for _, key := range failed {
+		undelivered[key] = true
+	}
+	var done []outbox.Due
+	for _, d := range batch {
+		if !undelivered[d.Key] {
+			done = append(done, d)
+		}
+	}
+	f.near.Drop(keys...)
+	f.count.invalidated.Add(int64(len(done)))
+	f.queue.Delivered(done)
+}
+
+// lastDelivery is Close's: one try, with the breaker ignored. It goes on, up to
+// closeTimeout, while the backend answers each of its commands within a budget.
+func (f *front) lastDelivery() (left int, overflowed bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), max(closeTimeout, f.cfg.Timeout))
+	defer cancel()
+	if f.lastBatches(ctx) {
+		until, _ := ctx.Deadline()
+		for f.clearOwed(ctx, until) && ctx.Err() == nil {
+		}
+	}
+	return f.queue.Status()
+}
+
+// lastBatches reports whether the backend answered all of them.
+func (f *front) lastBatches(ctx context.Context) (answers bool) {
+	for batch := range slices.Chunk(f.queue.Due(func(string) bool { return false }), deliverBatch) {
+		keys := make([]string, len(batch))
+		for i, d := range batch {
+			keys[i] = d.Key
+		}
+		within, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
+		err := f.backend.Delete(within, keys...)
+		cancel()
+		if err == nil {
+			f.queue.Delivered(batch)
+		} else if !redisstore.Answered(err) {
+			return false
+		}
+	}
+	return true
 }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/clone"
 	"github.com/cacheaside/aside/internal/entry"
 	"github.com/cacheaside/aside/internal/near"
+	"github.com/cacheaside/aside/internal/redisstore"
 	"github.com/cacheaside/aside/internal/size"
 )
 
@@ -127,19 +129,24 @@ func remember[T any](f *front, space *Keyspace, key string, e *entry.Entry, valu
 // isNear reports whether the near cache has values of a keyspace.
 func (f *front) isNear(space *Keyspace) bool { return f.near != nil && f.nearSpaces[space.Name] }
 
-// lookupLocal returns a key's value that is in this process.
-func (f *front) lookupLocal(space *Keyspace, key string) (*entry.Entry, bool) {
+// lookupLocal returns a key's value that is in this process. In a keyspace that refreshes,
+// old says whether it is not fresh.
+func (f *front) lookupLocal(space *Keyspace, key string, refreshes bool) (e *entry.Entry, old, ok bool) {
 	if f.memory != nil {
-		return f.memory.entry(key)
+		m, ok := f.memory.entry(key)
+		if !ok {
+			return nil, false, false
+		}
+		return &m.Entry, refreshes && !f.memory.isFresh(m), true
 	}
 	if f.isNear(space) {
-		e, ok := f.near.Get(key)
+		e, old, ok = f.near.Get(key)
 		if ok {
 			f.count.nearHits.Add(1)
 		}
-		return e, ok
+		return e, old && refreshes, ok
 	}
-	return nil, false
+	return nil, false, false
 }
 
 // entryOf returns an entry of bytes that came from the backend, with what they were decoded
@@ -147,7 +154,7 @@ func (f *front) lookupLocal(space *Keyspace, key string) (*entry.Entry, bool) {
 func (f *front) entryOf(key string, data []byte) *entry.Entry {
 	if f.memory != nil {
 		if e, ok := f.memory.entry(key); ok && bytes.Equal(e.Data, data) {
-			return e
+			return &e.Entry
 		}
 	}
 	return f.memo.Get(key, data)
@@ -174,16 +181,17 @@ func (f *front) reweigh(key string, e *entry.Entry) {
 }
 
 // lookupBackend asks the backend for a key's value, on behalf of GetOrLoad.
-func (f *front) lookupBackend(ctx context.Context, space *Keyspace, key string) (found, error) {
+func (f *front) lookupBackend(ctx context.Context, space *Keyspace, key string, refreshes bool) (found, error) {
 	isNear := f.isNear(space)
 	var before near.Ticket
 	if isNear {
 		before = f.near.Begin(key)
 	}
 	b := budget{left: f.cfg.Timeout}
-	got, err := f.get(ctx, key, &b)
+	got, err := f.ask(ctx, redisstore.Ask{Key: key, Marked: refreshes}, &b)
 	if err == nil && got.ok && isNear {
-		got.entry, got.own = f.near.Keep(key, before, got.value), false
+		old := refreshes && got.mark != backend.Fresh
+		got.entry, got.own = f.near.Keep(key, before, got.value, old), false
 	}
 	return got, err
 }

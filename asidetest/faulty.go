@@ -67,6 +67,13 @@ func (c *Faulty) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return c.Backend.Get(ctx, key)
 }
 
+func (c *Faulty) GetMarked(ctx context.Context, key string) ([]byte, backend.Mark, bool, error) {
+	if err := c.ask(ctx, "GetMarked"); err != nil {
+		return nil, 0, false, err
+	}
+	return c.Backend.GetMarked(ctx, key)
+}
+
 func (c *Faulty) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	if err := c.ask(ctx, "Set"); err != nil {
 		return err

@@ -35,17 +35,20 @@ type Backend interface {
 	// is a hit.
 	Get(ctx context.Context, key string) (value []byte, ok bool, err error)
 
+	// GetMarked is Get, and tells what stands beside the value: whether it is fresh.
+	GetMarked(ctx context.Context, key string) (value []byte, mark Mark, ok bool, err error)
+
 	// TTL returns how long the value stored under key will still be kept. ok is false
 	// when there is no value. ttl is 0 when the value has no end, which only another
 	// program can have stored.
 	TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error)
 
 	// Set stores value for ttl, which is at least a millisecond, and ends a
-	// reader's lease and a not-found marker. Blocks stay. Set is not guarded by
+	// reader's lease, a not-found marker and a freshness mark. Blocks stay. Set is not guarded by
 	// a lease: the value may be older than the database's.
 	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
 
-	// Delete removes values and not-found markers and ends readers' leases, so
+	// Delete removes values with their marks, and not-found markers, and ends readers' leases, so
 	// that a load which began before cannot be stored. Blocks stay. Absent keys
 	// are not an error. When Delete returns an error, some keys may already be
 	// gone; calling it again is safe.
@@ -64,10 +67,16 @@ type Backend interface {
 	Extend(ctx context.Context, token string, ttl time.Duration, keys ...string) (held bool, err error)
 
 	// Fill stores the result of a load under the lease that token names, and ends the
-	// lease. stored is false, and nothing changes, when the lease has ended.
+	// lease. stored is false, and nothing changes, when the lease has ended. It is
+	// false, and the lease ends, when that was granted for a Refresh and the key has
+	// another value by now than it had then, or the same one stored again, or the value
+	// was removed before its end.
 	Fill(ctx context.Context, key, token string, fill Fill) (stored bool, err error)
 
-	// Release ends the lease that token names without storing anything, and
+	// Release ends the lease that token names without storing anything. One that was
+	// granted for a Refresh leaves the value and its end as they are, and keeps further
+	// ones from being granted for a while: for FailedFor, and after each that is granted
+	// within as much time again and released for twice as long, up to MaxCooldown. Release
 	// removes the value of a claim, unless another program has overwritten it. A
 	// lease that has ended is not an error.
 	Release(ctx context.Context, key, token string) error
@@ -120,6 +129,13 @@ type LeaseRequest struct {
 	// Owner's claim stands; the answer is Absent where the key has no value.
 	Claim []byte
 
+	// Refresh, when not nil, asks for the right to load anew a value that is no longer
+	// fresh. The value stays. The answer is Granted; Loading, when there is a lease, or
+	// there has been one for a Refresh that was released a short while ago, of which the
+	// Token is empty; Writing; Marked, when the value is fresh or Refresh says that it
+	// is; or Gone. It comes without the other fields but TTL and WakeOn.
+	Refresh *Refresh
+
 	// Owner is the token of a claim. Its owner chooses it, and uses it for no
 	// other claim, so that one whose answer was lost can be asked for again, or
 	// released.
@@ -137,9 +153,28 @@ type LeaseRequest struct {
 	Overdue string
 }
 
+// Refresh says which values without a mark are fresh: those that will be kept for more
+// than Over, and for Within at most. Another program has stored such a value, or it was
+// stored before its keyspace had marks. It is marked as fresh until it will be kept for
+// Over.
+type Refresh struct{ Over, Within time.Duration }
+
+// Mark is what [Backend.GetMarked] tells of a value.
+type Mark int
+
+const (
+	Unmarked Mark = iota // it is not known to be fresh
+	Fresh                // Fill has stored it so, and Fill.FreshFor is not over
+	Leased               // it is not known to be fresh, and somebody has a lease on the key
+)
+
 // FailedFor is how long a store remembers of a lease that it was released without a
 // value: see LeaseRequest.WaitedFor.
 const FailedFor = 2 * time.Second
+
+// MaxCooldown is the longest time that a store grants no lease for a Refresh after others
+// that were released: see [Backend.Release].
+const MaxCooldown = time.Minute
 
 // LeaseState is the outcome of [Backend.Lease].
 type LeaseState int
@@ -151,6 +186,8 @@ const (
 	Unleased                       // the load waited for failed: load, store nothing
 	Present                        // the key has a value
 	Absent                         // the key has a not-found marker
+	Marked                         // to a Refresh: the key has a value that is fresh
+	Gone                           // to a Refresh: the key has no value
 )
 
 // Lease is the answer of [Backend.Lease].
@@ -169,8 +206,11 @@ type Lease struct {
 // that says that there is nothing to be found. It is kept for TTL.
 type Fill struct {
 	Value    []byte
-	NotFound bool
-	TTL      time.Duration
+	NotFound bool          // a value that the lease was to refresh is removed
+	TTL      time.Duration // 0, with NotFound, leaves no marker
+
+	// FreshFor, when not 0, is how long the value is marked as fresh.
+	FreshFor time.Duration
 }
 
 // Info describes a store. Fields that it cannot tell are left empty.

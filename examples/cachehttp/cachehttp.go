@@ -90,9 +90,13 @@ type status struct {
 type stats struct {
 	Hits               int64 `json:"hits"`
 	NearHits           int64 `json:"near_hits"`
+	StaleHits          int64 `json:"stale_hits"`
 	Misses             int64 `json:"misses"`
 	Loads              int64 `json:"loads"`
 	LoadErrors         int64 `json:"load_errors"`
+	Refreshes          int64 `json:"refreshes"`
+	RefreshErrors      int64 `json:"refresh_errors"`
+	RefreshesSkipped   int64 `json:"refreshes_skipped"`
 	Coalesced          int64 `json:"coalesced"`
 	Waited             int64 `json:"waited"`
 	Degraded           int64 `json:"degraded"`

@@ -44,10 +44,14 @@ func (m *Misses) Invalidated(keys []string) {
 	}
 }
 
-// Expect reports whether a read of key, in the keyspace of that name, will miss.
-func (m *Misses) Expect(space, key string) bool {
+// Expect reports whether a read of key, in the keyspace of that name, will miss. With sure,
+// it does only of a key that was invalidated.
+func (m *Misses) Expect(space, key string, sure bool) bool {
 	if slot, hash := m.slot(key); slot.Load() == hash && slot.CompareAndSwap(hash, 0) {
 		return true
+	}
+	if sure {
+		return false
 	}
 	rate, ok := m.spaces.Load(space)
 	return ok && rate.(*atomic.Int32).Load() > all/2

@@ -12,12 +12,12 @@ func TestInvalidated_IsExpectedToMissOnce(t *testing.T) {
 	m := expect.New()
 	m.Invalidated([]string{"a", "b"})
 	for _, key := range []string{"a", "b"} {
-		if !m.Expect("s", key) {
+		if !m.Expect("s", key, false) {
 			t.Errorf("%s was invalidated, and is not expected to miss", key)
 		}
 	}
 	for _, key := range []string{"a", "b", "c"} {
-		if m.Expect("s", key) {
+		if m.Expect("s", key, false) {
 			t.Errorf("%s is expected to miss", key)
 		}
 	}
@@ -33,15 +33,15 @@ func TestRate_FollowsItsKeyspace(t *testing.T) {
 	}
 	see("cold", true, 200)
 	see("warm", false, 200)
-	if !m.Expect("cold", "k") || m.Expect("warm", "k") || m.Expect("unknown", "k") {
-		t.Errorf("expected to miss: cold %v, warm %v, unknown %v, want only cold", m.Expect("cold", "k"), m.Expect("warm", "k"), m.Expect("unknown", "k"))
+	if !m.Expect("cold", "k", false) || m.Expect("warm", "k", false) || m.Expect("unknown", "k", false) {
+		t.Errorf("expected to miss: cold %v, warm %v, unknown %v, want only cold", m.Expect("cold", "k", false), m.Expect("warm", "k", false), m.Expect("unknown", "k", false))
 	}
 	see("cold", false, 200)
-	if m.Expect("cold", "k") {
+	if m.Expect("cold", "k", false) {
 		t.Error("it is expected to miss after 200 hits")
 	}
 	see("cold", true, 200)
-	if !m.Expect("cold", "k") {
+	if !m.Expect("cold", "k", false) {
 		t.Error("it is not expected to miss after 200 misses")
 	}
 }
@@ -53,7 +53,7 @@ func TestRate_OfSomeMissesIsNoExpectation(t *testing.T) {
 	for i := range 1000 {
 		m.Saw("mixed", i%3 == 0)
 	}
-	if m.Expect("mixed", "k") {
+	if m.Expect("mixed", "k", false) {
 		t.Error("it is expected to miss")
 	}
 }
@@ -66,7 +66,22 @@ func TestSpaces_AreBounded(t *testing.T) {
 			m.Saw(fmt.Sprint(i), true)
 		}
 	}
-	if !m.Expect("0", "k") || m.Expect("1999", "k") {
-		t.Errorf("expected to miss: the first %v, the last of 2,000 %v, want only the first", m.Expect("0", "k"), m.Expect("1999", "k"))
+	if !m.Expect("0", "k", false) || m.Expect("1999", "k", false) {
+		t.Errorf("expected to miss: the first %v, the last of 2,000 %v, want only the first", m.Expect("0", "k", false), m.Expect("1999", "k", false))
+	}
+}
+
+func TestMisses_Sure(t *testing.T) {
+	t.Parallel()
+	m := expect.New()
+	for range 100 {
+		m.Saw("s", true)
+	}
+	if m.Expect("s", "k", true) {
+		t.Error("a miss is expected for sure of a key that was not invalidated")
+	}
+	m.Invalidated([]string{"k"})
+	if !m.Expect("s", "k", true) || m.Expect("s", "k", true) {
+		t.Error("a miss is not expected for sure exactly once of a key that was invalidated")
 	}
 }

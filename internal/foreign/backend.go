@@ -15,6 +15,11 @@ func (b Backend) Get(ctx context.Context, key string) (value []byte, ok bool, er
 	return b.Backend.Get(ctx, key)
 }
 
+func (b Backend) GetMarked(ctx context.Context, key string) (value []byte, mark backend.Mark, ok bool, err error) {
+	defer Catch(&err)
+	return b.Backend.GetMarked(ctx, key)
+}
+
 func (b Backend) Set(ctx context.Context, key string, value []byte, ttl time.Duration) (err error) {
 	defer Catch(&err)
 	return b.Backend.Set(ctx, key, value, ttl)

@@ -43,6 +43,7 @@ type stripe struct {
 type value struct {
 	entry.Entry
 	epoch uint64
+	old   bool
 }
 
 // Ticket is what a Cache knew before a value was asked for.
@@ -71,12 +72,12 @@ func (c *Cache) stripe(key string) *stripe {
 	return &c.stripes[maphash.String(c.seed, key)%uint64(len(c.stripes))]
 }
 
-// Get returns the value that is kept for key.
-func (c *Cache) Get(key string) (*entry.Entry, bool) {
+// Get returns the value that is kept for key, and whether it was old when it was kept.
+func (c *Cache) Get(key string) (e *entry.Entry, old, ok bool) {
 	if v, ok := c.values.GetIfPresent(key); ok && v.epoch == c.epoch.Load() {
-		return &v.Entry, true
+		return &v.Entry, v.old, true
 	}
-	return nil, false
+	return nil, false, false
 }
 
 // Begin is to be called before the store is asked for a value that is to be kept.
@@ -88,8 +89,8 @@ func (c *Cache) Begin(key string) Ticket {
 }
 
 // Keep keeps what the store answered, if it is still good, and returns it either way.
-func (c *Cache) Keep(key string, t Ticket, data []byte) *entry.Entry {
-	v := &value{Entry: entry.Entry{Data: data}, epoch: t.epoch}
+func (c *Cache) Keep(key string, t Ticket, data []byte, old bool) *entry.Entry {
+	v := &value{Entry: entry.Entry{Data: data}, epoch: t.epoch, old: old}
 	s := c.stripe(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()

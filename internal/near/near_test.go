@@ -20,8 +20,8 @@ func TestCache_WhatIsKept(t *testing.T) {
 		kept := func(between func()) bool {
 			before := n.Begin("k")
 			between()
-			n.Keep("k", before, []byte("v"))
-			_, ok := n.Get("k")
+			n.Keep("k", before, []byte("v"), false)
+			_, _, ok := n.Get("k")
 			return ok
 		}
 		if kept(func() {}) {
@@ -32,11 +32,11 @@ func TestCache_WhatIsKept(t *testing.T) {
 			t.Error("not kept")
 		}
 		time.Sleep(maxAge - time.Second)
-		if _, ok := n.Get("k"); !ok {
+		if _, _, ok := n.Get("k"); !ok {
 			t.Error("forgotten too soon")
 		}
 		time.Sleep(2 * time.Second)
-		if _, ok := n.Get("k"); ok {
+		if _, _, ok := n.Get("k"); ok {
 			t.Error("served for longer than maxAge")
 		}
 		for what, change := range map[string]func(){
@@ -52,7 +52,7 @@ func TestCache_WhatIsKept(t *testing.T) {
 			n.Coherent(true)
 			kept(func() {})
 			change()
-			if _, ok := n.Get("k"); ok {
+			if _, _, ok := n.Get("k"); ok {
 				t.Errorf("served although %s", what)
 			}
 		}
@@ -68,28 +68,28 @@ func TestCache_Reweigh(t *testing.T) {
 		defer c.Close()
 		c.Coherent(true)
 		value := 1
-		old := c.Keep("k", c.Begin("k"), []byte("old"))
+		old := c.Keep("k", c.Begin("k"), []byte("old"), false)
 		time.Sleep(maxAge - time.Second)
 		if old.Remember(&value, 8); !c.Reweigh("k", old) {
 			t.Error("a value that is there is not weighed")
 		}
 		time.Sleep(2 * time.Second)
-		if _, ok := c.Get("k"); ok {
+		if _, _, ok := c.Get("k"); ok {
 			t.Error("served for longer, as it was weighed anew")
 		}
-		old = c.Keep("k", c.Begin("k"), []byte("old"))
+		old = c.Keep("k", c.Begin("k"), []byte("old"), false)
 		c.Drop("k")
 		if c.Reweigh("k", old) {
 			t.Error("a value that was dropped is weighed")
 		}
-		if _, ok := c.Get("k"); ok {
+		if _, _, ok := c.Get("k"); ok {
 			t.Error("a value that was dropped is there again")
 		}
-		c.Keep("k", c.Begin("k"), []byte("new"))
+		c.Keep("k", c.Begin("k"), []byte("new"), false)
 		if c.Reweigh("k", old) {
 			t.Error("a value that was replaced is weighed")
 		}
-		if e, ok := c.Get("k"); !ok || string(e.Data) != "new" {
+		if e, _, ok := c.Get("k"); !ok || string(e.Data) != "new" {
 			t.Errorf("got %v, %v, want new", e, ok)
 		}
 	})

@@ -57,7 +57,7 @@ func (c *Call) Do(ctx context.Context, b backend.Backend) (r Reply, err error) {
 func (c *Call) script() (script *redis.Script, args []any) {
 	l := c.Lease
 	if l == nil {
-		return fillScript, []any{c.Token, c.Fill.TTL.Milliseconds(), flag(c.Fill.NotFound), c.Fill.Value}
+		return fillScript, []any{c.Token, c.Fill.TTL.Milliseconds(), flag(c.Fill.NotFound), c.Fill.Value, c.Fill.FreshFor.Milliseconds()}
 	}
 	if c.nonce == "" {
 		c.nonce = rand.Text()
@@ -65,6 +65,9 @@ func (c *Call) script() (script *redis.Script, args []any) {
 	script, args = leaseScript, []any{l.TTL.Milliseconds(), c.nonce, l.WaitedFor, l.WakeOn, l.Overdue}
 	if l.Claim != nil {
 		script, args = claimScript, []any{l.TTL.Milliseconds(), l.Claim, l.Owner}
+	}
+	if r := l.Refresh; r != nil {
+		return refreshScript, []any{l.TTL.Milliseconds(), c.nonce, l.WakeOn, r.Over.Milliseconds(), r.Within.Milliseconds()}
 	}
 	if l.Undecodable != nil {
 		args = append(args, l.Undecodable)

@@ -12,10 +12,18 @@ import "github.com/redis/go-redis/v9"
 //		value, and else "-". CHANNEL is there when waiters want to hear of its end.
 //	claim TTL N LENGTH OWNER VALUE
 //		a claim. OWNER has LENGTH bytes, and nothing between it and the claimed VALUE.
+//	load TOKEN TTL N at:END:LEFT:LENGTH:FAILURES CHANNEL
+//		the lease of a refresh, which is to replace the value that ends at END, -1 for
+//		never, LEFT milliseconds later, and has LENGTH bytes. FAILURES of them in a row
+//		came to nothing before.
 //	failed TOKEN TTL
 //		a lease that was released without a value
+//	failed TOKEN TTL FAILURES
+//		the same of a refresh: there is to be no other for half of the TTL
 //	none TTL
 //		the not-found marker
+//	fresh TTL
+//		the value is fresh
 //
 // A block key is a hash that is there only while somebody writes. It has the deadline of
 // each writer's block by its token, in milliseconds of Redis's own clock, with the
@@ -98,6 +106,16 @@ local function valueBut(bad)
 	return false, value == bad
 end
 local function answer(state, text, deadline) return {state, text, deadline or '', unpack(replaced)} end
+`
+
+// luaSeen describes the value in KEYS[1], nil when there is none: when it ends, and its
+// length. Whatever is stored in its place differs in one of them.
+const luaSeen = `
+local function seen(now)
+	local left, length = redis.call('PTTL', KEYS[1]), redis.pcall('STRLEN', KEYS[1])
+	if left == -2 or type(length) ~= 'number' then return nil end
+	return left < 0 and -1 or now + left, length, left
+end
 `
 
 // luaClaim reads and writes claims.
@@ -185,11 +203,54 @@ if token and not (token == ARGV[3] and n .. ' ' .. ttl == ARGV[5]) then
 	end
 	return answer('loading', token, n .. ' ' .. ttl)
 end
-failed = string.match(lease, '^failed (%S+) %d+$')
-if foreign or lease ~= '' and not token and not failed then replaces(KEYS[2]) end
+failed = string.match(lease, '^failed (%S+) ')
+if foreign or lease ~= '' and not token and not failed and not string.match(lease, '^fresh ') then replaces(KEYS[2]) end
 token = newLease(failed or '-')
 wake(lease, KEYS[1])
 return answer('granted', token)
+`)
+
+	// refreshScript: ARGV ttl, nonce, the channel to hear of the end of another's lease on,
+	// if any, and how long a value without a mark is kept at least, and at most, that is
+	// fresh. The answer is leaseScript's.
+	refreshScript = script("refresh", luaReplaced+luaClaim+luaLasts+luaBlocks+luaSeen+`
+local ends, length, left = seen(now)
+if not ends then return {'gone', ''} end
+local lease, foreign = leaseOf(KEYS[2])
+local token, ttl, n, failed, channel = string.match(lease, '^load (%S+) (%d+) (%d+) (%S+) ?(.*)$')
+if token then
+	lasts(KEYS[2], ttl)
+	if ARGV[3] ~= '' and ARGV[3] ~= channel then
+		redis.pcall('SET', KEYS[2], 'load ' .. token .. ' ' .. ttl .. ' ' .. n .. ' ' .. failed .. ' ' .. ARGV[3], 'KEEPTTL')
+	end
+	return {'loading', token, n .. ' ' .. ttl}
+end
+if claimOf(lease) then return {'loading', ''} end
+local freshFor = string.match(lease, '^fresh (%d+)$')
+if freshFor then
+	lasts(KEYS[2], freshFor)
+	return {'marked', ''}
+end
+local blocks = redis.pcall('HGETALL', KEYS[3])
+for i = 1, #blocks, 2 do
+	if stands(KEYS[3], blocks[i], blocks[i + 1]) then return {'writing', ''} end
+end
+local failures = 0
+ttl, n = string.match(lease, '^failed %S+ (%d+) (%d+)$')
+if ttl then
+	lasts(KEYS[2], ttl)
+	if redis.call('PTTL', KEYS[2]) > tonumber(ttl) / 2 then return {'loading', ''} end
+	failures = tonumber(n)
+end
+if left > tonumber(ARGV[4]) and left <= tonumber(ARGV[5]) then
+	freshFor = string.format('%.0f', left - tonumber(ARGV[4]))
+	redis.call('SET', KEYS[2], 'fresh ' .. freshFor, 'PX', freshFor)
+	return {'marked', ''}
+end
+if foreign then replaces(KEYS[2], 'string') end
+token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]
+redis.call('SET', KEYS[2], string.format('load %s %s 0 at:%.0f:%.0f:%d:%d', token, ARGV[1], ends, left, length, failures), 'PX', ARGV[1])
+return {'granted', token, '', unpack(replaced)}
 `)
 
 	// claimScript: ARGV ttl, claim, owner, and the value that did not decode, if there is
@@ -240,21 +301,46 @@ end
 return held
 `)
 
-	// fillScript: ARGV token, ttl, not found, value.
-	fillScript = script("fill", luaWake+`
+	// fillScript: ARGV token, ttl, not found, value, and for how long that is fresh, 0 when
+	// there is to be no mark. A refresh replaces the value that it was granted for, or none
+	// when that has ended by itself: one that another program has stored or deleted
+	// meanwhile is newer.
+	fillScript = script("fill", luaWake+luaSeen+`
 local lease, held = redis.pcall('GET', KEYS[2]), 'load ' .. ARGV[1] .. ' '
 if type(lease) ~= 'string' or string.sub(lease, 1, #held) ~= held then return 0 end
+local was, had, size = string.match(lease, '^load %S+ %d+ %d+ at:(%-?%d+):(%-?%d+):(%d+):')
+if was then
+	local t = redis.call('TIME')
+	local now = t[1] * 1000 + math.floor(t[2] / 1000)
+	local ends, length, left = seen(now)
+	was = tonumber(was)
+	local other = ends and (length ~= tonumber(size) or math.abs(ends - was) > 2 and left ~= tonumber(had)) -- in miniredis, LEFT stands still
+	if other or not ends and (was < 0 or now + 2 < was) then
+		redis.call('DEL', KEYS[2])
+		wake(lease, KEYS[1])
+		return 0
+	end
+end
 if ARGV[3] == '1' then
-	redis.call('SET', KEYS[2], 'none ' .. ARGV[2], 'PX', ARGV[2])
+	if was then redis.call('UNLINK', KEYS[1]) end
+	if ARGV[2] == '0' then
+		redis.call('DEL', KEYS[2])
+	else
+		redis.call('SET', KEYS[2], 'none ' .. ARGV[2], 'PX', ARGV[2])
+	end
 else
 	redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
-	redis.call('DEL', KEYS[2])
+	if ARGV[5] == '0' then
+		redis.call('DEL', KEYS[2])
+	else
+		redis.call('SET', KEYS[2], 'fresh ' .. ARGV[5], 'PX', ARGV[5])
+	end
 end
 wake(lease, KEYS[1])
 return 1
 `)
 
-	// releaseScript: ARGV token, ttl of the failed mark.
+	// releaseScript: ARGV token, ttl of the failed mark, and the most that it grows to.
 	releaseScript = script("release", luaWake+luaClaim+`
 local lease = leaseOf(KEYS[2])
 local owner, value = claimOf(lease)
@@ -263,9 +349,16 @@ if owner == ARGV[1] then
 	if redis.pcall('GET', KEYS[1]) == value then redis.call('UNLINK', KEYS[1]) end
 	return 1
 end
-if string.match(lease, '^load (%S+) ') ~= ARGV[1] then return 0 end
+local token, failures = string.match(lease, '^load (%S+) %d+ %d+ (%S+)')
+if token ~= ARGV[1] then return 0 end
+failures = string.match(failures, '^at:.*:(%d+)$')
+local ttl, mark = ARGV[2], ''
+if failures then
+	ttl = string.format('%.0f', 2 * math.min(tonumber(ttl) * 2 ^ tonumber(failures), tonumber(ARGV[3])))
+	mark = string.format(' %d', tonumber(failures) + 1)
+end
 redis.call('DEL', KEYS[2])
-redis.call('SET', KEYS[2], 'failed ' .. ARGV[1] .. ' ' .. ARGV[2], 'PX', ARGV[2])
+redis.call('SET', KEYS[2], 'failed ' .. token .. ' ' .. ttl .. mark, 'PX', ttl)
 wake(lease, KEYS[1])
 return 1
 `)

@@ -20,6 +20,7 @@
 package redisstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -182,7 +183,7 @@ func (b *Store) runOn(ctx context.Context, script *redis.Script, key string, arg
 
 // keysOf returns the KEYS of a script for one key.
 func keysOf(script *redis.Script, key string) []string {
-	if script == leaseScript {
+	if script == leaseScript || script == refreshScript {
 		return []string{key, LeaseKey(key), BlockKey(key)}
 	}
 	return []string{key, LeaseKey(key)}
@@ -190,7 +191,7 @@ func keysOf(script *redis.Script, key string) []string {
 
 func (b *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if b.doubts {
-		found, err := b.GetMany(ctx, []string{key})
+		found, err := b.GetMany(ctx, []Ask{{Key: key}})
 		if err != nil {
 			return nil, false, err
 		}
@@ -232,31 +233,74 @@ func got(value []byte, err error) ([]byte, bool, error) {
 	}
 }
 
-// Read is an answer of GetMany: what Get returns.
+func (b *Store) GetMarked(ctx context.Context, key string) ([]byte, backend.Mark, bool, error) {
+	found, err := b.GetMany(ctx, []Ask{{key, true}})
+	if err != nil {
+		return nil, 0, false, err
+	}
+	return found[0].Value, found[0].Mark, found[0].OK, found[0].Err
+}
+
+// Ask is a question of GetMany: for a key's value and, if Marked is set, what stands beside
+// it.
+type Ask struct {
+	Key    string
+	Marked bool
+}
+
+// Read is an answer of GetMany: what Get, or GetMarked, returns.
 type Read struct {
 	Value []byte
+	Mark  backend.Mark
 	OK    bool
 	Err   error
 }
 
 // GetMany is one MGET, or where the keys are of several slots, or the user may not
 // read all of them, a pipeline of GETs.
-func (b *Store) GetMany(ctx context.Context, keys []string) (_ []Read, err error) {
+func (b *Store) GetMany(ctx context.Context, asks []Ask) (_ []Read, err error) {
 	defer foreign.Catch(&err)
 	if b.cluster != nil {
-		return b.getEach(ctx, keys)
+		return b.getEach(ctx, asks)
+	}
+	keys := make([]string, 0, len(asks))
+	for _, ask := range asks {
+		keys = append(keys, ask.Key)
+		if ask.Marked {
+			keys = append(keys, LeaseKey(ask.Key))
+		}
 	}
 	values, err := inTurn(ctx, b, keys[0], func(ctx context.Context) ([]any, error) {
 		return b.client.MGet(ctx, keys...).Result()
 	})
 	if isReply(err) {
-		return b.getEach(ctx, keys)
+		return b.getEach(ctx, asks)
 	}
-	out := make([]Read, len(values))
-	for i, v := range values {
-		out[i].Value, out[i].OK = element(v)
+	if err != nil {
+		return nil, err
 	}
-	return out, err
+	out := make([]Read, len(asks))
+	for i, ask := range asks {
+		out[i].Value, out[i].OK = element(values[0])
+		values = values[1:]
+		if ask.Marked {
+			lease, _ := element(values[0])
+			out[i].Mark = markOf(lease)
+			values = values[1:]
+		}
+	}
+	return out, nil
+}
+
+// markOf reads the text of a lease key.
+func markOf(lease []byte) backend.Mark {
+	switch kind, _, _ := bytes.Cut(lease, []byte(" ")); string(kind) {
+	case "fresh":
+		return backend.Fresh
+	case "load", "claim":
+		return backend.Leased
+	}
+	return backend.Unmarked
 }
 
 // element returns a value that MGET has answered.
@@ -265,16 +309,24 @@ func element(v any) ([]byte, bool) {
 	return unsafe.Slice(unsafe.StringData(text), len(text)), ok // not copied, as it is not modified
 }
 
-func (b *Store) getEach(ctx context.Context, keys []string) ([]Read, error) {
-	out := make([]Read, len(keys))
+// getEach asks for each key by itself. Where the user may not read what stands beside a
+// value, the value is taken for fresh: the user may not have it refreshed, either.
+func (b *Store) getEach(ctx context.Context, asks []Ask) ([]Read, error) {
+	out := make([]Read, len(asks))
 	var first error
-	cmds, err := inTurn(ctx, b, keys[0], func(ctx context.Context) ([]redis.Cmder, error) {
+	cmds, err := inTurn(ctx, b, asks[0].Key, func(ctx context.Context) ([]redis.Cmder, error) {
 		cmds, err := b.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-			for _, key := range keys {
+			get := func(key string) {
 				if b.doubts {
 					p.MGet(ctx, key)
 				} else {
 					p.Get(ctx, key)
+				}
+			}
+			for _, ask := range asks {
+				get(ask.Key)
+				if ask.Marked {
+					get(LeaseKey(ask.Key))
 				}
 			}
 			return nil
@@ -287,11 +339,9 @@ func (b *Store) getEach(ctx context.Context, keys []string) ([]Read, error) {
 	if err != nil {
 		return nil, err
 	}
-	failed := 0
-	for i, cmd := range cmds {
-		var value []byte
-		ok, err := true, error(nil)
-		switch cmd := cmd.(type) {
+	value := func() (value []byte, ok bool, err error) { // of the next command
+		ok = true
+		switch cmd := cmds[0].(type) {
 		case *redis.StringCmd:
 			value, err = cmd.Bytes()
 		case *redis.SliceCmd:
@@ -301,14 +351,28 @@ func (b *Store) getEach(ctx context.Context, keys []string) ([]Read, error) {
 				value, ok = element(cmd.Val()[0])
 			}
 		}
+		cmds = cmds[1:]
 		if err != nil {
-			value, ok, err = got(nil, b.told(err))
+			return got(nil, b.told(err))
 		}
-		if out[i] = (Read{Value: value, OK: ok, Err: err}); err != nil {
+		return value, ok, nil
+	}
+	failed := 0
+	for i, ask := range asks {
+		read := &out[i]
+		read.Value, read.OK, read.Err = value()
+		if read.Err != nil {
 			failed++
 		}
+		if ask.Marked {
+			if lease, _, err := value(); err == nil {
+				read.Mark = markOf(lease)
+			} else {
+				read.Mark = backend.Fresh
+			}
+		}
 	}
-	if failed == len(keys) {
+	if failed == len(asks) {
 		return nil, out[0].Err
 	}
 	return out, nil
@@ -394,6 +458,10 @@ func (b *Store) leaseFrom(res any, nonce string) (backend.Lease, error) {
 		return backend.Lease{State: backend.Unleased}, nil
 	case "absent":
 		return backend.Lease{State: backend.Absent}, nil
+	case "marked":
+		return backend.Lease{State: backend.Marked}, nil
+	case "gone":
+		return backend.Lease{State: backend.Gone}, nil
 	case "present":
 		return backend.Lease{State: backend.Present, Value: []byte(text)}, nil
 	}
@@ -436,7 +504,7 @@ func (b *Store) Fill(ctx context.Context, key, token string, fill backend.Fill) 
 }
 
 func (b *Store) Release(ctx context.Context, key, token string) error {
-	_, err := b.runOn(ctx, releaseScript, key, token, backend.FailedFor.Milliseconds())
+	_, err := b.runOn(ctx, releaseScript, key, token, backend.FailedFor.Milliseconds(), backend.MaxCooldown.Milliseconds())
 	return err
 }
 

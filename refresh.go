@@ -1,0 +1,59 @@
+package aside
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// hitOld is a hit of a value that is older than its keyspace's RefreshAfter. It has the
+// value loaded anew, and waits for that as long as the keyspace says.
+func hitOld[T any](ctx context.Context, f *front, space *Keyspace, r *read, start time.Time, load func(context.Context) (T, error), old T) (value T, err error) {
+	waits := space.RefreshWait != 0
+	if r.leased && !waits {
+		f.hitStale(ctx, space, r, start)
+		return old, nil
+	}
+	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
+	fl := f.flights.refresh(ctx, f, space, typed[T]{}, &r.request, boxed)
+	if fl == nil {
+		f.hitStale(ctx, space, r, start)
+		return old, nil
+	}
+	wait := ctx
+	if space.RefreshWait > 0 {
+		var cancel context.CancelFunc
+		wait, cancel = context.WithDeadline(ctx, fl.refresh.began.Add(space.RefreshWait))
+		defer cancel()
+	}
+	err = fl.wait(wait, r)
+	if ctx.Err() != nil {
+		return value, ctx.Err()
+	}
+	if err == nil && (fl.err == nil || fl.notFound) {
+		if fl.accepts(r.arrived) {
+			if value, ok, err := take[T](f, fl, space, r, false); ok {
+				f.missed(ctx, space, r, start, err)
+				return value, err
+			}
+		}
+		if value, ok := lookup[T](ctx, f, space, r); ok && !r.old { // another process's, or one that was being stored
+			f.hit(ctx, space, r, start, nil)
+			return value, nil
+		}
+	}
+	f.hitStale(ctx, space, r, start)
+	return old, nil
+}
+
+// hitStale counts, logs and reports a read that returned a value older than RefreshAfter.
+func (f *front) hitStale(ctx context.Context, space *Keyspace, r *read, start time.Time) {
+	f.count.hits.Add(1)
+	f.count.staleHits.Add(1)
+	if f.logs.Enabled(ctx, slog.LevelDebug) {
+		f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key, "stale", true)
+	}
+	if f.cfg.OnRead != nil {
+		f.observe(ctx, space, outcomeOld, start, nil)
+	}
+}
