@@ -118,6 +118,7 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 			return zero, err
 		}
 	}
+	r.fresh = wantsFresh(ctx)
 	if value, ok := lookup[T](ctx, f, space, &r); ok {
 		if r.old {
 			return hitOld[T](ctx, f, space, &r, start, load, value)
@@ -170,7 +171,7 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 			return value, false, err
 		}
 		fl, leads := f.flights.join(ctx, f, space, typed[T]{}, &r.request, boxed, r.alone || round >= maxRounds)
-		hit = round == 0 && !leads && fl.isLoaded()
+		hit = round == 0 && !leads && !r.fresh && fl.isLoaded()
 		if err := fl.wait(ctx, r); err != nil {
 			return value, false, err
 		}
@@ -180,8 +181,8 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 		if r.skipped && leads {
 			f.misses.Saw(space.Name, !fl.found)
 		}
-		hit = hit && fl.err == nil || fl.found
-		if !fl.accepts(r.arrived) {
+		hit = hit && fl.err == nil || fl.found && !r.fresh
+		if !fl.accepts(r.arrived) || r.fresh && fl.began.Load() <= r.arrived {
 			if !r.degraded && fl.failed {
 				r.degrade(f) // the wait has cost a budget already
 			}
@@ -199,7 +200,7 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 
 // lookup is the hit path: one question to the backend, or none.
 func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (value T, ok bool) {
-	if f.off || r.degraded {
+	if f.off || r.degraded || r.fresh {
 		return value, false
 	}
 	if f.queue.Distrusts(r.key) {
@@ -426,17 +427,30 @@ func keysOf(c Cache, keys []Key) (*front, []string, error) {
 	return f, f.names(names), nil
 }
 
-// TTL returns how long key's value will still be kept: for a page that shows it, or a
-// test. ok is false when there is no value. ttl is 0 when the value has no end,
-// which only another program can have stored. It is the backend's answer, within
-// Config.Timeout: what a near cache has may be gone before.
-func TTL(ctx context.Context, c Cache, key Key) (ttl time.Duration, ok bool, err error) {
+// Peek returns what the cache has under key, and for how long still, without loading it or
+// waiting for a load: for a page that shows it, or a test. ok is false when there is no value
+// that may be served; err is [ErrNotFound] when it is remembered that there is none. left is 0
+// when the value has no end, which only another program can have stored. The answer is the
+// backend's, within Config.Timeout: what a near cache has may be gone before. A value that
+// does not decode is an error, and stays.
+func Peek[T any](ctx context.Context, c Cache, key Key) (value T, left time.Duration, ok bool, err error) {
 	f, err := frontOf(c)
 	if err == nil {
 		err = key.check()
 	}
 	if err != nil {
-		return 0, false, err
+		return value, 0, false, err
 	}
-	return f.TTL(ctx, key.text)
+	data, mark, ok, err := f.GetMarked(ctx, key.text)
+	if err != nil || !ok {
+		if err == nil && mark == backend.NotFound {
+			err = ErrNotFound
+		}
+		return value, 0, false, err
+	}
+	if value, err = decode[T](&key.space, data); err != nil {
+		return value, 0, false, fmt.Errorf("aside: the stored value of %.200q does not decode: %w", key.text, err)
+	}
+	left, ok, err = f.TTL(ctx, key.text)
+	return value, left, ok, err
 }

@@ -172,9 +172,12 @@ func (m *memoryBackend) entry(key string) (*memoryEntry, bool) {
 }
 
 func (m *memoryBackend) GetMarked(_ context.Context, key string) ([]byte, backend.Mark, bool, error) {
-	e, ok := m.entry(key)
+	e, ok := m.values.GetIfPresent(key)
 	if !ok {
 		return nil, 0, false, nil
+	}
+	if e.notFound {
+		return nil, backend.NotFound, false, nil
 	}
 	mark := backend.Fresh
 	if !m.isFresh(e) {
@@ -270,24 +273,30 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 func (m *memoryBackend) leaseToRefresh(s *memoryStripe, l *memoryLease, key string, req backend.LeaseRequest) backend.Lease {
 	e, ok := m.values.GetEntryQuietly(key)
 	now := time.Now()
+	ok = ok && !e.Value.notFound
+	always := req.Refresh.Always
 	switch {
-	case !ok || e.Value.notFound:
+	case !ok && !always:
 		return backend.Lease{State: backend.Gone}
 	case l != nil && l.token != "":
 		return backend.Lease{State: backend.Loading, Token: l.token}
-	case m.isFresh(e.Value):
+	case !always && m.isFresh(e.Value):
 		return backend.Lease{State: backend.Marked}
 	case l != nil && len(l.blocks) > 0:
 		return backend.Lease{State: backend.Writing}
-	case l != nil && l.failures > 0 && now.Before(l.coolUntil):
+	case !always && l != nil && l.failures > 0 && now.Before(l.coolUntil):
 		return backend.Lease{State: backend.Loading}
 	}
-	if left := e.ExpiresAfter(); left > req.Refresh.Over && left <= req.Refresh.Within && e.Value.freshUntil.Load() == 0 {
+	if always {
+		if l != nil {
+			l.failures = 0
+		}
+	} else if left := e.ExpiresAfter(); left > req.Refresh.Over && left <= req.Refresh.Within && e.Value.freshUntil.Load() == 0 {
 		e.Value.freshUntil.Store(m.now() + int64(left-req.Refresh.Over))
 		return backend.Lease{State: backend.Marked}
 	}
 	l = m.lease(s, key)
-	l.token, l.until, l.claim, l.refreshes = strconv.FormatUint(m.tokens.Add(1), 36), now.Add(req.TTL), false, true
+	l.token, l.until, l.claim, l.refreshes = strconv.FormatUint(m.tokens.Add(1), 36), now.Add(req.TTL), false, ok
 	return backend.Lease{State: backend.Granted, Token: l.token}
 }
 

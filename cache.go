@@ -16,6 +16,7 @@ import (
 	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/lifecycle"
 	"github.com/cacheaside/aside/internal/outbox"
+	"github.com/cacheaside/aside/internal/places"
 	"github.com/cacheaside/aside/internal/redisstore"
 	"github.com/cacheaside/aside/internal/wake"
 )
@@ -126,6 +127,7 @@ func newFront(store backend.Backend, cfg Config) *front {
 		logs:      foreign.Enabler(cfg.Logger.Handler()),
 		misses:    expect.New(),
 		flights:   flights{byKey: make(map[string]*flight)},
+		places:    places.New(cfg.MaxLoads),
 		queue:     outbox.New(cfg.QueueSize),
 		deadlines: deadline.NewShared(cfg.Timeout),
 		life:      lifecycle.New(),

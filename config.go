@@ -66,6 +66,13 @@ type Config struct {
 	// minutes; negative means never.
 	LoadTimeout time.Duration
 
+	// MaxLoads is how many loads run at a time in this process; all its processes
+	// together must fit the database. More wait, in the order in which they come, each for
+	// as long as its callers do. A load within another needs no place of its own. Refreshes
+	// of Keyspace.RefreshAfter take only places that are free, and are skipped otherwise.
+	// Defaults to 0: there is no bound.
+	MaxLoads int
+
 	// MemoryMaxBytes bounds the memory backend: keys, encoded values, the decoded
 	// values that hits have left with them, and about 128 bytes per entry. The size of a
 	// decoded value is estimated, within a factor of two but for types that hide what
@@ -270,8 +277,8 @@ func (c Config) validate() error {
 	if c.LoadTimeout > 0 && c.LoadTimeout < time.Millisecond {
 		bad("Config.LoadTimeout %v: at least 1ms is accepted, or less than 0 for never", c.LoadTimeout)
 	}
-	if c.MemoryMaxBytes < 0 || c.NearMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 || c.WaitReplicas < 0 {
-		bad("Config.MemoryMaxBytes %d, NearMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d: they cannot be negative", c.MemoryMaxBytes, c.NearMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas)
+	if c.MemoryMaxBytes < 0 || c.NearMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 || c.WaitReplicas < 0 || c.MaxLoads < 0 {
+		bad("Config.MemoryMaxBytes %d, NearMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d, MaxLoads %d: they cannot be negative", c.MemoryMaxBytes, c.NearMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas, c.MaxLoads)
 	}
 	if c.Type != typeMemory && c.Type != typeNone { // Redis is used
 		_, _, wrong := c.Redis.resolve()

@@ -62,7 +62,7 @@ func TestP5_APastDeadlineOfALiveContextIsNone(t *testing.T) {
 		"Clear":  func(ctx context.Context, c aside.Cache, i int) error { return c.Clear(ctx, "none:") },
 		"Status": func(ctx context.Context, c aside.Cache, i int) error { _, err := c.Status(ctx); return err },
 		"TTL": func(ctx context.Context, c aside.Cache, i int) error {
-			_, _, err := aside.TTL(ctx, c, room)
+			_, _, err := ttlOf(ctx, c, room)
 			return err
 		},
 		"Update": func(ctx context.Context, c aside.Cache, i int) error {

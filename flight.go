@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/jsonvalue"
+	"github.com/cacheaside/aside/internal/places"
 )
 
 // leaseTTL is how long a lease lasts unless extended: how long the others wait for
@@ -32,10 +34,12 @@ type flight struct {
 	leader context.Context
 	bad    []byte // a stored value that did not decode
 
-	ctx      deadline.Detached // of the load: ends when the last waiter leaves
+	ctx      loadContext       // ends when the last waiter leaves
 	ask      deadline.Detached // of the request for the lease: ends when a waiter is in a hurry, too
 	degraded bool              // goes without the backend
-	refresh  *refresh          // nil but for one that loads a value anew
+	refresh  *refresh          // nil but for one that loads an old value anew
+	fresh    bool              // loads also when there is a value
+	seat     *places.Seat      // its place among the loads that may run
 	asking   sync.WaitGroup    // a request for the lease is on its way
 
 	// Guarded by flights.mu.
@@ -44,6 +48,7 @@ type flight struct {
 	ttl      time.Duration // the shortest that a caller wants the value to be kept for
 	absent   time.Duration // the same of ErrNotFound; 0 is not at all
 	encodes  bool          // a caller came who can have the result encoded only
+	needed   bool          // a load that may have the last place waits for it: it needs none
 	detached bool          // a write came: nobody may join, and nothing is stored
 
 	lost   atomic.Bool   // the lease ended before the load did
@@ -55,7 +60,8 @@ type flight struct {
 	// asOf numbers the last event as of which the result is known to be current: the
 	// start of its load, or the question to the backend that found it, and in time the
 	// sending of a fill that was accepted. 0 is none.
-	asOf atomic.Uint64
+	asOf  atomic.Uint64
+	began atomic.Uint64 // the start of its load; 0 is none
 
 	garbled atomic.Bool // data does not decode to what it was encoded from
 
@@ -69,6 +75,50 @@ type refresh struct {
 	began time.Time
 	waits bool // for another process's refresh, as readers do
 	over  bool // guarded by flights.mu
+}
+
+// loadContext is the context of a load. It has the values of the context of the caller who
+// leads, but for what that says of its own read.
+type loadContext struct {
+	deadline.Detached
+	mu   sync.Mutex
+	all  *time.Duration           // how long the loader wants its results to be kept at most
+	each map[string]time.Duration // the same by key, without the prefix
+	of   *front
+}
+
+type (
+	loadKey  struct{} // of a *loadContext, in the context of a load
+	freshKey struct{} // of what Fresh returns
+)
+
+func (l *loadContext) Value(key any) any {
+	switch key {
+	case loadKey{}:
+		return l
+	case freshKey{}:
+		return nil
+	}
+	return l.Detached.Value(key)
+}
+
+// inLoad returns the load that ctx is of, or nil.
+func inLoad(ctx context.Context) *loadContext {
+	l, _ := ctx.Value(loadKey{}).(*loadContext)
+	return l
+}
+
+// keepFor is how long the result of key is to be kept at most.
+func (l *loadContext) keepFor(key string) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d, ok := l.each[strings.TrimPrefix(key, l.of.cfg.KeyPrefix)]; ok {
+		return d
+	}
+	if l.all != nil {
+		return *l.all
+	}
+	return maxTTL
 }
 
 // valueType is the type of the values that a caller asks for: typed[T]. Those of one
@@ -148,9 +198,19 @@ func (fl *flight) shares(space *Keyspace, typ valueType) bool {
 // than all else that a flight does.
 func (fl *flight) run() {
 	grow(0)
+	if !fl.seat.Wait(fl.ctx.Done()) {
+		fl.abandon()
+		return
+	}
 	if lease, overtaken := fl.acquire(); !overtaken {
 		fl.proceed(lease)
 	}
+}
+
+// abandon ends a flight that nobody waits for any more, before its load.
+func (fl *flight) abandon() {
+	fl.err = errAbandoned
+	fl.end()
 }
 
 // grow has the goroutine's stack grow to what a flight needs while it is empty. By itself it
@@ -190,8 +250,7 @@ func (fl *flight) proceed(lease backend.Lease) {
 		token = lease.Token
 	}
 	if fl.ctx.Err() != nil { // no loader is called for nobody
-		fl.err = errAbandoned
-		fl.end()
+		fl.abandon()
 		fl.giveBack(token)
 		return
 	}
@@ -202,7 +261,8 @@ func (fl *flight) proceed(lease backend.Lease) {
 	if fl.refresh != nil {
 		fl.f.count.refreshes.Add(1)
 	}
-	fl.asOf.Store(fl.f.flights.seq.Add(1))
+	fl.began.Store(fl.f.flights.seq.Add(1))
+	fl.asOf.Store(fl.began.Load())
 	stopRenewing := fl.keepLease(token)
 	first := fl.ctx.AfterFunc(func() {
 		stopRenewing()
@@ -258,6 +318,7 @@ func (fl *flight) late(o *outcome) {
 // finish hands out what the loader has made, stores it if it is to be stored, and
 // ends the flight.
 func (fl *flight) finish(o *outcome, token string) {
+	fl.seat.Leave()
 	if o.err != nil && !o.notFound {
 		fl.f.count.loadErrors.Add(1)
 		fl.refreshFailed(o.err)
@@ -292,6 +353,7 @@ func (fl *flight) leaveMap() (encodes bool) {
 
 // end hands out the result, unless that is done, and ends the flight.
 func (fl *flight) end() {
+	fl.seat.Leave()
 	fl.leaveMap()
 	if !fl.isLoaded() {
 		close(fl.loaded)
@@ -308,6 +370,9 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 	req := backend.LeaseRequest{TTL: fl.f.leaseTTL(), Undecodable: fl.bad}
 	if fl.refresh != nil {
 		req.Refresh = fl.f.ttl.unmarked(&fl.space)
+	}
+	if fl.fresh {
+		req.Refresh = &backend.Refresh{Always: true}
 	}
 	wait := fl.f.wakes.Waiter(fl.key)
 	defer wait.Done()
@@ -337,7 +402,11 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 			fl.f.count.waited.Add(1)
 		}
 		req.WaitedFor, req.Overdue = lease.Token, wait.Overdue(lease.Deadline)
+		fl.seat.Leave() // others load meanwhile
 		if !wait.Pause(&fl.ask, time.Since(start)) {
+			return backend.Lease{}, false
+		}
+		if !fl.f.flights.takeSeat(fl).Wait(fl.ctx.Done()) {
 			return backend.Lease{}, false
 		}
 	}
@@ -484,7 +553,12 @@ func (fl *flight) store(token string) {
 		fl.failed = true
 		f.life.Go(func() { _ = f.release(ctx, fl.key, f.newBudget(), token) })
 	case stored:
-		fl.asOf.Store(sent)
+		if fl.refresh != nil || fl.fresh {
+			f.near.Drop(fl.key) // it has the last one
+		}
+		if !fill.NotFound || fl.notFound { // or the value was not to be kept
+			fl.asOf.Store(sent)
+		}
 	default:
 		f.count.staleFills.Add(1)
 	}
@@ -506,13 +580,15 @@ func (fl *flight) toStore() (fill backend.Fill, sent uint64, ok bool) {
 	fl.f.flights.mu.Lock()
 	defer fl.f.flights.mu.Unlock()
 	sent = fl.f.flights.seq.Add(1)
+	keep := fl.ctx.keepFor(fl.key)
 	switch ttl := fl.f.ttl; {
-	case fl.data != nil:
-		return backend.Fill{Value: fl.data, TTL: ttl.jittered(fl.ttl), FreshFor: ttl.freshFor(&fl.space, fl.ttl)}, sent, true
-	case fl.notFound && fl.absent > 0:
-		return backend.Fill{NotFound: true, TTL: ttl.jittered(fl.absent)}, sent, true
-	case fl.notFound && fl.refresh != nil:
-		return backend.Fill{NotFound: true}, sent, true // the value is to go
+	case fl.data != nil && keep > 0:
+		keep = min(fl.ttl, max(keep, minTTL))
+		return backend.Fill{Value: fl.data, TTL: ttl.jittered(keep), FreshFor: ttl.freshFor(&fl.space, keep)}, sent, true
+	case fl.notFound && fl.absent > 0 && keep > 0:
+		return backend.Fill{NotFound: true, TTL: ttl.jittered(min(fl.absent, max(keep, minTTL)))}, sent, true
+	case (fl.notFound || fl.data != nil) && (fl.refresh != nil || fl.fresh):
+		return backend.Fill{NotFound: true}, sent, true // the value that is there is to go
 	}
 	return backend.Fill{}, sent, false
 }

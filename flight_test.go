@@ -577,7 +577,7 @@ func TestP9_AValueIsKeptAsShortAsAnyCallerSays(t *testing.T) {
 			defer c.Close()
 			together(t, c, spaces[0], spaces[1], "v", "v")
 			want := min(spaces[0].TTL, spaces[1].TTL)
-			if ttl, ok, err := aside.TTL(t.Context(), c, long.Key("1")); !ok || err != nil || ttl > want || ttl < want-2*time.Second {
+			if ttl, ok, err := ttlOf(t.Context(), c, long.Key("1")); !ok || err != nil || ttl > want || ttl < want-2*time.Second {
 				t.Errorf("kept for %v, %v, %v, want %v", ttl, ok, err, want)
 			}
 			var loads counter

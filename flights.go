@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cacheaside/aside/internal/places"
 	"github.com/cacheaside/aside/internal/recent"
 )
 
@@ -35,6 +36,7 @@ type request struct {
 	key      string // in full
 	degraded bool   // goes without the backend from here on
 	bad      []byte // a stored value that did not decode
+	fresh    bool   // it takes nothing but a load that begins after it came
 }
 
 // join returns the key's flight for a caller, and whether the caller leads it:
@@ -45,15 +47,24 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 	defer fs.mu.Unlock()
 	ttl := f.ttl.base(space)
 	apart := fs.apart.has(r.key)
+	within := inLoad(ctx) != nil
 	alone = alone || apart && !space.Share
 	if fl := fs.byKey[r.key]; fl != nil && !alone && !(r.degraded && fl.isLoaded()) {
 		fl.waiters++
 		fl.ttl, fl.absent = min(fl.ttl, ttl), min(fl.absent, space.NotFoundTTL)
 		fl.encodes = fl.encodes || !fl.shares(space, typ)
+		if within {
+			fl.needed = true
+			fl.seat.Promote()
+		}
 		return fl, false
 	}
 	fl = fs.begin(ctx, f, space, typ, r, load)
 	fl.degraded = r.degraded || apart || alone
+	fl.fresh = r.fresh
+	if !within {
+		fl.seat = f.places.Take()
+	}
 	if !alone {
 		fs.byKey[r.key] = fl
 	}
@@ -69,6 +80,7 @@ func (fs *flights) begin(ctx context.Context, f *front, space *Keyspace, typ val
 		loaded: make(chan struct{}), done: make(chan struct{}),
 	}
 	fl.ctx.Detach(ctx)
+	fl.ctx.of = f
 	fl.ask.Context = fl.ctx.Context
 	return fl
 }
@@ -85,13 +97,15 @@ func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ v
 		if fs.tried.Has(r.key) || fs.apart.has(r.key) {
 			return nil
 		}
-		if fs.refreshing >= maxRefreshes {
+		seat, ok := f.places.TryTake()
+		if !ok || fs.refreshing >= maxRefreshes {
+			seat.Leave()
 			f.count.refreshesSkipped.Add(1)
 			return nil
 		}
 		fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
 		fl = fs.begin(ctx, f, space, typ, r, load) // whose caller is the refresh, and never leaves
-		fl.refresh = &refresh{began: time.Now(), waits: waits}
+		fl.refresh, fl.seat = &refresh{began: time.Now(), waits: waits}, seat
 		fs.refreshing++
 		fs.byKey[r.key] = fl
 		go fl.run()
@@ -114,6 +128,18 @@ func (fs *flights) endRefreshes() {
 			fl.ctx.End()
 		}
 	}
+}
+
+// takeSeat has a flight that gave up its place ask for one again.
+func (fs *flights) takeSeat(fl *flight) *places.Seat {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fl.needed {
+		fl.seat = nil
+	} else if fl.seat != nil {
+		fl.seat = fl.f.places.Take()
+	}
+	return fl.seat
 }
 
 // leave takes one waiter off. The last one ends the load, and nobody joins a

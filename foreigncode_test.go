@@ -56,7 +56,7 @@ func use(t *testing.T, c aside.Cache) {
 	}
 	_ = c.Set(t.Context(), "item:9", []byte("1"), time.Minute)
 	_ = c.Clear(t.Context())
-	_, _, _ = aside.TTL(t.Context(), c, room)
+	_, _, _ = ttlOf(t.Context(), c, room)
 	_, _ = c.Status(t.Context())
 	time.Sleep(5 * time.Second)
 }

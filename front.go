@@ -21,6 +21,7 @@ import (
 	"github.com/cacheaside/aside/internal/lifecycle"
 	"github.com/cacheaside/aside/internal/near"
 	"github.com/cacheaside/aside/internal/outbox"
+	"github.com/cacheaside/aside/internal/places"
 	"github.com/cacheaside/aside/internal/recent"
 	"github.com/cacheaside/aside/internal/redisstore"
 	"github.com/cacheaside/aside/internal/wake"
@@ -42,6 +43,7 @@ type front struct {
 	local   bool         // the backend is in this process: it can neither fail nor be slow
 
 	flights flights
+	places  *places.Places // of the loads that may run; nil is no bound
 	wakes   *wake.Hub
 	misses  *expect.Misses // which reads ask for a lease at once
 	queue   *outbox.Outbox

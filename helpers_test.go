@@ -416,3 +416,9 @@ func hog(t *testing.T, client *redis.Client, n int) (stop func()) {
 func containsAny(text string, words ...string) bool {
 	return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(text, w) })
 }
+
+// ttlOf is how long the cache still has the key's value, whatever that is.
+func ttlOf(ctx context.Context, c aside.Cache, key aside.Key) (ttl time.Duration, ok bool, err error) {
+	_, ttl, ok, err = aside.Peek[any](ctx, c, key)
+	return ttl, ok, err
+}

@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
@@ -55,5 +56,45 @@ func (f *front) hitStale(ctx context.Context, space *Keyspace, r *read, start ti
 	}
 	if f.cfg.OnRead != nil {
 		f.observe(ctx, space, outcomeOld, start, nil)
+	}
+}
+
+// Fresh returns a context under which reads take only a load that began after they came, and
+// have it stored: to show the newest, or to warm up. Others go on getting the value that is
+// there meanwhile. It reaches through a repository's methods, and not into loaders: what a
+// loader reads from the cache is as under a context without it.
+func Fresh(ctx context.Context) context.Context {
+	freshAsked.Store(true)
+	return context.WithValue(ctx, freshKey{}, true)
+}
+
+// freshAsked says that Fresh was called: before that, no read looks for it in its context.
+var freshAsked atomic.Bool
+
+func wantsFresh(ctx context.Context) bool {
+	return freshAsked.Load() && ctx.Value(freshKey{}) != nil
+}
+
+// KeepFor, called in a loader with its context, has what the loader returns kept for d at
+// most, a value as well as ErrNotFound: the keyspace's TTL and NotFoundTTL stay the most that
+// it may be. RefreshAfter shrinks with it. 0 or less returns the result and stores nothing; a
+// value that is there, which is being refreshed, is removed then. With keys it says so of
+// these, and not of others: for GetOrLoadMany. The last call for a key counts. On any other
+// context it does nothing.
+func KeepFor(ctx context.Context, d time.Duration, keys ...Key) {
+	l := inLoad(ctx)
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(keys) == 0 {
+		l.all = &d
+	}
+	for _, key := range keys {
+		if l.each == nil {
+			l.each = make(map[string]time.Duration)
+		}
+		l.each[key.text] = d
 	}
 }

@@ -395,3 +395,303 @@ func TestRefresh_ReplacesOnlyWhatItSaw(t *testing.T) {
 		})
 	}
 }
+
+// A read under Fresh takes only a load that began after it, which is stored; others go on
+// getting the current value meanwhile.
+func TestFresh(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(t *testing.T) aside.Cache) {
+		c := newCache(t)
+		s := aside.Keyspace{Name: "fresh", TTL: time.Hour, RefreshAfter: 30 * time.Minute}
+		n := &numbered{}
+		get(t, c, s, n.load, "v1")
+		aside.AwaitFills(c)
+		seen, release := make(chan struct{}), make(chan struct{})
+		got := make(chan string)
+		go func() {
+			v, err := aside.GetOrLoad(aside.Fresh(t.Context()), c, s.Key("A"), func(ctx context.Context) (string, error) {
+				close(seen)
+				<-release
+				n.Add(1)
+				// It is stripped from the loader's context.
+				get(t, c, s, fails(t), "v1")
+				other, err := aside.GetOrLoad(ctx, c, s.Key("B"), func(context.Context) (string, error) { return "b", nil })
+				if again, _ := aside.GetOrLoad(ctx, c, s.Key("B"), func(context.Context) (string, error) { return "c", nil }); again != other {
+					t.Error("a read within the load loaded anew")
+				}
+				return "v2", err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			got <- v
+		}()
+		<-seen
+		get(t, c, s, fails(t), "v1")
+		// One that comes now does not take what began before.
+		late := make(chan string)
+		go func() {
+			v, err := aside.GetOrLoad(aside.Fresh(t.Context()), c, s.Key("A"), func(context.Context) (string, error) { return "v3", nil })
+			if err != nil {
+				t.Error(err)
+			}
+			late <- v
+		}()
+		time.Sleep(20 * time.Millisecond)
+		close(release)
+		if first, second := <-got, <-late; first != "v2" || second != "v3" {
+			t.Errorf("got %q and %q, want v2 and v3", first, second)
+		}
+		aside.AwaitFills(c)
+		get(t, c, s, fails(t), "v3")
+	})
+}
+
+// Under Fresh a remembered absence is asked for again, and one that is found removes the
+// value.
+func TestFresh_NotFound(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(t *testing.T) aside.Cache) {
+		c := newCache(t)
+		none := func(context.Context) (string, error) { return "", aside.ErrNotFound }
+		for _, kept := range []time.Duration{0, time.Hour} {
+			s := aside.Keyspace{Name: fmt.Sprint("fresh", kept.Seconds()), TTL: time.Hour, NotFoundTTL: kept}
+			there := func(context.Context) (string, error) { return "there", nil }
+			ctx := aside.Fresh(t.Context())
+			for range 2 {
+				if _, err := aside.GetOrLoad(ctx, c, s.Key("A"), none); !errors.Is(err, aside.ErrNotFound) {
+					t.Fatal(err)
+				}
+				aside.AwaitFills(c)
+				if _, _, ok, err := aside.Peek[string](t.Context(), c, s.Key("A")); ok || kept > 0 != errors.Is(err, aside.ErrNotFound) {
+					t.Errorf("NotFoundTTL %v: got %v, %v", kept, ok, err)
+				}
+				if v, err := aside.GetOrLoad(ctx, c, s.Key("A"), there); v != "there" || err != nil {
+					t.Fatal(v, err)
+				}
+				aside.AwaitFills(c)
+				get(t, c, s, fails(t), "there")
+			}
+		}
+	})
+}
+
+// A write that comes during a fresh load keeps it from being stored, as any load.
+func TestFresh_Invalidated(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(t *testing.T) aside.Cache) {
+		c := newCache(t)
+		s := aside.Keyspace{Name: "fresh", TTL: time.Hour}
+		get(t, c, s, (&numbered{}).load, "v1")
+		aside.AwaitFills(c)
+		v, err := aside.GetOrLoad(aside.Fresh(t.Context()), c, s.Key("A"), func(ctx context.Context) (string, error) {
+			return "old", aside.Invalidate(ctx, c, s.Key("A"))
+		})
+		if v != "old" || err != nil {
+			t.Fatal(v, err)
+		}
+		aside.AwaitFills(c)
+		if v, _, ok, err := aside.Peek[string](t.Context(), c, s.Key("A")); ok || err != nil {
+			t.Errorf("got %q, %v, want nothing stored", v, err)
+		}
+	})
+}
+
+// A loader says for how long its result is kept, within what the keyspace gives.
+func TestKeepFor(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(t *testing.T) aside.Cache) {
+		c := newCache(t)
+		s := aside.Keyspace{Name: "kept", TTL: time.Hour, NotFoundTTL: time.Minute, RefreshAfter: 30 * time.Minute}
+		for i, k := range []struct {
+			keep func(ctx context.Context, own aside.Key)
+			err  error
+			want time.Duration // 0 is nothing stored
+		}{
+			{func(context.Context, aside.Key) {}, nil, time.Hour},
+			{func(ctx context.Context, _ aside.Key) { aside.KeepFor(ctx, time.Minute) }, nil, time.Minute},
+			{func(ctx context.Context, own aside.Key) { aside.KeepFor(ctx, time.Minute, own) }, nil, time.Minute},
+			{func(ctx context.Context, _ aside.Key) { aside.KeepFor(ctx, time.Minute, room) }, nil, time.Hour},
+			{func(ctx context.Context, own aside.Key) { aside.KeepFor(ctx, 0); aside.KeepFor(ctx, time.Minute, own) }, nil, time.Minute},
+			{func(ctx context.Context, _ aside.Key) { aside.KeepFor(ctx, 24*time.Hour) }, nil, time.Hour},
+			{func(ctx context.Context, _ aside.Key) { aside.KeepFor(ctx, time.Minute); aside.KeepFor(ctx, 0) }, nil, 0},
+			{func(ctx context.Context, _ aside.Key) { aside.KeepFor(ctx, -time.Second) }, nil, 0},
+			{func(ctx context.Context, _ aside.Key) { aside.KeepFor(context.WithoutCancel(ctx), time.Minute) }, nil, time.Minute},
+			{func(context.Context, aside.Key) { aside.KeepFor(context.Background(), time.Minute) }, nil, time.Hour},
+			{func(ctx context.Context, _ aside.Key) { aside.KeepFor(ctx, time.Hour) }, aside.ErrNotFound, time.Minute},
+			{func(ctx context.Context, _ aside.Key) { aside.KeepFor(ctx, time.Second) }, aside.ErrNotFound, time.Second},
+			{func(ctx context.Context, _ aside.Key) { aside.KeepFor(ctx, 0) }, aside.ErrNotFound, 0},
+		} {
+			key := s.Key(fmt.Sprint(i))
+			v, err := aside.GetOrLoad(t.Context(), c, key, func(ctx context.Context) (string, error) { k.keep(ctx, key); return "v", k.err })
+			if k.err == nil && v != "v" || !errors.Is(err, k.err) {
+				t.Errorf("%d: got %q, %v", i, v, err)
+			}
+			aside.AwaitFills(c)
+			_, left, ok, err := aside.Peek[string](t.Context(), c, key)
+			if k.err != nil {
+				if errors.Is(err, aside.ErrNotFound) != (k.want > 0) {
+					t.Errorf("%d: got %v of an absence that is to be kept for %v", i, err, k.want)
+				}
+			} else if ok != (k.want > 0) || ok && (left > k.want || left < k.want-30*time.Second) {
+				t.Errorf("%d: got %v, %v, %v, want %v", i, left, ok, err, k.want)
+			}
+		}
+		// What is nested has its own.
+		inner := s.Key("inner")
+		_, err := aside.GetOrLoad(t.Context(), c, s.Key("outer"), func(ctx context.Context) (string, error) {
+			return aside.GetOrLoad(ctx, c, inner, func(ctx context.Context) (string, error) { aside.KeepFor(ctx, time.Minute); return "v", nil })
+		})
+		aside.AwaitFills(c)
+		_, outside, _, _ := aside.Peek[string](t.Context(), c, s.Key("outer"))
+		_, inside, _, _ := aside.Peek[string](t.Context(), c, inner)
+		if err != nil || outside < 59*time.Minute || inside > time.Minute {
+			t.Errorf("got %v, %v left of the outer, %v of the inner one", err, outside, inside)
+		}
+	})
+}
+
+// A value that is not to be kept any more takes the old one with it, when it is refreshed.
+func TestKeepFor_Refresh(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, aside.Config{Type: "memory"})
+		get(t, c, aged, (&numbered{}).load, "v1")
+		time.Sleep(time.Minute)
+		get(t, c, aged, func(ctx context.Context) (string, error) { aside.KeepFor(ctx, 0); return "v2", nil }, "v1")
+		synctest.Wait()
+		get(t, c, aged, func(ctx context.Context) (string, error) { aside.KeepFor(ctx, 2*time.Minute); return "v3", nil }, "v3")
+		time.Sleep(12 * time.Second) // its share of RefreshAfter
+		get(t, c, aged, func(context.Context) (string, error) { return "v4", nil }, "v3")
+		synctest.Wait()
+		get(t, c, aged, fails(t), "v4")
+	})
+}
+
+// No more loads run at a time than MaxLoads says; those that wait leave with their callers,
+// and loads within loads need no place.
+func TestMaxLoads(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, aside.Config{Type: "memory", MaxLoads: 2})
+		s := aside.Keyspace{Name: "s"}
+		var running, most atomic.Int64
+		load := func(ctx context.Context) (string, error) {
+			most.Store(max(most.Load(), running.Add(1)))
+			defer running.Add(-1)
+			time.Sleep(time.Second)
+			return "v", nil
+		}
+		start := time.Now()
+		var group sync.WaitGroup
+		for i := range 10 {
+			group.Go(func() {
+				if _, err := aside.GetOrLoad(t.Context(), c, s.Key(fmt.Sprint(i)), load); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		ctx, leave := context.WithTimeout(t.Context(), time.Second/2)
+		defer leave()
+		if _, err := aside.GetOrLoad(ctx, c, s.Key("leaves"), fails(t)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v in line, want the end of its context", err)
+		}
+		group.Wait()
+		if took := time.Since(start); most.Load() != 2 || took != 5*time.Second {
+			t.Errorf("%d loads at a time, in %v, want 2, in 5s", most.Load(), took)
+		}
+	})
+}
+
+func TestMaxLoads_Nested(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, aside.Config{Type: "memory", MaxLoads: 1, LoadTimeout: time.Minute})
+		s := aside.Keyspace{Name: "s"}
+		start := time.Now()
+		slow := func(v string) func(context.Context) (string, error) {
+			return func(context.Context) (string, error) { time.Sleep(time.Second); return v, nil }
+		}
+		var group sync.WaitGroup
+		read := func(key string, load func(context.Context) (string, error)) {
+			group.Go(func() {
+				if _, err := aside.GetOrLoad(t.Context(), c, s.Key(key), load); err != nil {
+					t.Error(key, err)
+				}
+			})
+			synctest.Wait()
+		}
+		begun := make(chan struct{})
+		read("A", func(ctx context.Context) (string, error) { // which has the place
+			<-begun
+			return aside.GetOrLoad(ctx, c, s.Key("B"), fails(t))
+		})
+		read("B", func(ctx context.Context) (string, error) { // which waits for it, until A joins
+			return aside.GetOrLoad(ctx, c, s.Key("C"), slow("c"))
+		})
+		read("D", slow("d"))
+		close(begun)
+		group.Wait()
+		if took := time.Since(start); took != 2*time.Second {
+			t.Errorf("it took %v, want 2s", took)
+		}
+	})
+}
+
+// A refresh takes a place only where one is free.
+func TestMaxLoads_Refresh(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, aside.Config{Type: "memory", MaxLoads: 1})
+		get(t, c, aged, (&numbered{}).load, "v1")
+		time.Sleep(time.Minute)
+		go aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) { time.Sleep(time.Minute); return "v", nil })
+		synctest.Wait()
+		get(t, c, aged, fails(t), "v1")
+		synctest.Wait()
+		if s := stats(t, c); s.RefreshesSkipped != 1 || s.Refreshes != 0 {
+			t.Errorf("%+v, want one refresh skipped", s)
+		}
+		time.Sleep(2 * time.Minute)
+		get(t, c, aged, func(context.Context) (string, error) { return "v2", nil }, "v1")
+		synctest.Wait()
+		get(t, c, aged, fails(t), "v2")
+	})
+}
+
+// A load that waits for another process's leaves its place to others, and needs none when one
+// that has the last place waits for it.
+func TestMaxLoads_OtherProcess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memory := open(t, aside.Config{Type: "memory"})
+		cfg := aside.Config{MaxLoads: 1, LoadTimeout: time.Hour}
+		one, two := must(aside.New(backendOf(memory), cfg)), must(aside.New(backendOf(memory), cfg))
+		defer one.Close()
+		s := aside.Keyspace{Name: "s"}
+		other, release := make(chan struct{}), make(chan struct{})
+		go aside.GetOrLoad(t.Context(), two, s.Key("A"), func(context.Context) (string, error) {
+			close(other)
+			<-release
+			return "", errDown
+		})
+		<-other
+		var group sync.WaitGroup
+		group.Go(func() {
+			v, err := aside.GetOrLoad(t.Context(), one, s.Key("A"), func(context.Context) (string, error) { return "mine", nil })
+			if v != "mine" || err != nil {
+				t.Errorf("got %q, %v", v, err)
+			}
+		})
+		synctest.Wait()
+		v, err := aside.GetOrLoad(t.Context(), one, s.Key("B"), func(ctx context.Context) (string, error) {
+			group.Go(func() { time.Sleep(time.Second); close(release) })
+			return aside.GetOrLoad(ctx, one, s.Key("A"), fails(t))
+		})
+		if v != "mine" || err != nil {
+			t.Errorf("got %q, %v", v, err)
+		}
+		group.Wait()
+	})
+}

@@ -417,20 +417,23 @@ func TestTimesToLive(t *testing.T) {
 	}
 }
 
-func TestTTL(t *testing.T) {
+func TestPeek(t *testing.T) {
 	t.Parallel()
 	storing(t, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
 		c := newCache(t)
 		key := aside.Keyspace{Name: "user", TTL: time.Hour, NotFoundTTL: time.Minute}.Key("42")
 		want := func(lo, hi time.Duration, there bool) {
 			t.Helper()
-			if ttl, ok, err := aside.TTL(t.Context(), c, key); ttl < lo || ttl > hi || ok != there || err != nil {
+			if ttl, ok, err := ttlOf(t.Context(), c, key); ttl < lo || ttl > hi || ok != there || err != nil {
 				t.Errorf("got %v, %v, %v; want %v to %v, %v", ttl, ok, err, lo, hi, there)
 			}
 		}
 		want(0, 0, false)
 		_, _ = aside.GetOrLoad(t.Context(), c, key, func(context.Context) (int, error) { return 0, aside.ErrNotFound })
-		want(0, 0, false)
+		aside.AwaitFills(c)
+		if _, _, ok, err := aside.Peek[int](t.Context(), c, key); ok || !errors.Is(err, aside.ErrNotFound) {
+			t.Errorf("got %v, %v of a remembered absence, want ErrNotFound", ok, err)
+		}
 		if err := aside.Invalidate(t.Context(), c, key); err != nil {
 			t.Fatal(err)
 		}
@@ -447,27 +450,27 @@ func TestTTL_OfOtherBackends(t *testing.T) {
 	}
 	key := aside.Keyspace{Name: "user"}.Key("42")
 	prefixed := overRedis(t, server.Addr(), aside.Config{KeyPrefix: "app:"})
-	if ttl, ok, err := aside.TTL(t.Context(), prefixed, key); ttl != 0 || !ok || err != nil {
+	if ttl, ok, err := ttlOf(t.Context(), prefixed, key); ttl != 0 || !ok || err != nil {
 		t.Errorf("of a value without end: %v, %v, %v", ttl, ok, err)
 	}
-	if _, ok, err := aside.TTL(t.Context(), open(t, aside.Config{Type: "none"}), key); ok || err != nil {
+	if _, ok, err := ttlOf(t.Context(), open(t, aside.Config{Type: "none"}), key); ok || err != nil {
 		t.Errorf("with the cache off: %v, %v", ok, err)
 	}
 	faulty := &asidetest.Faulty{Backend: backendOf(prefixed)}
 	over := must(aside.New(faulty, aside.Config{}))
 	defer over.Close()
-	if _, ok, err := aside.TTL(t.Context(), over, key); !ok || err != nil {
+	if _, ok, err := ttlOf(t.Context(), over, key); !ok || err != nil {
 		t.Errorf("of a backend that may fail: %v, %v", ok, err)
 	}
 	faulty.SetFault(func(context.Context, string) error { return errors.New("failed") })
-	if _, ok, err := aside.TTL(t.Context(), over, key); ok || !errors.Is(err, aside.ErrUnavailable) {
+	if _, ok, err := ttlOf(t.Context(), over, key); ok || !errors.Is(err, aside.ErrUnavailable) {
 		t.Errorf("of a backend that fails: %v, %v", ok, err)
 	}
 	server.Close()
-	if _, _, err := aside.TTL(t.Context(), prefixed, key); !errors.Is(err, aside.ErrUnavailable) {
+	if _, _, err := ttlOf(t.Context(), prefixed, key); !errors.Is(err, aside.ErrUnavailable) {
 		t.Errorf("without the server: %v", err)
 	}
-	if _, _, err := aside.TTL(t.Context(), prefixed, aside.Key{}); !errors.Is(err, aside.ErrInvalidKey) {
+	if _, _, err := ttlOf(t.Context(), prefixed, aside.Key{}); !errors.Is(err, aside.ErrInvalidKey) {
 		t.Errorf("of no key: %v", err)
 	}
 }

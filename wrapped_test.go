@@ -32,7 +32,7 @@ func TestACacheThatNewWasNotCalledFor(t *testing.T) {
 		load := func(context.Context) (string, error) { return "loaded", nil }
 		_, readErr := aside.GetOrLoad(t.Context(), c, room, load)
 		_, generationsErr := aside.NewGenerations(c)
-		_, _, ttlErr := aside.TTL(t.Context(), c, room)
+		_, _, ttlErr := ttlOf(t.Context(), c, room)
 		for call, err := range map[string]error{
 			"GetOrLoad": readErr, "NewGenerations": generationsErr, "TTL": ttlErr,
 			"Invalidate": aside.Invalidate(t.Context(), c, room),

@@ -157,7 +157,13 @@ type LeaseRequest struct {
 // than Over, and for Within at most. Another program has stored such a value, or it was
 // stored before its keyspace had marks. It is marked as fresh until it will be kept for
 // Over.
-type Refresh struct{ Over, Within time.Duration }
+//
+// Always asks for the lease whether or not there is a value, and however fresh it is: the
+// answer is Granted, Loading or Writing.
+type Refresh struct {
+	Over, Within time.Duration
+	Always       bool
+}
 
 // Mark is what [Backend.GetMarked] tells of a value.
 type Mark int
@@ -166,6 +172,7 @@ const (
 	Unmarked Mark = iota // it is not known to be fresh
 	Fresh                // Fill has stored it so, and Fill.FreshFor is not over
 	Leased               // it is not known to be fresh, and somebody has a lease on the key
+	NotFound             // there is no value, and a not-found marker says so
 )
 
 // FailedFor is how long a store remembers of a lease that it was released without a

@@ -109,12 +109,18 @@ func (s *Server) chatState(ctx context.Context, chatID string, available bool) *
 	if !available {
 		return out
 	}
-	generation := aside.GenerationKey(chatID)
-	for _, key := range []aside.Key{conversations(chatID), generation, aside.CancelKey(chatID)} {
-		if ttl, ok, err := aside.TTL(ctx, s.repo.cache, key); err == nil && ok {
-			out.Keys = append(out.Keys, chatKey{key.String(), ms(ttl)})
-			out.Generating = out.Generating || key.String() == generation.String()
+	add := func(key aside.Key, left time.Duration, ok bool) bool {
+		if ok {
+			out.Keys = append(out.Keys, chatKey{key.String(), ms(left)})
 		}
+		return ok
 	}
+	conversation, generation, signal := conversations(chatID), aside.GenerationKey(chatID), aside.CancelKey(chatID)
+	_, left, ok, _ := aside.Peek[Conversation](ctx, s.repo.cache, conversation)
+	add(conversation, left, ok)
+	_, left, ok, _ = aside.Peek[any](ctx, s.repo.cache, generation)
+	out.Generating = add(generation, left, ok)
+	_, left, ok, _ = aside.Peek[any](ctx, s.repo.cache, signal)
+	add(signal, left, ok)
 	return out
 }

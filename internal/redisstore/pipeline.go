@@ -67,7 +67,7 @@ func (c *Call) script() (script *redis.Script, args []any) {
 		script, args = claimScript, []any{l.TTL.Milliseconds(), l.Claim, l.Owner}
 	}
 	if r := l.Refresh; r != nil {
-		return refreshScript, []any{l.TTL.Milliseconds(), c.nonce, l.WakeOn, r.Over.Milliseconds(), r.Within.Milliseconds()}
+		return refreshScript, []any{l.TTL.Milliseconds(), c.nonce, l.WakeOn, r.Over.Milliseconds(), r.Within.Milliseconds(), flag(r.Always)}
 	}
 	if l.Undecodable != nil {
 		args = append(args, l.Undecodable)

@@ -211,11 +211,12 @@ return answer('granted', token)
 `)
 
 	// refreshScript: ARGV ttl, nonce, the channel to hear of the end of another's lease on,
-	// if any, and how long a value without a mark is kept at least, and at most, that is
-	// fresh. The answer is leaseScript's.
-	refreshScript = script("refresh", luaReplaced+luaClaim+luaLasts+luaBlocks+luaSeen+`
+	// if any, how long a value without a mark is kept at least, and at most, that is fresh,
+	// and whether the lease is asked for in any case. The answer is leaseScript's.
+	refreshScript = script("refresh", luaWake+luaReplaced+luaClaim+luaLasts+luaBlocks+luaSeen+`
 local ends, length, left = seen(now)
-if not ends then return {'gone', ''} end
+local always = ARGV[6] == '1'
+if not ends and not always then return {'gone', ''} end
 local lease, foreign = leaseOf(KEYS[2])
 local token, ttl, n, failed, channel = string.match(lease, '^load (%S+) (%d+) (%d+) (%S+) ?(.*)$')
 if token then
@@ -227,7 +228,7 @@ if token then
 end
 if claimOf(lease) then return {'loading', ''} end
 local freshFor = string.match(lease, '^fresh (%d+)$')
-if freshFor then
+if freshFor and not always then
 	lasts(KEYS[2], freshFor)
 	return {'marked', ''}
 end
@@ -237,19 +238,22 @@ for i = 1, #blocks, 2 do
 end
 local failures = 0
 ttl, n = string.match(lease, '^failed %S+ (%d+) (%d+)$')
-if ttl then
+if ttl and not always then
 	lasts(KEYS[2], ttl)
 	if redis.call('PTTL', KEYS[2]) > tonumber(ttl) / 2 then return {'loading', ''} end
 	failures = tonumber(n)
 end
-if left > tonumber(ARGV[4]) and left <= tonumber(ARGV[5]) then
+if not always and left > tonumber(ARGV[4]) and left <= tonumber(ARGV[5]) then
 	freshFor = string.format('%.0f', left - tonumber(ARGV[4]))
 	redis.call('SET', KEYS[2], 'fresh ' .. freshFor, 'PX', freshFor)
 	return {'marked', ''}
 end
 if foreign then replaces(KEYS[2], 'string') end
 token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]
-redis.call('SET', KEYS[2], string.format('load %s %s 0 at:%.0f:%.0f:%d:%d', token, ARGV[1], ends, left, length, failures), 'PX', ARGV[1])
+local seenThen = '-'
+if ends then seenThen = string.format('at:%.0f:%.0f:%d:%d', ends, left, length, failures) end
+redis.call('SET', KEYS[2], 'load ' .. token .. ' ' .. ARGV[1] .. ' 0 ' .. seenThen, 'PX', ARGV[1])
+wake(lease, KEYS[1])
 return {'granted', token, '', unpack(replaced)}
 `)
 

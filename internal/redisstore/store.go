@@ -285,20 +285,24 @@ func (b *Store) GetMany(ctx context.Context, asks []Ask) (_ []Read, err error) {
 		values = values[1:]
 		if ask.Marked {
 			lease, _ := element(values[0])
-			out[i].Mark = markOf(lease)
+			out[i].Mark = markOf(lease, out[i].OK)
 			values = values[1:]
 		}
 	}
 	return out, nil
 }
 
-// markOf reads the text of a lease key.
-func markOf(lease []byte) backend.Mark {
+// markOf reads the text of a lease key, beside a value if there is one.
+func markOf(lease []byte, has bool) backend.Mark {
 	switch kind, _, _ := bytes.Cut(lease, []byte(" ")); string(kind) {
 	case "fresh":
 		return backend.Fresh
 	case "load", "claim":
 		return backend.Leased
+	case "none":
+		if !has {
+			return backend.NotFound
+		}
 	}
 	return backend.Unmarked
 }
@@ -366,7 +370,7 @@ func (b *Store) getEach(ctx context.Context, asks []Ask) ([]Read, error) {
 		}
 		if ask.Marked {
 			if lease, _, err := value(); err == nil {
-				read.Mark = markOf(lease)
+				read.Mark = markOf(lease, read.OK)
 			} else {
 				read.Mark = backend.Fresh
 			}
