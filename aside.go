@@ -112,7 +112,11 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 		start = time.Now()
 	}
 	space := &key.space // on the stack: see read
-	r := read{request: request{key: f.name(key.text)}, arrived: f.flights.seq.Load(), mode: modeOf[T](space)}
+	name := f.name(key.text)
+	if space.Codec != nil {
+		space.forKey(name)
+	}
+	r := read{request: request{key: name}, arrived: f.flights.seq.Load(), mode: modeOf[T](space)}
 	if r.refreshes = f.ttl.refreshAfter(space) != 0; r.refreshes {
 		if err := f.ttl.checkRefresh(space); err != nil {
 			return zero, err
@@ -448,6 +452,7 @@ func Peek[T any](ctx context.Context, c Cache, key Key) (value T, left time.Dura
 		}
 		return value, 0, false, err
 	}
+	key.space.forKey(f.name(key.text))
 	if value, err = decode[T](&key.space, data); err != nil {
 		return value, 0, false, fmt.Errorf("aside: the stored value of %.200q does not decode: %w", key.text, err)
 	}

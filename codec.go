@@ -20,6 +20,11 @@ import (
 // Other programs read what Encode writes, so a Codec adds no envelope of its own
 // unless they know it. Decode must refuse data that it did not write: bytes that
 // it accepts are served.
+//
+// A Codec whose bytes are good under one key only, such as one that encrypts and
+// authenticates the key with the value, has a third method, ForKey(key string) Codec: the
+// Codec of the key's values, where key is as it stands in the backend, with
+// Config.KeyPrefix. Each read calls it, and Encode and Decode of what it returns.
 type Codec interface {
 	// Encode returns the bytes that are stored for value. An error keeps the value from
 	// being stored; its caller gets it all the same.
@@ -105,6 +110,28 @@ func codecOf(s *Keyspace) Codec {
 	}
 	return JSON
 }
+
+// forKey has the keyspace of one key, as it stands in the backend, use the Codec of that key.
+// One that has none is like a Codec that refuses its values.
+func (s *Keyspace) forKey(key string) {
+	c, ok := s.Codec.(interface{ ForKey(key string) Codec })
+	if !ok {
+		return
+	}
+	s.Codec = noCodec{errors.New("aside: the codec's ForKey panicked")}
+	defer func() { _ = recover() }()
+	if of := c.ForKey(key); of != nil {
+		s.Codec = of
+	} else {
+		s.Codec = noCodec{errors.New("aside: the codec's ForKey returned nil")}
+	}
+}
+
+// noCodec is the Codec of a key whose own could not be had.
+type noCodec struct{ err error }
+
+func (c noCodec) Encode(any) ([]byte, error) { return nil, c.err }
+func (c noCodec) Decode([]byte, any) error   { return c.err }
 
 // sameCodec reports whether a and b are one Codec. Those of a type whose values cannot
 // be compared are taken for one.
