@@ -35,6 +35,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"time"
 
 	"github.com/cacheaside/aside/backend"
@@ -123,9 +124,13 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 		}
 	}
 	r.fresh = wantsFresh(ctx)
+	r.audited = f.cfg.Audit > 0 && mathrand.Float64() < f.cfg.Audit
 	if value, ok := lookup[T](ctx, f, space, &r); ok {
 		if r.old {
 			return hitOld[T](ctx, f, space, &r, start, load, value)
+		}
+		if r.audited {
+			f.flights.audit(ctx, f, space, typed[T]{}, &r.request, r.served, func(ctx context.Context) (any, error) { return load(ctx) })
 		}
 		f.hit(ctx, space, &r, start, nil)
 		return value, nil
@@ -152,6 +157,8 @@ type read struct {
 	refreshes   bool   // the keyspace has values loaded again
 	old         bool   // the value that was found is to be loaded again
 	leased      bool   // and somebody has a lease on it
+	audited     bool   // a value that is found is loaded once more, to compare
+	served      []byte // the value that was found, if it is audited
 	mode        mode   // how its value is handed out
 }
 
@@ -219,6 +226,9 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 		}
 		return lookupRemote[T](ctx, f, space, r)
 	}
+	if r.audited {
+		r.served = e.Data
+	}
 	value, err := valueOf[T](f, space, r, e.Data, false, e)
 	if err != nil {
 		r.undecodable(f, space, e.Data, err)
@@ -245,6 +255,9 @@ func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read
 		return value, false
 	}
 	r.old, r.leased = r.refreshes && got.mark != backend.Fresh, got.mark == backend.Leased
+	if r.audited {
+		r.served, got.own = got.value, false
+	}
 	value, err = valueOf[T](f, space, r, got.value, got.own, got.entry)
 	if err != nil {
 		r.undecodable(f, space, got.value, err)

@@ -73,6 +73,15 @@ type Config struct {
 	// Defaults to 0: there is no bound.
 	MaxLoads int
 
+	// Audit is the share of hits, from 0 to 1, whose value is loaded once more in the
+	// background, under a lease, and compared with what the hit returned, when no write
+	// came between: 0.001 is one in a thousand. It is how to see that nothing stale is
+	// served, or to find the writer that forgot to invalidate. Stats counts what was found,
+	// and a difference is logged with its key, though not its value, every 10 seconds at most. What
+	// was loaded is stored, as after a miss. Audits run only where a load may at once: see
+	// MaxLoads. Defaults to 0.
+	Audit float64
+
 	// MemoryMaxBytes bounds the memory backend: keys, encoded values, the decoded
 	// values that hits have left with them, and about 128 bytes per entry. The size of a
 	// decoded value is estimated, within a factor of two but for types that hide what
@@ -270,6 +279,9 @@ func (c Config) validate() error {
 	}
 	if !(c.Jitter >= 0 && c.Jitter <= 0.9) {
 		bad("Config.Jitter %v: from 0 to 0.9 is accepted", c.Jitter)
+	}
+	if !(c.Audit >= 0 && c.Audit <= 1) {
+		bad("Config.Audit %v: from 0 to 1 is accepted", c.Audit)
 	}
 	if c.Timeout < 0 || c.Timeout > 0 && c.Timeout < time.Millisecond {
 		bad("Config.Timeout %v: at least 1ms is accepted", c.Timeout)

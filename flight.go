@@ -1,6 +1,7 @@
 package aside
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -75,6 +76,10 @@ type refresh struct {
 	began time.Time
 	waits bool // for another process's refresh, as readers do
 	over  bool // guarded by flights.mu
+
+	audits  bool   // the value need not be old: it is compared with served
+	served  []byte // what a hit returned
+	differs bool   // what was loaded is another value
 }
 
 // loadContext is the context of a load. It has the values of the context of the caller who
@@ -126,6 +131,8 @@ func (l *loadContext) keepFor(key string) time.Duration {
 type valueType interface {
 	// decodes returns the error with which data does not decode, if it does not.
 	decodes(space *Keyspace, data []byte) error
+	// equal reports whether a and b decode to the same.
+	equal(space *Keyspace, a, b []byte) bool
 	// encode encodes a value of the type for a keyspace.
 	encode(space *Keyspace, value any) ([]byte, error)
 }
@@ -135,6 +142,12 @@ type typed[T any] struct{}
 func (typed[T]) decodes(space *Keyspace, data []byte) error {
 	_, err := decode[T](space, data)
 	return err
+}
+
+func (typed[T]) equal(space *Keyspace, a, b []byte) bool {
+	one, err := decode[T](space, a)
+	other, otherErr := decode[T](space, b)
+	return err == nil && otherErr == nil && reflect.DeepEqual(one, other)
 }
 
 func (typed[T]) encode(space *Keyspace, value any) ([]byte, error) {
@@ -202,9 +215,15 @@ func (fl *flight) run() {
 		fl.abandon()
 		return
 	}
-	if lease, overtaken := fl.acquire(); !overtaken {
-		fl.proceed(lease)
+	lease, overtaken := fl.acquire()
+	if overtaken {
+		return
 	}
+	if fl.refresh != nil && fl.refresh.audits && !fl.mayAudit(lease) {
+		fl.giveBack(lease.Token)
+		lease = backend.Lease{}
+	}
+	fl.proceed(lease)
 }
 
 // abandon ends a flight that nobody waits for any more, before its load.
@@ -258,7 +277,7 @@ func (fl *flight) proceed(lease backend.Lease) {
 		fl.ctx.Limit(t)
 	}
 	fl.f.count.loads.Add(1)
-	if fl.refresh != nil {
+	if fl.refresh != nil && !fl.refresh.audits {
 		fl.f.count.refreshes.Add(1)
 	}
 	fl.began.Store(fl.f.flights.seq.Add(1))
@@ -294,6 +313,7 @@ func (fl *flight) giveUp(cause error, token string) {
 		fl.err = errAbandoned
 	}
 	fl.refreshFailed(fl.err)
+	fl.audited(false)
 	fl.end()
 	fl.giveBack(token)
 }
@@ -303,8 +323,63 @@ func (fl *flight) refreshFailed(err error) {
 	if fl.refresh == nil || fl.f.life.IsClosed() {
 		return
 	}
+	if fl.refresh.audits {
+		return
+	}
 	fl.f.count.refreshErrors.Add(1)
 	fl.f.warnOnce(&fl.space, fl.key, "cache: loads that were to refresh values failed, and the old values stay until their time to live is over (logged once per keyspace)", err)
+}
+
+// mayAudit reports whether the key still has the value that is to be compared, under a lease.
+func (fl *flight) mayAudit(lease backend.Lease) bool {
+	if lease.State == backend.Granted {
+		got, err := fl.f.get(fl.ctx.Context, fl.key, fl.f.newBudget())
+		if err == nil && got.ok && bytes.Equal(got.value, fl.refresh.served) {
+			return true
+		}
+	}
+	fl.f.count.auditsUndecided.Add(1)
+	return false
+}
+
+// auditGrace is how long an audit waits for the invalidation by a writer whose change it may
+// have been the first to read.
+const auditGrace = time.Second
+
+// auditLogs is how often a difference is logged, at most.
+const auditLogs = 10 * time.Second
+
+// compare compares what was loaded with what the hit returned.
+func (fl *flight) compare() {
+	r := fl.refresh
+	r.differs = !bytes.Equal(fl.data, r.served) && (fl.data == nil || !fl.typ.equal(&fl.space, fl.data, r.served))
+	if r.differs && (fl.err == nil || fl.notFound) {
+		select {
+		case <-time.After(auditGrace):
+		case <-fl.f.life.Context().Done():
+		}
+	}
+}
+
+// audited counts an audit. When its result was stored, no write came between.
+func (fl *flight) audited(stored bool) {
+	f, r := fl.f, fl.refresh
+	switch {
+	case r == nil || !r.audits:
+		return
+	case !stored:
+		f.count.auditsUndecided.Add(1)
+		return
+	}
+	f.count.audited.Add(1)
+	if !r.differs {
+		return
+	}
+	f.count.auditDifferences.Add(1)
+	now := time.Now().UnixNano()
+	if last := f.auditLogged.Load(); now-last >= int64(auditLogs) && f.auditLogged.CompareAndSwap(last, now) {
+		f.log.Warn("cache: the database has another value than a hit has returned, and no invalidation came between (Config.Audit; logged every 10 seconds at most)", "key", fl.key, "served", r.began)
+	}
 }
 
 // late is the end of a loader whose flight has ended before. A panic is told of, as
@@ -327,6 +402,9 @@ func (fl *flight) finish(o *outcome, token string) {
 	defer fl.end() // also when code of the backend ends this goroutine
 	if token == "" {
 		return
+	}
+	if fl.refresh != nil && fl.refresh.audits {
+		fl.compare()
 	}
 	settles := fl.f.life.Settle() // Close waits for the fill, as callers do not
 	close(fl.loaded)
@@ -371,7 +449,7 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 	if fl.refresh != nil {
 		req.Refresh = fl.f.ttl.unmarked(&fl.space)
 	}
-	if fl.fresh {
+	if fl.fresh || fl.refresh != nil && fl.refresh.audits {
 		req.Refresh = &backend.Refresh{Always: true}
 	}
 	wait := fl.f.wakes.Waiter(fl.key)
@@ -530,6 +608,8 @@ func (fl *flight) encode(o *outcome) {
 // store fills under the lease, or gives it back.
 func (fl *flight) store(token string) {
 	f, ctx := fl.f, fl.ctx.Context
+	stored := false
+	defer func() { fl.audited(stored) }()
 	if fl.lost.Load() {
 		f.count.staleFills.Add(1)
 		return
@@ -544,7 +624,8 @@ func (fl *flight) store(token string) {
 		fl.failed = f.release(ctx, fl.key, f.newBudget(), token) != nil
 		return
 	}
-	stored, err := f.fill(ctx, fl.key, token, fill)
+	var err error
+	stored, err = f.fill(ctx, fl.key, token, fill)
 	if err != nil {
 		f.fillFailed(&fl.space, fl.key, len(fill.Value), err)
 	}

@@ -118,6 +118,26 @@ func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ v
 	return fl
 }
 
+// audit has the value of a key loaded once more, and compared with what a hit returned, unless
+// the key has a flight or a load may not begin at once.
+func (fs *flights) audit(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, served []byte, load func(context.Context) (any, error)) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f.off || fs.byKey[r.key] != nil || fs.apart.has(r.key) || fs.refreshing >= maxRefreshes {
+		return
+	}
+	seat, ok := f.places.TryTake()
+	if !ok {
+		return
+	}
+	fl := fs.begin(ctx, f, space, typ, r, load)
+	fl.encodes = true
+	fl.refresh, fl.seat = &refresh{began: time.Now(), audits: true, served: served}, seat
+	fs.refreshing++
+	fs.byKey[r.key] = fl
+	go fl.run()
+}
+
 // endRefreshes ends the refreshes: nobody waits for one whose loader does not end.
 func (fs *flights) endRefreshes() {
 	fs.mu.Lock()

@@ -58,7 +58,8 @@ type front struct {
 	unstored recent.Keys  // values that take too long to store
 	filling  atomic.Int32 // fills of large values on their way
 
-	panicOnce sync.Once // tells of a backend that panicked
+	panicOnce   sync.Once    // tells of a backend that panicked
+	auditLogged atomic.Int64 // when a difference was logged last
 
 	nodes     sync.Map                // shard name: *node
 	single    atomic.Pointer[node]    // the one there is, if there can be no other

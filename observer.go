@@ -56,6 +56,9 @@ type Stats struct {
 	Refreshes          int64 // of these, to replace a value that is older than RefreshAfter
 	RefreshErrors      int64 // refreshes that ended with an error other than ErrNotFound, or a panic
 	RefreshesSkipped   int64 // refreshes that were not begun as too many were running
+	Audited            int64 // values of hits that were loaded once more and compared: see Config.Audit
+	AuditDifferences   int64 // of these, values that were another one than the hit's
+	AuditsUndecided    int64 // audits that compared nothing: a write came between, or the load failed
 	Coalesced          int64 // reads that took the result of a load begun for another caller
 	Waited             int64 // waits for a load in another process
 	Degraded           int64 // reads that went without the backend because of trouble with it or an undelivered invalidation
@@ -68,6 +71,7 @@ type Stats struct {
 
 type counters struct {
 	hits, nearHits, staleHits                                   striped
+	audited, auditDifferences, auditsUndecided                  atomic.Int64
 	refreshes, refreshErrors, refreshesSkipped                  atomic.Int64
 	misses, loads, loadErrors, coalesced, waited, degraded      atomic.Int64
 	staleFills, decodeErrors, encodeErrors, invalidated, queued atomic.Int64
@@ -84,6 +88,9 @@ func (c *counters) stats() Stats {
 		Refreshes:          c.refreshes.Load(),
 		RefreshErrors:      c.refreshErrors.Load(),
 		RefreshesSkipped:   c.refreshesSkipped.Load(),
+		Audited:            c.audited.Load(),
+		AuditDifferences:   c.auditDifferences.Load(),
+		AuditsUndecided:    c.auditsUndecided.Load(),
 		Coalesced:          c.coalesced.Load(),
 		Waited:             c.waited.Load(),
 		Degraded:           c.degraded.Load(),

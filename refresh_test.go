@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -693,5 +695,108 @@ func TestMaxLoads_OtherProcess(t *testing.T) {
 			t.Errorf("got %q, %v", v, err)
 		}
 		group.Wait()
+	})
+}
+
+// An audit finds the value that a writer has changed behind the cache's back, tells of it,
+// and heals it; writes that go through the cache are no difference.
+func TestAudit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		logs := &logtest.Buffer{}
+		c := open(t, aside.Config{Type: "memory", Audit: 1, Logger: slog.New(slog.NewTextHandler(logs, nil))})
+		s := aside.Keyspace{Name: "audited"}
+		var row atomic.Value
+		row.Store("v1")
+		load := func(context.Context) (string, error) { return row.Load().(string), nil }
+		want := func(audited, different, undecided int64) {
+			t.Helper()
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+			if got := stats(t, c); got.Audited != audited || got.AuditDifferences != different || got.AuditsUndecided != undecided {
+				t.Errorf("%d audited, %d different, %d undecided, want %d, %d, %d", got.Audited, got.AuditDifferences, got.AuditsUndecided, audited, different, undecided)
+			}
+		}
+		get(t, c, s, load, "v1")
+		want(0, 0, 0)
+		get(t, c, s, load, "v1")
+		want(1, 0, 0)
+		row.Store("v2") // and nothing is said
+		get(t, c, s, load, "v1")
+		want(2, 1, 0)
+		get(t, c, s, load, "v2")
+		want(3, 1, 0)
+		row.Store("v3") // as a writer does, who is about to invalidate
+		get(t, c, s, load, "v2")
+		synctest.Wait()
+		if err := aside.Invalidate(t.Context(), c, s.Key("A")); err != nil {
+			t.Fatal(err)
+		}
+		want(3, 1, 1)
+		get(t, c, s, load, "v3")
+		get(t, c, s, func(context.Context) (string, error) { return "", errDown }, "v3")
+		want(3, 1, 2)
+		get(t, c, s, func(context.Context) (string, error) { return "", aside.ErrNotFound }, "v3")
+		want(4, 2, 2)
+		if n := strings.Count(logs.String(), "another value"); n != 1 || strings.Contains(logs.String(), "v1") || strings.Contains(logs.String(), "v2") {
+			t.Errorf("logged %d times within 10s, want once, without values:\n%s", n, logs.String())
+		}
+	})
+}
+
+// What is equal but for its encoding is no difference, and audits of some hits leave others
+// alone.
+func TestAudit_EqualValues(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(t *testing.T) aside.Cache) {
+		c := must(aside.New(backendOf(newCache(t)), aside.Config{Audit: 1}))
+		s := aside.Keyspace{Name: "audited", RefreshAfter: 5 * time.Minute, RefreshWait: -1}
+		key := s.Key("A")
+		if err := c.Set(t.Context(), key.String(), []byte(`{"b": 1,  "a": 2}`), 9*time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		load := func(context.Context) (map[string]int, error) { return map[string]int{"a": 2, "b": 1}, nil }
+		for range 2 {
+			if v, err := aside.GetOrLoad(t.Context(), c, key, load); len(v) != 2 || err != nil {
+				t.Fatal(v, err)
+			}
+			aside.AwaitFills(c)
+		}
+		redistest.Eventually(t, "it is audited", func() bool { return stats(t, c).Audited > 0 })
+		if s := stats(t, c); s.AuditDifferences != 0 {
+			t.Errorf("%+v, want no difference", s)
+		}
+	})
+}
+
+// While a fresh value is audited, or loaded for a read under Fresh, it is fresh for others.
+func TestAudit_ValuesStayFresh(t *testing.T) {
+	t.Parallel()
+	storing(t, func(t *testing.T, newCache func(t *testing.T) aside.Cache) {
+		c := newCache(t)
+		s := aside.Keyspace{Name: "audited", TTL: time.Hour, RefreshAfter: 30 * time.Minute, RefreshWait: -1}
+		get(t, c, s, (&numbered{}).load, "v1")
+		aside.AwaitFills(c)
+		seen, release := make(chan struct{}), make(chan struct{})
+		done := make(chan error)
+		go func() {
+			_, err := aside.GetOrLoad(aside.Fresh(t.Context()), c, s.Key("A"), func(context.Context) (string, error) {
+				close(seen)
+				<-release
+				return "", errDown
+			})
+			done <- err
+		}()
+		<-seen
+		get(t, c, s, fails(t), "v1") // which would wait, were it old
+		close(release)
+		if err := <-done; !errors.Is(err, errDown) {
+			t.Errorf("got %v, want the loader's error", err)
+		}
+		aside.AwaitFills(c)
+		get(t, c, s, fails(t), "v1")
+		if s := stats(t, c); s.StaleHits != 0 {
+			t.Errorf("%+v, want no stale hit", s)
+		}
 	})
 }

@@ -97,6 +97,9 @@ type stats struct {
 	Refreshes          int64 `json:"refreshes"`
 	RefreshErrors      int64 `json:"refresh_errors"`
 	RefreshesSkipped   int64 `json:"refreshes_skipped"`
+	Audited            int64 `json:"audited"`
+	AuditDifferences   int64 `json:"audit_differences"`
+	AuditsUndecided    int64 `json:"audits_undecided"`
 	Coalesced          int64 `json:"coalesced"`
 	Waited             int64 `json:"waited"`
 	Degraded           int64 `json:"degraded"`

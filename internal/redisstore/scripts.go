@@ -15,7 +15,7 @@ import "github.com/redis/go-redis/v9"
 //	load TOKEN TTL N at:END:LEFT:LENGTH:FAILURES CHANNEL
 //		the lease of a refresh, which is to replace the value that ends at END, -1 for
 //		never, LEFT milliseconds later, and has LENGTH bytes. FAILURES of them in a row
-//		came to nothing before.
+//		came to nothing before. It is "on:" in place of "at:" where the value is fresh.
 //	failed TOKEN TTL
 //		a lease that was released without a value
 //	failed TOKEN TTL FAILURES
@@ -251,7 +251,7 @@ end
 if foreign then replaces(KEYS[2], 'string') end
 token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]
 local seenThen = '-'
-if ends then seenThen = string.format('at:%.0f:%.0f:%d:%d', ends, left, length, failures) end
+if ends then seenThen = string.format('%s:%.0f:%.0f:%d:%d', freshFor and 'on' or 'at', ends, left, length, failures) end
 redis.call('SET', KEYS[2], 'load ' .. token .. ' ' .. ARGV[1] .. ' 0 ' .. seenThen, 'PX', ARGV[1])
 wake(lease, KEYS[1])
 return {'granted', token, '', unpack(replaced)}
@@ -312,7 +312,7 @@ return held
 	fillScript = script("fill", luaWake+luaSeen+`
 local lease, held = redis.pcall('GET', KEYS[2]), 'load ' .. ARGV[1] .. ' '
 if type(lease) ~= 'string' or string.sub(lease, 1, #held) ~= held then return 0 end
-local was, had, size = string.match(lease, '^load %S+ %d+ %d+ at:(%-?%d+):(%-?%d+):(%d+):')
+local was, had, size = string.match(lease, '^load %S+ %d+ %d+ %a%a:(%-?%d+):(%-?%d+):(%d+):')
 if was then
 	local t = redis.call('TIME')
 	local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -355,14 +355,14 @@ if owner == ARGV[1] then
 end
 local token, failures = string.match(lease, '^load (%S+) %d+ %d+ (%S+)')
 if token ~= ARGV[1] then return 0 end
+local isFresh, ttl, mark = string.match(failures, '^on:'), ARGV[2], ''
 failures = string.match(failures, '^at:.*:(%d+)$')
-local ttl, mark = ARGV[2], ''
 if failures then
 	ttl = string.format('%.0f', 2 * math.min(tonumber(ttl) * 2 ^ tonumber(failures), tonumber(ARGV[3])))
 	mark = string.format(' %d', tonumber(failures) + 1)
 end
 redis.call('DEL', KEYS[2])
-redis.call('SET', KEYS[2], 'failed ' .. token .. ' ' .. ttl .. mark, 'PX', ttl)
+if not isFresh then redis.call('SET', KEYS[2], 'failed ' .. token .. ' ' .. ttl .. mark, 'PX', ttl) end
 wake(lease, KEYS[1])
 return 1
 `)

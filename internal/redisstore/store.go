@@ -298,6 +298,9 @@ func markOf(lease []byte, has bool) backend.Mark {
 	case "fresh":
 		return backend.Fresh
 	case "load", "claim":
+		if of := bytes.Fields(lease); len(of) > 4 && bytes.HasPrefix(of[4], []byte("on:")) {
+			return backend.Fresh // and loaded anew all the same
+		}
 		return backend.Leased
 	case "none":
 		if !has {
