@@ -58,8 +58,9 @@ import (
 // Config.LoadTimeout. The load is over then, whether or not load has returned: its
 // callers get an error that is a [context.DeadlineExceeded], the next caller loads
 // anew, and a late result is dropped. load should use its own context, not its
-// caller's. It reads the primary database, not a replica, and only committed rows: a
-// value that it reads inside an uncommitted transaction is stored even if that is
+// caller's; in a keyspace with RefreshAfter, it may run after its caller has returned. It
+// reads the primary database, not a replica, and only committed rows: a value that it
+// reads inside an uncommitted transaction is stored even if that is
 // rolled back. It must not ask for the same key again, or for one whose loader asks for
 // this one: each would wait for the other until Config.LoadTimeout.
 //

@@ -26,6 +26,7 @@ import (
 //	CACHE_TTL_CANCEL        time to live, from 500ms (60)
 //	CACHE_TTL_<NAME>        time to live of the keyspace <name>, in lower case
 //	CACHE_TTL_JITTER        share taken off at random, 0 to 0.9 (0)
+//	CACHE_REFRESH_<NAME>    RefreshAfter of the keyspace <name>, in lower case; 0 is never
 //	CACHE_TIMEOUT           what a call may spend on trouble (250ms)
 //	CACHE_LOAD_TIMEOUT      when a loader's context ends (5m)
 //	CACHE_MEMORY_MAX_BYTES  MemoryMaxBytes and DecodedMaxBytes (67108864)
@@ -47,7 +48,7 @@ import (
 //	                        of the Sentinels, where they ask for them
 //	REDIS_WAIT_REPLICAS     replicas that must have an invalidation (0)
 //
-// Times to live, and the time-outs, are seconds (1800) or Go durations (30m). Where the
+// Times to live, ages and time-outs are seconds (1800) or Go durations (30m). Where the
 // cache is not on Redis, REDIS_ variables are not read.
 //
 // Config.Warnings lists the variables that are set and have no effect, such as a
@@ -98,6 +99,7 @@ func ConfigFromEnv(environ []string) (Config, error) {
 		c.Type = typeNone
 	}
 	e.ttls(c.TTLs)
+	e.refreshes(&c)
 	usesRedis := c.Type == "" || c.Type == typeRedis
 	if usesRedis {
 		e.redis(&c)
@@ -114,11 +116,11 @@ type envReader struct {
 
 // readVar parses a variable into field. The error of parse says only that the text is
 // wrong; the message says what is accepted, and shows the text unless it may hold a
-// secret.
-func readVar[T any](e *envReader, name, accepted string, field *T, parse func(string) (T, error)) {
+// secret. ok is false when there is such an error.
+func readVar[T any](e *envReader, name, accepted string, field *T, parse func(string) (T, error)) (ok bool) {
 	text := strings.TrimSpace(e.env[name])
 	if text == "" {
-		return
+		return true
 	}
 	v, err := parse(text)
 	if err != nil {
@@ -127,48 +129,90 @@ func readVar[T any](e *envReader, name, accepted string, field *T, parse func(st
 			shown = fmt.Sprintf("=%.80q", text)
 		}
 		e.errs = append(e.errs, fmt.Errorf("aside: %s%s: %s is accepted", name, shown, accepted))
-		return
+		return false
 	}
 	*field = v
+	return true
 }
 
 // isHarmless reports whether a wrong text may be shown: it has nothing that stands in
-// URLs and connection strings, and is a number where a password may be taken for it.
+// URLs and connection strings, and is a number where a password may be taken for it, as
+// under REDIS_ or in another program's CACHE_REFRESH_TOKEN.
 func isHarmless(name, text string) bool {
-	if strings.HasPrefix(name, "REDIS_") {
+	if strings.HasPrefix(name, "REDIS_") || strings.HasPrefix(name, "CACHE_REFRESH_") {
 		_, err := strconv.ParseFloat(text, 64)
 		return err == nil && len(text) <= 12
 	}
 	return !strings.ContainsAny(text, "@=/$")
 }
 
-func (e *envReader) ttls(ttls map[string]time.Duration) {
+// ofKeyspaces calls read for each variable with the prefix that is set and names a
+// keyspace. Two of one keyspace are an error.
+func (e *envReader) ofKeyspaces(prefix, meaning string, read func(name, space string)) {
 	var names []string
 	for name := range e.env {
-		if strings.HasPrefix(name, "CACHE_TTL_") && name != "CACHE_TTL_JITTER" && strings.TrimSpace(e.env[name]) != "" && !settings.IsForeign(name, e.env[name]) {
+		if strings.HasPrefix(name, prefix) && name != "CACHE_TTL_JITTER" && e.trimmed(name) != "" && !settings.IsForeign(name, e.env[name]) {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
 	spelt := make(map[string]string)
 	for _, name := range names {
-		space := strings.ToLower(strings.TrimPrefix(name, "CACHE_TTL_"))
+		space := strings.ToLower(strings.TrimPrefix(name, prefix))
 		if !isName(space) {
 			e.errs = append(e.errs, fmt.Errorf("aside: %s: as the name of a keyspace, %s are accepted", name, acceptedNames))
 			continue
 		}
 		if other, ok := spelt[space]; ok {
-			e.errs = append(e.errs, fmt.Errorf("aside: %s and %s: both are the time to live of the keyspace %q; set one of them", other, name, space))
+			e.errs = append(e.errs, fmt.Errorf("aside: %s and %s: both are %s of the keyspace %q; set one of them", other, name, meaning, space))
 			continue
 		}
 		spelt[space] = name
-		var ttl time.Duration
-		least := leastTTL(space)
-		readVar(e, name, fmt.Sprintf("seconds (1800) or a duration (30m), from %v to one year,", least), &ttl, settings.Duration(least, maxTTL))
-		if ttl != 0 {
-			ttls[space] = ttl
-		}
+		read(name, space)
 	}
+}
+
+func (e *envReader) ttls(ttls map[string]time.Duration) {
+	e.ofKeyspaces("CACHE_TTL_", "the time to live", func(name, space string) {
+		ttl, least := ttls[space], leastTTL(space)
+		if readVar(e, name, fmt.Sprintf("seconds (1800) or a duration (30m), from %v to one year,", least), &ttl, settings.Duration(least, maxTTL)) {
+			ttls[space] = ttl
+		} else {
+			delete(ttls, space) // no age can be compared with it
+		}
+	})
+}
+
+// refreshes reads the ages from which values are loaded again. It compares them with the
+// times to live that are known here; Open and GetOrLoad do with those of keyspaces.
+func (e *envReader) refreshes(c *Config) {
+	e.ofKeyspaces("CACHE_REFRESH_", "the RefreshAfter", func(name, space string) {
+		if isState(space) {
+			e.errs = append(e.errs, fmt.Errorf("aside: %s: values of the keyspace %q are not loaded, so they cannot be refreshed; only keyspaces of values that are loaded are accepted", name, space))
+			return
+		}
+		var after time.Duration
+		if !readVar(e, name, "seconds (1200) or a duration (20m), from 1ms to the keyspace's time to live less CACHE_TTL_JITTER, or 0 for never,", &after, parseAge) {
+			return
+		}
+		if c.RefreshAfter == nil {
+			c.RefreshAfter = make(map[string]time.Duration)
+		}
+		c.RefreshAfter[space] = after
+		ttl, ok := c.TTLs[space]
+		if least := (&ttlPolicy{jitter: c.Jitter}).least(ttl); ok && after > least {
+			e.errs = append(e.errs, fmt.Errorf("aside: %s %v: at most %v is accepted, CACHE_TTL_%s (%v) less CACHE_TTL_JITTER (%v)",
+				name, after, least, strings.ToUpper(space), ttl, c.Jitter))
+		}
+	})
+}
+
+// parseAge reads a time to live, or 0.
+func parseAge(s string) (time.Duration, error) {
+	if d, err := settings.Duration(0, 0)(s); err == nil {
+		return d, nil
+	}
+	return settings.Duration(minTTL, maxTTL)(s)
 }
 
 // redis reads the settings of Redis. Those that have no effect beside another are not

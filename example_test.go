@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
 	"time"
 
 	"github.com/cacheaside/aside"
@@ -70,6 +73,80 @@ func ExampleKeyspace() {
 	// no row for user:42
 	// true
 	// true
+}
+
+func ExampleKeyspace_refreshAfter() {
+	rates := aside.Keyspace{Name: "rate", TTL: time.Hour, RefreshAfter: 10 * time.Millisecond} // minutes, in a service
+	cache, err := aside.Open(aside.Config{Type: "memory"})
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	var database atomic.Value // which another program writes to
+	read := func() string {
+		rate, err := aside.GetOrLoad(context.Background(), cache, rates.Key("EUR"), func(context.Context) (string, error) {
+			return database.Load().(string), nil
+		})
+		if err != nil {
+			panic(err)
+		}
+		return rate
+	}
+	database.Store("1.10")
+	fmt.Println("at first", read())
+	database.Store("1.20")
+	rate := read() // at once, whatever its age
+	fmt.Println("then", rate)
+	for rate == "1.10" { // its age passes, one read has it loaded again, and no read waits
+		time.Sleep(time.Millisecond)
+		rate = read()
+	}
+	fmt.Println("soon", rate)
+	// Output:
+	// at first 1.10
+	// then 1.10
+	// soon 1.20
+}
+
+// A refresh runs when the read that began it has returned. Its loader takes what it needs
+// out of the request before, and uses the context that it is given and the pool of
+// connections. The request's own context has been cancelled by then, its body closed, and
+// its transaction committed: a loader that captured them would fail at each refresh.
+func ExampleKeyspace_refreshAfterLoader() {
+	names := aside.Keyspace{Name: "user_name", TTL: time.Hour, RefreshAfter: 10 * time.Millisecond}
+	cache, err := aside.Open(aside.Config{Type: "memory"})
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	var version atomic.Int64
+	selectName := func(ctx context.Context, id string) (string, error) { // pool.QueryRow(ctx, "SELECT …", id), in a service
+		return fmt.Sprintf("user %s, version %d", id, version.Add(1)), ctx.Err()
+	}
+	handle := func(r *http.Request) string {
+		id := r.FormValue("id") // here, not in the loader
+		name, err := aside.GetOrLoad(r.Context(), cache, names.Key(id), func(ctx context.Context) (string, error) {
+			return selectName(ctx, id) // with ctx, which has the values of r.Context(), and does not end with it
+		})
+		if err != nil {
+			panic(err)
+		}
+		return name
+	}
+	serve := func() string {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel() // as net/http does when a handler returns
+		return handle(httptest.NewRequestWithContext(ctx, "GET", "/name?id=42", nil))
+	}
+	fmt.Println(serve())
+	for serve() == "user 42, version 1" {
+		time.Sleep(time.Millisecond)
+	}
+	s, err := cache.Status(context.Background())
+	fmt.Println(s.Stats.RefreshErrors, "refreshes failed", err)
+	// Output:
+	// user 42, version 1
+	// 0 refreshes failed <nil>
 }
 
 func ExampleGenerations() {

@@ -29,7 +29,7 @@ type Keyspace struct {
 	// value, of some 100 bytes in Redis. One process at a time refreshes a value, with the
 	// loader of the read that found it too old, and a context that outlives that read's
 	// and has its values: a loader must capture neither a transaction nor what belongs to
-	// a request. A refresh that fails leaves the value and its end as they are, and the
+	// a request (see the example). A refresh that fails leaves the value and its end as they are, and the
 	// next is made after 2 s, then 4, and so on up to a minute; one that finds ErrNotFound
 	// removes the value. It cannot be more than TTL, less Config.Jitter. A value that
 	// another program has stored is as old as its remaining time says.

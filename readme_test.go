@@ -30,7 +30,7 @@ func TestReadme_ExcerptsCompile(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocks := strings.Split(string(readme), "```go\n")[1:]
-	if len(blocks) != 3 {
+	if len(blocks) != 4 {
 		t.Fatalf("%d blocks of Go", len(blocks))
 	}
 	for _, block := range blocks[1:] {
@@ -95,6 +95,8 @@ func readmeKeyspace(ctx context.Context, client redis.UniversalClient) (User, er
 	return user, err
 }
 
+var rates = aside.Keyspace{Name: "rate", TTL: time.Hour, RefreshAfter: 5 * time.Minute}
+
 type llm interface {
 	Stream(ctx context.Context, prompt string) iter.Seq[string]
 }
@@ -119,4 +121,4 @@ func readmeGenerations(ctx context.Context, cache aside.Cache, model llm, chatID
 	return err
 }
 
-var _, _ = readmeKeyspace, readmeGenerations
+var _, _, _ = readmeKeyspace, readmeGenerations, rates

@@ -3,6 +3,7 @@ package aside
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/cacheaside/aside/backend"
@@ -64,9 +65,18 @@ func (p *ttlPolicy) refreshAfter(s *Keyspace) time.Duration {
 func (p *ttlPolicy) checkRefresh(s *Keyspace) error {
 	after, ttl := p.refreshAfter(s), p.base(s)
 	if least := p.least(ttl); after > least {
-		return fmt.Errorf("%w: keyspace %q: RefreshAfter %v: at most %v is accepted, as values are kept for %v less a jitter of %v", ErrInvalidKey, s.Name, after, least, ttl, p.jitter)
+		return fmt.Errorf("%w: keyspace %q: RefreshAfter %v%s: at most %v is accepted, as values are kept for %v%s less a jitter of %v", ErrInvalidKey, s.Name,
+			after, from(p.refreshes, s.Name, "RefreshAfter", "CACHE_REFRESH_"), least, ttl, from(p.byName, s.Name, "TTLs", "CACHE_TTL_"), p.jitter)
 	}
 	return nil
+}
+
+// from says where a setting of a keyspace comes from, if it is not the keyspace itself.
+func from(settings map[string]time.Duration, space, field, prefix string) string {
+	if _, ok := settings[space]; !ok {
+		return ""
+	}
+	return fmt.Sprintf(" (Config.%s, %s%s)", field, prefix, strings.ToUpper(space))
 }
 
 // least is the least that jittered makes of d.

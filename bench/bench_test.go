@@ -29,12 +29,13 @@ func TestMain(m *testing.M) {
 func TestQuick(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string][]string{
-		"hits":     {"## Hits from Redis", "| aside |", "| jetcache-go, remote |"},
+		"hits":     {"## Hits from Redis", "| aside |", "| aside, RefreshAfter |", "| jetcache-go, remote |"},
 		"near":     {"## Hits in near caches", "| rueidisaside |", "| jetcache-go, both |"},
-		"memory":   {"## In memory", "### Caches of several sizes: µs a hit", "### Caches of several sizes: µs a miss", "### Hits of Zipf", "### Heap per entry", "| aside memory, Share |", "| go-cache |"},
+		"memory":   {"## In memory", "### Caches of several sizes: µs a hit", "### Caches of several sizes: µs a miss", "### Hits of Zipf", "### Heap per entry", "| aside memory, Share |", "| aside memory, Share, RefreshAfter |", "| go-cache |"},
 		"misses":   {"## Cold misses", "Redis 1ms away", "| aside, expected |", "| aside, not expected |", "| aside |", "| gocache |"},
 		"writes":   {"## Writes", "### Invalidating many keys", "| aside |", "| aside, Invalidate |", "| aside, Update |"},
 		"stampede": {"## A stampede", "### One process", "### 2 processes", "| sturdyc |"},
+		"expiry":   {"## Reads around an expiry", "| aside |", "| aside, RefreshAfter |", "| aside memory |", "| aside memory, Share, RefreshAfter |", "| sturdyc, early refreshes |", "| otter Get, RefreshWriting |"},
 		"stale":    {"## Stale values", "| aside, Update |", "| rockscache, strong |"},
 		"trouble":  {"### Redis refuses", "### Redis hangs", "| aside |"},
 	} {

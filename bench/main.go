@@ -159,6 +159,7 @@ func (b *bench) jobs() []job {
 	all = append(all, b.missJobs()...)
 	all = append(all, b.writeJobs()...)
 	all = append(all, b.stampedeJobs()...)
+	all = append(all, b.expiryJobs()...)
 	all = append(all, b.staleJobs()...)
 	all = append(all, b.troubleJobs()...)
 	for _, j := range all {

@@ -40,10 +40,20 @@ type setup struct {
 	prefix string  // of every key, followed by ":"
 	source *source // where loaders read
 
+	ttl          time.Duration // of values; 0 is the usual one
+	refreshAfter time.Duration // of those who can; 0 is a minute less than that
+
 	// entries and maxBytes bound caches in the process, for those that can.
 	entries  int
 	maxBytes int64
 }
+
+// lifetime is how long values are kept.
+func (s setup) lifetime() time.Duration { return or(s.ttl, ttl) }
+
+// refreshAge is the age from which values are loaded again: in the usual case one that
+// none reaches.
+func (s setup) refreshAge() time.Duration { return or(s.refreshAfter, ttl-time.Minute) }
 
 func (s setup) key(id string) string { return s.prefix + ":" + id }
 

@@ -12,6 +12,7 @@ func asidePeers() []peer {
 	return []peer{
 		{name: "aside", module: module, how: "`GetOrLoad`; a codec of raw bytes, JSON for histories", open: openAside(onRedis, false)},
 		{name: "aside, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(onRedis, true), shared: true},
+		{name: "aside, RefreshAfter", module: module, how: "in a keyspace with `RefreshAfter`", open: refreshing(openAside(onRedis, false)), only: "hits"},
 		{name: "aside, Update", module: module, how: "writes go through `Update`", open: openAside(onRedis, false), updates: true, only: "stale"},
 
 		{name: "aside near", module: module, how: "`NearMaxBytes`", open: openAside(nearRedis, false), near: true},
@@ -19,6 +20,19 @@ func asidePeers() []peer {
 
 		{name: "aside memory", module: module, how: "`Type: TypeMemory`; values are encoded, and each caller gets its own", open: openAside(inMemory, false), memory: true},
 		{name: "aside memory, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(inMemory, true), memory: true},
+		{name: "aside memory, Share, RefreshAfter", module: module, how: "the same with `RefreshAfter`", open: refreshing(openAside(inMemory, true)), memory: true, only: "memory"},
+	}
+}
+
+// refreshing opens with keyspaces whose values are loaded again in the background.
+func refreshing(open func(setup) (store, error)) func(setup) (store, error) {
+	return func(s setup) (store, error) {
+		st, err := open(s)
+		if err == nil {
+			a := st.(*asideStore)
+			a.bytes.RefreshAfter, a.messages.RefreshAfter = s.refreshAge(), s.refreshAge()
+		}
+		return st, err
 	}
 }
 
@@ -53,8 +67,8 @@ func openAside(config func(setup) aside.Config, share bool) func(setup) (store, 
 		}
 		return &asideStore{
 			cache:    cache,
-			bytes:    aside.Keyspace{Name: s.prefix, TTL: ttl, Share: share, Codec: aside.Bytes},
-			messages: aside.Keyspace{Name: s.prefix, TTL: ttl, Share: share},
+			bytes:    aside.Keyspace{Name: s.prefix, TTL: s.lifetime(), Share: share, Codec: aside.Bytes},
+			messages: aside.Keyspace{Name: s.prefix, TTL: s.lifetime(), Share: share},
 			source:   s.source,
 		}, nil
 	}

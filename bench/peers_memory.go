@@ -22,6 +22,8 @@ func memoryPeers() []peer {
 		{name: "theine", module: theine, how: "a loading cache; bounded by weight", open: openMemory(newTheine[[]byte], newTheine[[]Message]), memory: true},
 		{name: "ristretto", module: ristretto, how: "`Get`, on a miss load and `SetWithTTL`; bounded by weight", open: openMemory(newRistretto[[]byte], newRistretto[[]Message]), memory: true},
 		{name: "sturdyc", module: "github.com/viccon/sturdyc", how: "`GetOrFetch`; 10 shards, `WithNoContinuousEvictions`", open: openMemory(newSturdyc[[]byte], newSturdyc[[]Message]), memory: true},
+		{name: earlySturdyc, module: "github.com/viccon/sturdyc", how: "with `WithEarlyRefreshes`", open: openMemory(newEarlySturdyc[[]byte], newEarlySturdyc[[]Message]), memory: true, only: "expiry"},
+		{name: refreshingOtter, module: otter, how: "with the `RefreshCalculator` of that name", open: openMemory(newRefreshingOtter[[]byte], newRefreshingOtter[[]Message]), memory: true, only: "expiry"},
 		{name: "golang-lru expirable", module: "github.com/hashicorp/golang-lru/v2", how: "`Get`, on a miss load and `Add`", open: openMemory(newLRU[[]byte], newLRU[[]Message]), memory: true},
 		{name: "go-cache", module: "github.com/patrickmn/go-cache", how: "`Get`, on a miss load and `Set`; not bounded", open: openMemory(newGoCache[[]byte], newGoCache[[]Message]), memory: true},
 	}
@@ -105,16 +107,18 @@ func getOrSet[V any](s space[V], get func(string) (V, bool), set func(string, V)
 	}
 }
 
-func otterOf[V any](s space[V]) (*otter.Cache[string, V], error) {
+func otterOf[V any](s space[V], refresh otter.RefreshCalculator[string, V]) (*otter.Cache[string, V], error) {
 	return otter.New(&otter.Options[string, V]{
 		MaximumWeight:    uint64(s.maxBytes),
 		Weigher:          func(key string, v V) uint32 { return uint32(s.weight(key, v)) },
-		ExpiryCalculator: otter.ExpiryWriting[string, V](ttl),
+		ExpiryCalculator: otter.ExpiryWriting[string, V](s.lifetime()),
+
+		RefreshCalculator: refresh,
 	})
 }
 
 func newOtter[V any](s space[V]) (memory[V], error) {
-	c, err := otterOf(s)
+	c, err := otterOf(s, nil)
 	if err != nil {
 		return memory[V]{}, err
 	}
@@ -125,8 +129,14 @@ func newOtter[V any](s space[V]) (memory[V], error) {
 	}, nil
 }
 
-func newOtterLoading[V any](s space[V]) (memory[V], error) {
-	c, err := otterOf(s)
+func newOtterLoading[V any](s space[V]) (memory[V], error) { return loadingOtter(s, nil) }
+
+func newRefreshingOtter[V any](s space[V]) (memory[V], error) {
+	return loadingOtter(s, otter.RefreshWriting[string, V](s.refreshAge()))
+}
+
+func loadingOtter[V any](s space[V], refresh otter.RefreshCalculator[string, V]) (memory[V], error) {
+	c, err := otterOf(s, refresh)
 	if err != nil {
 		return memory[V]{}, err
 	}
@@ -161,10 +171,17 @@ func newRistretto[V any](s space[V]) (memory[V], error) {
 	return memory[V]{get: getOrSet(s, c.Get, set), drop: c.Del, close: c.Close}, nil
 }
 
-func newSturdyc[V any](s space[V]) (memory[V], error) {
+func newSturdyc[V any](s space[V]) (memory[V], error) { return sturdycOf(s) }
+
+// newEarlySturdyc has refreshes wait for their loads only once a value has ended.
+func newEarlySturdyc[V any](s space[V]) (memory[V], error) {
+	return sturdycOf(s, sturdyc.WithEarlyRefreshes(s.refreshAge(), s.refreshAge(), s.lifetime(), 10*time.Millisecond))
+}
+
+func sturdycOf[V any](s space[V], options ...sturdyc.Option) (memory[V], error) {
 	// The goroutine that removes what has expired never ends, and would keep the cache.
-	// Nothing expires here.
-	c := sturdyc.New[V](s.entries, 10, ttl, 10, sturdyc.WithNoContinuousEvictions())
+	// Few values, if any, expire here.
+	c := sturdyc.New[V](s.entries, 10, s.lifetime(), 10, append(options, sturdyc.WithNoContinuousEvictions())...)
 	get := func(ctx context.Context, key string) (V, error) {
 		return c.GetOrFetch(ctx, key, func(ctx context.Context) (V, error) { return s.load(ctx, key) })
 	}

@@ -42,6 +42,7 @@ aside, rueidis, rueidisaside and go-redis are told by Redis when a key has chang
 		b.memorySection(),
 		b.missSection(),
 		b.stampedeSection(),
+		b.expirySection(),
 		staleSection(),
 		b.troubleSection(),
 		b.writeSection(),

@@ -189,18 +189,23 @@ func (h *handler) test(w http.ResponseWriter, r *http.Request) {
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func (h *handler) config(w http.ResponseWriter, _ *http.Request) {
-	ttls := make(map[string]float64)
+	ttls, refreshAfter := make(map[string]float64), make(map[string]float64) // 0: never
 	for _, s := range h.cfg.Keyspaces {
 		ttls[s.Name] = cmp.Or(s.TTL, 10*time.Minute).Seconds()
+		refreshAfter[s.Name] = s.RefreshAfter.Seconds()
 	}
 	for name, ttl := range h.cfg.TTLs {
 		ttls[name] = ttl.Seconds()
+	}
+	for name, after := range h.cfg.RefreshAfter {
+		refreshAfter[name] = after.Seconds()
 	}
 	respond.Success(w, http.StatusOK, struct {
 		cacheConfig
 		CacheType      string             `json:"cache_type"`
 		KeyPrefix      string             `json:"key_prefix"`
 		TTLs           map[string]float64 `json:"ttls"`
+		RefreshAfter   map[string]float64 `json:"refresh_after"`
 		TTLJitter      float64            `json:"ttl_jitter"`
 		TimeoutMS      float64            `json:"timeout_ms"`
 		LoadTimeoutMS  float64            `json:"load_timeout_ms"`
@@ -214,7 +219,7 @@ func (h *handler) config(w http.ResponseWriter, _ *http.Request) {
 		PasswordSet    bool               `json:"redis_password_set"`
 		ClearProtected bool               `json:"clear_needs_token"`
 	}{
-		h.cacheConfig(), h.cfg.Type, h.cfg.KeyPrefix, ttls, h.cfg.Jitter,
+		h.cacheConfig(), h.cfg.Type, h.cfg.KeyPrefix, ttls, refreshAfter, h.cfg.Jitter,
 		ms(h.cfg.Timeout), ms(max(0, h.cfg.LoadTimeout)),
 		h.cfg.MemoryMaxBytes, h.cfg.NearMaxBytes, h.cfg.MaxValueBytes, h.cfg.RefuseWrites,
 		h.cfg.Redis.TLS, h.cfg.Redis.Cluster, h.cfg.Redis.SentinelMaster, h.cfg.Redis.Password != "", h.opts.AdminToken != "",

@@ -14,14 +14,15 @@ import (
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	for want, cfg := range map[string]aside.Config{
-		`{"near":0,"memory":67108864,"value":16777216,"load":300000,"port":6379,"ttl":0}`: {},
-		`{"near":1,"memory":2,"value":3,"load":4,"port":26379,"ttl":600}`: {
+		`{"near":0,"memory":67108864,"value":16777216,"load":300000,"port":6379,"ttl":0,"refresh":null}`: {},
+		`{"near":1,"memory":2,"value":3,"load":4,"port":26379,"ttl":600,"refresh":0}`: {
 			NearMaxBytes: 1, MemoryMaxBytes: 2, MaxValueBytes: 3, LoadTimeout: 4 * time.Millisecond,
 			Redis: aside.Redis{SentinelMaster: "m"}, Keyspaces: []aside.Keyspace{{Name: "user"}},
 		},
-		`{"near":0,"memory":67108864,"value":16777216,"load":0,"port":7000,"ttl":60}`: {
+		`{"near":0,"memory":67108864,"value":16777216,"load":0,"port":7000,"ttl":60,"refresh":30}`: {
 			LoadTimeout: -1, Redis: aside.Redis{Hosts: []string{"h:7000"}},
-			Keyspaces: []aside.Keyspace{{Name: "user", TTL: time.Hour}}, TTLs: map[string]time.Duration{"user": time.Minute},
+			Keyspaces: []aside.Keyspace{{Name: "user", TTL: time.Hour, RefreshAfter: 20 * time.Minute}}, TTLs: map[string]time.Duration{"user": time.Minute},
+			RefreshAfter: map[string]time.Duration{"user": 30 * time.Second},
 		},
 	} {
 		c, err := aside.Open(cfg)
@@ -33,12 +34,13 @@ func TestConfig(t *testing.T) {
 		Handler(c, cfg, Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
 		var answer struct {
 			Data struct {
-				Near   int64              `json:"near_max_bytes"`
-				Memory int64              `json:"memory_max_bytes"`
-				Value  int64              `json:"max_value_bytes"`
-				Load   float64            `json:"load_timeout_ms"`
-				Port   int                `json:"redis_port"`
-				TTLs   map[string]float64 `json:"ttls"`
+				Near   int64               `json:"near_max_bytes"`
+				Memory int64               `json:"memory_max_bytes"`
+				Value  int64               `json:"max_value_bytes"`
+				Load   float64             `json:"load_timeout_ms"`
+				Port   int                 `json:"redis_port"`
+				TTLs   map[string]float64  `json:"ttls"`
+				After  map[string]*float64 `json:"refresh_after"`
 			} `json:"data"`
 		}
 		if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
@@ -46,13 +48,14 @@ func TestConfig(t *testing.T) {
 		}
 		d := answer.Data
 		got, err := json.Marshal(struct {
-			Near   int64   `json:"near"`
-			Memory int64   `json:"memory"`
-			Value  int64   `json:"value"`
-			Load   float64 `json:"load"`
-			Port   int     `json:"port"`
-			TTL    float64 `json:"ttl"`
-		}{d.Near, d.Memory, d.Value, d.Load, d.Port, d.TTLs["user"]})
+			Near   int64    `json:"near"`
+			Memory int64    `json:"memory"`
+			Value  int64    `json:"value"`
+			Load   float64  `json:"load"`
+			Port   int      `json:"port"`
+			TTL    float64  `json:"ttl"`
+			After  *float64 `json:"refresh"`
+		}{d.Near, d.Memory, d.Value, d.Load, d.Port, d.TTLs["user"], d.After["user"]})
 		if err != nil || string(got) != want {
 			t.Errorf("got %s, %v; want %s", got, err, want)
 		}

@@ -273,6 +273,25 @@ func TestBrowser_TwoServers(t *testing.T) {
 	there.until("the other page has the reply", messagesAre(2))
 }
 
+// A read of a value that is to be refreshed says so, and so do the counts.
+func TestBrowser_Stale(t *testing.T) {
+	t.Parallel()
+	b := openBrowser(t, "en-US", startChatserver(t, map[string]string{"CACHE_TYPE": "memory", "CACHE_REFRESH_CHAT_MESSAGES": "1ms"}).url)
+	b.typeIn("title", "Old"+kb.Enter)
+	b.until("the room was read", lastRead)
+	redistest.Eventually(t, "a read is stale", func() bool { // unless the one before was within a millisecond
+		n := eval[int](b, `document.querySelectorAll("#reads li").length`)
+		b.click("reload")
+		b.until("it is read", fmt.Sprintf(`document.querySelectorAll("#reads li").length > %d`, n))
+		return eval[string](b, lastRead) == "STALE"
+	})
+	b.until("it is shown", `getComputedStyle(document.querySelector("#reads .STALE")).color !== getComputedStyle(document.querySelector("#reads .MISS")).color`)
+	b.until("it is counted", `/stale hits [1-9]\d*, refreshes [1-9]/.test(document.querySelector("#counts").textContent)`)
+	b.do("speak Korean", chromedp.SetValue(chromedp.ID("language"), "ko"), chromedp.Evaluate[chromedp.Void](`document.querySelector("#language").dispatchEvent(new Event("change"))`))
+	b.until("it is counted in Korean", `/갱신 [1-9]/.test(document.querySelector("#counts").textContent)`)
+	shots(b, "stale-")
+}
+
 // Who may not clear the cache is asked for the token.
 func TestBrowser_ClearWithToken(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,7 @@ import (
 
 // trace tells a request how its read of the cache went.
 type trace struct {
-	outcome  string       // HIT, MISS or OFF
+	outcome  string       // HIT, STALE, MISS or OFF
 	database atomic.Int64 // nanoseconds in its loader
 }
 

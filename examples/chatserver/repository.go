@@ -72,7 +72,9 @@ func (r *Repository) Chats(ctx context.Context, userID string) ([]Chat, error) {
 }
 
 // Conversation returns a room's conversation, or aside.ErrNotFound when there is no
-// such room.
+// such room. All writes of this program invalidate it, so it has no RefreshAfter, whose
+// mark is a second key a room in Redis. Where another program writes to the database and
+// does not invalidate, CACHE_REFRESH_CHAT_MESSAGES has it loaded again.
 func (r *Repository) Conversation(ctx context.Context, chatID string) (Conversation, error) {
 	return aside.GetOrLoad(ctx, r.cache, conversations(chatID), func(ctx context.Context) (Conversation, error) {
 		messages, err := r.selectMessages(ctx, chatID)

@@ -222,6 +222,51 @@ func TestHistoryIsMissThenHit(t *testing.T) {
 	})
 }
 
+// A message that another program adds to the database, without a word to the cache, is
+// seen after CACHE_REFRESH_CHAT_MESSAGES, and no read waits for it.
+func TestHistoryIsStaleThenRefreshed(t *testing.T) {
+	t.Parallel()
+	stale := func(t *testing.T, env map[string]string) {
+		env["CACHE_REFRESH_CHAT_MESSAGES"] = "50ms"
+		c := serverOn(t, env)
+		room := c.room()
+		c.history(room, "MISS")
+		if _, err := c.repo.db.ExecContext(t.Context(), `INSERT INTO messages (chat_id, role, content, created_at) VALUES ($1, 'user', 'from elsewhere', $2)`, room, now().Format(stamp)); err != nil {
+			t.Fatal(err)
+		}
+		read := func() (outcome string, seen bool) {
+			a := c.want(200, "GET", "/api/v1/chats/"+room+"/messages", "")
+			return a.header.Get("X-Cache"), bytes.Contains(a.body, []byte("from elsewhere"))
+		}
+		redistest.Eventually(t, "the history is stale", func() bool {
+			outcome, seen := read()
+			if seen || outcome != "HIT" && outcome != "STALE" {
+				t.Fatalf("X-Cache %s, and the new message is there: %v; nobody had it refreshed", outcome, seen)
+			}
+			return outcome == "STALE"
+		})
+		redistest.Eventually(t, "the new message is there", func() bool {
+			outcome, seen := read()
+			if outcome != "HIT" && outcome != "STALE" {
+				t.Fatalf("X-Cache %s, want a hit", outcome)
+			}
+			return seen
+		})
+		s := c.status()["stats"].(map[string]any)
+		if s["refreshes"].(float64) < 1 || s["stale_hits"].(float64) < 1 || s["misses"] != 1.0 {
+			t.Errorf("the status has %v", s)
+		}
+	}
+	t.Run("memory", func(t *testing.T) {
+		t.Parallel()
+		stale(t, map[string]string{"CACHE_TYPE": "memory"})
+	})
+	t.Run("redis", func(t *testing.T) {
+		t.Parallel()
+		stale(t, startRedis(t).env)
+	})
+}
+
 func TestOff(t *testing.T) {
 	t.Parallel()
 	for _, env := range []map[string]string{{"CACHE_ENABLED": "false"}, {"CACHE_TYPE": "none"}} {

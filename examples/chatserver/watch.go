@@ -30,8 +30,10 @@ type cacheState struct {
 	Queued     int       `json:"queued"`
 	Overflowed bool      `json:"overflowed"`
 	Hits       int64     `json:"hits"`
+	StaleHits  int64     `json:"stale_hits"`
 	Misses     int64     `json:"misses"`
 	Loads      int64     `json:"loads"`
+	Refreshes  int64     `json:"refreshes"`
 	Coalesced  int64     `json:"coalesced"`
 	Chat       *chatKeys `json:"chat,omitempty"`
 }
@@ -92,7 +94,8 @@ func (s *Server) state(ctx context.Context, chatID string) cacheState {
 		Enabled: s.cacheOn, Available: s.cacheOn && err == nil, Backend: s.backend,
 		Version: st.Version, UsedMemory: st.UsedMemory, Keys: st.Keys,
 		Breaker: st.Breaker, Queued: st.Queued, Overflowed: st.Overflowed,
-		Hits: st.Stats.Hits, Misses: st.Stats.Misses, Loads: st.Stats.Loads, Coalesced: st.Stats.Coalesced,
+		Hits: st.Stats.Hits, StaleHits: st.Stats.StaleHits, Misses: st.Stats.Misses,
+		Loads: st.Stats.Loads, Refreshes: st.Stats.Refreshes, Coalesced: st.Stats.Coalesced,
 	}
 	if chatID != "" {
 		out.Chat = s.chatState(ctx, chatID, out.Available)

@@ -12,10 +12,23 @@ import (
 // keyspaces.
 var envNames = []string{
 	"CACHE_ENABLED", "CACHE_TYPE", "CACHE_KEY_PREFIX", "CACHE_TTL_CHAT_MESSAGES", "CACHE_TTL_USER_CHATS", "CACHE_TTL_GENERATION",
-	"CACHE_TTL_CANCEL", "CACHE_TTL_JITTER", "CACHE_TIMEOUT", "CACHE_LOAD_TIMEOUT", "CACHE_MEMORY_MAX_BYTES", "CACHE_NEAR_MAX_BYTES",
+	"CACHE_TTL_CANCEL", "CACHE_TTL_JITTER", "CACHE_REFRESH_CHAT_MESSAGES", "CACHE_REFRESH_USER_CHATS", "CACHE_TIMEOUT", "CACHE_LOAD_TIMEOUT", "CACHE_MEMORY_MAX_BYTES", "CACHE_NEAR_MAX_BYTES",
 	"CACHE_MAX_VALUE_BYTES", "CACHE_QUEUE_SIZE", "CACHE_REFUSE_WRITES", "REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB",
 	"REDIS_USERNAME", "REDIS_PASSWORD", "REDIS_TLS", "REDIS_CLUSTER", "REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_USERNAME",
 	"REDIS_SENTINEL_PASSWORD", "REDIS_WAIT_REPLICAS",
+}
+
+// ofKeyspaces says what the variables mean that any keyspace may have, by their prefix.
+var ofKeyspaces = map[string]string{"CACHE_TTL_": "time to live", "CACHE_REFRESH_": "RefreshAfter"}
+
+// keyspaceVar returns the prefix of a variable that any keyspace may have, or "".
+func keyspaceVar(name string) string {
+	for prefix := range ofKeyspaces {
+		if strings.HasPrefix(name, prefix) {
+			return prefix
+		}
+	}
+	return ""
 }
 
 // otherNames are what other programs call the same, not by a slip.
@@ -25,6 +38,8 @@ var otherNames = map[string]string{
 	"REDIS_DATABASE": "REDIS_DB", "REDIS_SSL": "REDIS_TLS", "REDIS_USE_SSL": "REDIS_TLS", "REDIS_SSL_ENABLED": "REDIS_TLS", "REDIS_USE_TLS": "REDIS_TLS", "REDIS_TLS_ENABLED": "REDIS_TLS",
 	"REDIS_HOSTNAME": "REDIS_HOST", "REDIS_MASTER": "REDIS_SENTINEL_MASTER", "REDIS_SENTINEL_SERVICE_NAME": "REDIS_SENTINEL_MASTER",
 	"CACHE_CHAT_MESSAGES_TTL": "CACHE_TTL_CHAT_MESSAGES", "CACHE_USER_CHATS_TTL": "CACHE_TTL_USER_CHATS",
+	"CACHE_REFRESH_AFTER": "CACHE_REFRESH_<NAME>, with the name of a keyspace,", "CACHE_REFRESH_AFTER_CHAT_MESSAGES": "CACHE_REFRESH_CHAT_MESSAGES", "CACHE_REFRESH_AFTER_USER_CHATS": "CACHE_REFRESH_USER_CHATS",
+	"CACHE_CHAT_MESSAGES_REFRESH": "CACHE_REFRESH_CHAT_MESSAGES", "CACHE_USER_CHATS_REFRESH": "CACHE_REFRESH_USER_CHATS",
 	"REDIS_SENTINEL": "REDIS_HOST", "REDIS_SENTINELS": "REDIS_HOST", "REDIS_SENTINEL_HOST": "REDIS_HOST", "REDIS_SENTINEL_HOSTS": "REDIS_HOST",
 	"REDIS_SENTINEL_NODES": "REDIS_HOST", "REDIS_SENTINEL_ADDR": "REDIS_HOST", "REDIS_SENTINEL_ADDRS": "REDIS_HOST", "REDIS_SENTINEL_PORT": "REDIS_PORT",
 	"REDIS_CLUSTER_HOST": "REDIS_HOST", "REDIS_CLUSTER_HOSTS": "REDIS_HOST", "REDIS_CLUSTER_NODES": "REDIS_HOST", "REDIS_CLUSTER_ADDRS": "REDIS_HOST",
@@ -84,9 +99,9 @@ func UnknownVars(env map[string]string, usesRedis bool) []string {
 		if !isSet(name) || !varName.MatchString(name) || slices.Contains(envNames, name) {
 			continue
 		}
-		meant, isTTL := meantVar(upper), strings.HasPrefix(name, "CACHE_TTL_")
+		meant, prefix := meantVar(upper), keyspaceVar(name)
 		if IsForeign(name, value) {
-			switch isTTL = false; {
+			switch prefix = ""; {
 			case noRedis && redisURL.MatchString(value):
 				meant = "REDIS_URL"
 			case noRedis && name == "CACHE_REDIS_HOST":
@@ -96,11 +111,11 @@ func UnknownVars(env map[string]string, usesRedis bool) []string {
 			}
 		}
 		switch {
-		case meant == "" && isTTL:
+		case meant == "" && prefix != "":
 		case meant == "":
 			out = append(out, fmt.Sprintf("%s is not a setting of the cache, and not used", name))
-		case isTTL:
-			out = append(out, fmt.Sprintf("%s is taken for the time to live of a keyspace %q; %s was probably meant", name, strings.ToLower(name[len("CACHE_TTL_"):]), meant))
+		case prefix != "":
+			out = append(out, fmt.Sprintf("%s is taken for the %s of a keyspace %q; %s was probably meant", name, ofKeyspaces[prefix], strings.ToLower(name[len(prefix):]), meant))
 		default:
 			out = append(out, fmt.Sprintf("%s is not a setting of the cache, and not used; %s was probably meant", name, meant))
 		}
@@ -120,13 +135,14 @@ func meantVar(upper string) string {
 	best, least := "", 1<<10
 	for _, known := range envNames {
 		// Of a longer name more letters may be wrong, not counting its prefix.
-		own := strings.TrimPrefix(strings.TrimPrefix(known[len("CACHE_"):], "TTL_"), "SENTINEL_")
+		own := known[max(len("CACHE_"), len(keyspaceVar(known))):]
+		own = strings.TrimPrefix(own, "SENTINEL_")
 		d := edits(upper, known)
 		if d <= max(1, len(own)/4) && d < least {
 			best, least = known, d
 		}
 	}
-	if best != "" || strings.HasPrefix(upper, "CACHE_TTL_") {
+	if best != "" || keyspaceVar(upper) != "" {
 		return best
 	}
 	if len(upper) < len("REDIS_PASS") {
