@@ -68,7 +68,6 @@ type flight struct {
 type refresh struct {
 	began time.Time
 	waits bool // for another process's refresh, as readers do
-	over  bool // guarded by flights.mu
 }
 
 // valueType is the type of the values that a caller asks for: typed[T]. Those of one
@@ -283,10 +282,7 @@ func (fl *flight) leaveMap() (encodes bool) {
 	fl.f.flights.mu.Lock()
 	defer fl.f.flights.mu.Unlock()
 	fl.f.flights.remove(fl)
-	if fl.refresh != nil && !fl.refresh.over {
-		fl.refresh.over = true
-		fl.f.flights.refreshing--
-	}
+	delete(fl.f.flights.refreshing, fl)
 	return fl.encodes
 }
 

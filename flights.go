@@ -18,8 +18,8 @@ type flights struct {
 	byKey map[string]*flight
 	apart apart
 
-	refreshing int         // flights that refresh
-	tried      recent.Keys // keys that are not to be refreshed again so soon
+	refreshing map[*flight]bool // flights that refresh
+	tried      recent.Keys      // keys that are not to be refreshed again so soon
 }
 
 // maxRefreshes is how many refreshes run in a process at a time. One more is skipped, as the
@@ -85,14 +85,17 @@ func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ v
 		if fs.tried.Has(r.key) || fs.apart.has(r.key) {
 			return nil
 		}
-		if fs.refreshing >= maxRefreshes {
+		if len(fs.refreshing) >= maxRefreshes {
 			f.count.refreshesSkipped.Add(1)
 			return nil
 		}
 		fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
 		fl = fs.begin(ctx, f, space, typ, r, load) // whose caller is the refresh, and never leaves
 		fl.refresh = &refresh{began: time.Now(), waits: waits}
-		fs.refreshing++
+		if fs.refreshing == nil {
+			fs.refreshing = make(map[*flight]bool)
+		}
+		fs.refreshing[fl] = true
 		fs.byKey[r.key] = fl
 		go fl.run()
 	}
@@ -108,11 +111,9 @@ func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ v
 func (fs *flights) endRefreshes() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for _, fl := range fs.byKey {
-		if fl.refresh != nil {
-			fl.ask.End()
-			fl.ctx.End()
-		}
+	for fl := range fs.refreshing { // also those that were detached
+		fl.ask.End()
+		fl.ctx.End()
 	}
 }
 
