@@ -497,6 +497,80 @@ func TestRefresh_NearCache(t *testing.T) {
 	})
 }
 
+// Reads and writes of one key, in one process and two, with values that are refreshed all
+// the time.
+func TestRefresh_Race(t *testing.T) {
+	t.Parallel()
+	cfg := aside.Config{RefreshAfter: map[string]time.Duration{"chat_messages": time.Millisecond}}
+	refreshed := func(t *testing.T, caches ...aside.Cache) {
+		t.Helper()
+		var n int64
+		for _, c := range caches {
+			n += stats(t, c).Refreshes
+		}
+		if n == 0 {
+			t.Error("nothing was refreshed: the race has shown nothing")
+		}
+	}
+	storingWith(t, cfg, func(t *testing.T, newCache func(*testing.T) aside.Cache) {
+		c := newCache(t)
+		race(t, []aside.Cache{c}, time.Second, false)
+		if !strings.HasSuffix(t.Name(), "miniredis") { // whose time stands still
+			refreshed(t, c)
+		}
+	})
+	t.Run("two processes", func(t *testing.T) {
+		t.Parallel()
+		r := redistest.Start(t)
+		one, two := overRedis(t, r.Addr, cfg), overRedis(t, r.Addr, cfg)
+		race(t, []aside.Cache{one, two}, 2*time.Second, false)
+		refreshed(t, one, two)
+	})
+}
+
+// A user who may not read lease keys is served what is there, and nothing is refreshed.
+func TestRefresh_AUserWhoMayNotReadLeaseKeys(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	admin := r.Client()
+	admin.Do(t.Context(), "ACL", "SETUSER", "some", "on", ">pw", "+@all", "resetkeys", "~aged:*", "~cancel:*", "&*")
+	admin.Set(t.Context(), aged.Key("A").String(), `"old"`, time.Second)
+	admin.Persist(t.Context(), aged.Key("A").String())
+	for _, wait := range []time.Duration{0, -1} {
+		s := aged
+		s.RefreshWait = wait
+		c := open(t, aside.Config{Timeout: 20 * time.Second, Redis: aside.Redis{Hosts: []string{r.Addr}, Username: "some", Password: "pw"}})
+		var group sync.WaitGroup
+		for range 50 {
+			group.Go(func() { get(t, c, s, fails(t), "old") })
+		}
+		group.Wait()
+		if n := stats(t, c); n.Refreshes != 0 || n.Degraded != 0 || n.Hits != 50 {
+			t.Errorf("%+v, want 50 hits and no trouble", n)
+		}
+	}
+}
+
+// A user who may not run scripts is served what is there, too.
+func TestRefresh_AUserWhoMayNotRunScripts(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	admin := r.Client()
+	admin.Do(t.Context(), "ACL", "SETUSER", "some", "on", ">pw", "+@all", "-eval", "-evalsha", "~*", "&*")
+	admin.Set(t.Context(), aged.Key("A").String(), `"old"`, 0)
+	for _, wait := range []time.Duration{0, time.Second, -1} {
+		s := aged
+		s.RefreshWait = wait
+		c := open(t, aside.Config{Timeout: 20 * time.Second, Redis: aside.Redis{Hosts: []string{r.Addr}, Username: "some", Password: "pw"}})
+		for range 50 {
+			get(t, c, s, fails(t), "old")
+		}
+		if n := stats(t, c); n.Refreshes != 0 || n.StaleHits != 50 {
+			t.Errorf("%+v, want 50 hits of an old value", n)
+		}
+	}
+}
+
 // evals is how many scripts the server has carried out.
 func evals(t *testing.T, r *redistest.Server) (n int64) {
 	for line := range strings.Lines(r.Client().Info(t.Context(), "commandstats").Val()) {
