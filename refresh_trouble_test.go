@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/backend"
@@ -568,6 +569,26 @@ func TestRefresh_AUserWhoMayNotRunScripts(t *testing.T) {
 		if n := stats(t, c); n.Refreshes != 0 || n.StaleHits != 50 {
 			t.Errorf("%+v, want 50 hits of an old value", n)
 		}
+	}
+}
+
+// A client that sends a request again, as the answer was lost, gets the lease that the first
+// one was granted.
+func TestRefresh_ALeaseWhoseAnswerWasLost(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	client := redis.NewClient(&redis.Options{Addr: server.Addr()})
+	t.Cleanup(func() { client.Close() })
+	client.AddHook(sendTwice{})
+	c := must(aside.NewRedis(client, aside.Config{Timeout: 20 * time.Second}))
+	t.Cleanup(func() { c.Close() })
+	_ = server.Set(aged.Key("A").String(), `"old"`)
+	s := aged
+	s.RefreshWait = -1
+	get(t, c, s, func(context.Context) (string, error) { return "new", nil }, "new")
+	aside.AwaitFills(c)
+	if got, _ := server.Get(s.Key("A").String()); got != `"new"` {
+		t.Errorf("stored is %s, want the new value", got)
 	}
 }
 
