@@ -75,7 +75,6 @@ type flight struct {
 type refresh struct {
 	began time.Time
 	waits bool // for another process's refresh, as readers do
-	over  bool // guarded by flights.mu
 
 	audits  bool   // the value need not be old: it is compared with served
 	served  []byte // what a hit returned
@@ -422,10 +421,7 @@ func (fl *flight) leaveMap() (encodes bool) {
 	fl.f.flights.mu.Lock()
 	defer fl.f.flights.mu.Unlock()
 	fl.f.flights.remove(fl)
-	if fl.refresh != nil && !fl.refresh.over {
-		fl.refresh.over = true
-		fl.f.flights.refreshing--
-	}
+	delete(fl.f.flights.refreshing, fl)
 	return fl.encodes
 }
 

@@ -19,8 +19,8 @@ type flights struct {
 	byKey map[string]*flight
 	apart apart
 
-	refreshing int         // flights that refresh
-	tried      recent.Keys // keys that are not to be refreshed again so soon
+	refreshing map[*flight]bool // flights that refresh
+	tried      recent.Keys      // keys that are not to be refreshed again so soon
 }
 
 // maxRefreshes is how many refreshes run in a process at a time. One more is skipped, as the
@@ -98,7 +98,7 @@ func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ v
 			return nil
 		}
 		seat, ok := f.places.TryTake()
-		if !ok || fs.refreshing >= maxRefreshes {
+		if !ok || len(fs.refreshing) >= maxRefreshes {
 			seat.Leave()
 			f.count.refreshesSkipped.Add(1)
 			return nil
@@ -106,9 +106,7 @@ func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ v
 		fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
 		fl = fs.begin(ctx, f, space, typ, r, load) // whose caller is the refresh, and never leaves
 		fl.refresh, fl.seat = &refresh{began: time.Now(), waits: waits}, seat
-		fs.refreshing++
-		fs.byKey[r.key] = fl
-		go fl.run()
+		fs.startRefresh(fl)
 	}
 	if !waits || fl.refresh == nil {
 		return nil
@@ -123,7 +121,7 @@ func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ v
 func (fs *flights) audit(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, served []byte, load func(context.Context) (any, error)) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if f.off || fs.byKey[r.key] != nil || fs.apart.has(r.key) || fs.refreshing >= maxRefreshes {
+	if f.off || fs.byKey[r.key] != nil || fs.apart.has(r.key) || len(fs.refreshing) >= maxRefreshes {
 		return
 	}
 	seat, ok := f.places.TryTake()
@@ -133,8 +131,16 @@ func (fs *flights) audit(ctx context.Context, f *front, space *Keyspace, typ val
 	fl := fs.begin(ctx, f, space, typ, r, load)
 	fl.encodes = true
 	fl.refresh, fl.seat = &refresh{began: time.Now(), audits: true, served: served}, seat
-	fs.refreshing++
-	fs.byKey[r.key] = fl
+	fs.startRefresh(fl)
+}
+
+// startRefresh needs fs.mu.
+func (fs *flights) startRefresh(fl *flight) {
+	if fs.refreshing == nil {
+		fs.refreshing = make(map[*flight]bool)
+	}
+	fs.refreshing[fl] = true
+	fs.byKey[fl.key] = fl
 	go fl.run()
 }
 
@@ -142,11 +148,9 @@ func (fs *flights) audit(ctx context.Context, f *front, space *Keyspace, typ val
 func (fs *flights) endRefreshes() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for _, fl := range fs.byKey {
-		if fl.refresh != nil {
-			fl.ask.End()
-			fl.ctx.End()
-		}
+	for fl := range fs.refreshing { // also those that were detached
+		fl.ask.End()
+		fl.ctx.End()
 	}
 }
 

@@ -52,12 +52,15 @@ const (
 var value = []byte(`["hello"]`)
 
 // storing are the rules of a backend that stores.
-var storing = slices.Concat(ofValues, ofLeases, ofBlocks)
+var storing = slices.Concat(ofValues, ofLeases, ofRefreshes, ofBlocks)
 
 var storingNothing = []testCase{
 	{"StoresNothing", func(t *test) {
 		t.set(key, value)
 		t.wantMiss(key)
+		if _, _, ok, err := t.c.GetMarked(t.Context(), key); ok || err != nil {
+			t.Errorf("GetMarked: %v, %v; want a miss", ok, err)
+		}
 		t.lease(key, backend.Writing)
 		t.fill(key, "x", value, false)
 		t.must(t.c.Release(t.Context(), key, "x"))

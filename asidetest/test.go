@@ -73,6 +73,34 @@ func (t *test) granted(key string) (token string) {
 	return l.Token
 }
 
+func (t *test) refresh(key string, r backend.Refresh, want backend.LeaseState) backend.Lease {
+	t.Helper()
+	l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Refresh: &r})
+	t.must(err)
+	t.want("state of the lease to refresh", l.State, want)
+	return l
+}
+
+func (t *test) mark(key string) backend.Mark {
+	t.Helper()
+	_, mark, ok, err := t.c.GetMarked(t.Context(), key)
+	t.must(err)
+	t.want("GetMarked finds a value", ok, true)
+	return mark
+}
+
+func (t *test) wantMark(key string, want backend.Mark) {
+	t.Helper()
+	t.want("mark", t.mark(key), want)
+}
+
+func (t *test) filled(key, token string, fill backend.Fill) {
+	t.Helper()
+	stored, err := t.c.Fill(t.Context(), key, token, fill)
+	t.must(err)
+	t.want("stored", stored, true)
+}
+
 func (t *test) claim(want backend.LeaseState) (token string) {
 	t.Helper()
 	l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: rand.Text()})

@@ -336,11 +336,11 @@ func (f *fleet) check(tr trouble, from, to int64) {
 			reads++
 		}
 	}
-	var hits, waits int64
+	var hits, waits, refreshes int64
 	for _, s := range f.stats {
-		hits, waits = hits+s.Hits, waits+s.Waited
+		hits, waits, refreshes = hits+s.Hits, waits+s.Waited, refreshes+s.Refreshes
 	}
-	t.Logf("%d reads (%d hits, %d waits for another process) and %d writes", reads, hits, waits, len(h.ops)-reads)
+	t.Logf("%d reads (%d hits, %d waits for another process, %d refreshes) and %d writes", reads, hits, waits, refreshes, len(h.ops)-reads)
 	if reads < 100 || len(h.ops)-reads < 10 || hits < 20 || waits == 0 {
 		t.Error("too few to show anything")
 	}

@@ -96,19 +96,20 @@ func simulate(t *testing.T, seed uint64, trace bool) (history string) {
 
 // world is one run.
 type world struct {
-	seed    uint64
-	rand    *rand.Rand // the driver's
-	start   time.Time
-	redis   *miniredis.Miniredis
-	admin   *redis.Client // without faults
-	history history
-	trace   func(format string, args ...any)
-	over    chan struct{}
-	calls   sync.WaitGroup // of living processes
-	calm    bool           // no faults in this run
-	space   aside.Keyspace // rowSpace, in some runs with Share
-	rows    []aside.Key    // that are used in this run
-	writing int            // of 100 steps, how many are writes
+	seed      uint64
+	rand      *rand.Rand // the driver's
+	start     time.Time
+	redis     *miniredis.Miniredis
+	admin     *redis.Client // without faults
+	history   history
+	trace     func(format string, args ...any)
+	over      chan struct{}
+	calls     sync.WaitGroup // of living processes
+	calm      bool           // no faults in this run
+	space     aside.Keyspace // rowSpace, in some runs with Share or RefreshAfter
+	refreshes bool           // values are loaded again while they are there
+	rows      []aside.Key    // that are used in this run
+	writing   int            // of 100 steps, how many are writes
 
 	mu             sync.Mutex
 	db             map[string]int // the version of each row
@@ -139,6 +140,8 @@ type process struct {
 const (
 	steps    = 60
 	valueTTL = 4 * time.Second
+
+	refreshAfter = 700*time.Millisecond + 11
 )
 
 // rows are what is read and written. Those of the keyspace "row" are written by
@@ -155,6 +158,10 @@ func newWorld(seed uint64) *world {
 		db: make(map[string]int), loads: make(map[string]int), rowLoads: make(map[string]*rowLoads), writes: make(map[*op]bool), generating: make(map[*aside.Generation]bool),
 	}
 	w.space.Share = seed%3 == 0
+	if w.refreshes = seed/8%2 == 1; w.refreshes {
+		w.space.RefreshAfter = refreshAfter
+		w.space.RefreshWait = []time.Duration{0, 100*time.Millisecond + 13, -1}[seed/16%3]
+	}
 	w.rows = append(w.rows, w.space.Key("1"), w.space.Key("{2}"), rows[2])
 	w.rand.Shuffle(len(rows), func(i, j int) { w.rows[i], w.rows[j] = w.rows[j], w.rows[i] })
 	w.rows = w.rows[:1+w.rand.IntN(len(rows))]
@@ -188,6 +195,9 @@ func (w *world) bear(i int) {
 	}
 	if w.seed%5 == 2 {
 		cfg.QueueSize = 1 // it overflows
+	}
+	if w.refreshes {
+		cfg.RefreshAfter = map[string]time.Duration{"chat_messages": refreshAfter}
 	}
 	var err error
 	if p.cache, err = aside.NewRedis(client, cfg); err != nil {
@@ -242,8 +252,14 @@ func (w *world) run() error {
 		w.mu.Lock()
 		while := max(4*time.Second, w.longestExcuse) // a failed load's mark is gone, and a late block
 		w.mu.Unlock()
+		if w.refreshes {
+			while = max(while, 30*time.Second) // a refresh, whose reader does not wait for it, has ended
+		}
 		time.Sleep(while)
 		for _, key := range w.redis.Keys() {
+			if text, _ := w.redis.Get(key); strings.HasPrefix(text, "failed ") {
+				continue // of a refresh, whose mark lasts for longer
+			}
 			if strings.Contains(key, "lease") || strings.HasPrefix(key, "generation:") {
 				w.fail("%q is still in Redis, when all calls are over and nothing has failed", key)
 			}

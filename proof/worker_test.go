@@ -78,6 +78,7 @@ type worker struct {
 	cache aside.Cache
 	db    *sql.DB
 	ctx   context.Context
+	space aside.Keyspace // tableSpace, in half of the processes with RefreshAfter
 
 	mu     sync.Mutex
 	out    *json.Encoder
@@ -102,6 +103,9 @@ func work(text string) error {
 	}
 	if w.db, err = openDatabase(w.Database); err != nil {
 		return err
+	}
+	if w.space = tableSpace; w.Number%2 == 1 && w.Cold == 0 { // as in a rollout
+		w.space.RefreshAfter = 10 * time.Millisecond
 	}
 	var stop context.CancelFunc
 	w.ctx, stop = context.WithCancel(context.Background())
@@ -150,7 +154,7 @@ func (w *worker) read() {
 		row := w.Rows[rand.IntN(len(w.Rows))]
 		o := &op{Key: row, Process: w.Number, Kind: read, Call: clock()}
 		var err error
-		o.Version, err = aside.GetOrLoad(context.Background(), w.cache, tableSpace.Key(row), func(ctx context.Context) (int, error) {
+		o.Version, err = aside.GetOrLoad(context.Background(), w.cache, w.space.Key(row), func(ctx context.Context) (int, error) {
 			if w.Cold > 0 {
 				w.print(report{Loading: clock()})
 				defer func() { w.print(report{Loaded: clock()}) }()
@@ -183,20 +187,20 @@ func (w *worker) write() {
 		o := op{Key: row, Process: w.Number, Kind: update, Call: clock(), Return: never, Settled: never}
 		w.print(report{Op: &o, ID: id})
 		err := aside.Update(context.Background(), w.cache, func(ctx context.Context) (err error) {
-			o.Sealed = !aside.Pending(w.cache, tableSpace.Key(row))
+			o.Sealed = !aside.Pending(w.cache, w.space.Key(row))
 			w.print(report{Op: &o, ID: id})
 			o.Version, err = w.commit(ctx, row, id)
 			return err
-		}, tableSpace.Key(row))
+		}, w.space.Key(row))
 		o.Return = clock()
 		if err != nil && !errors.Is(err, aside.ErrBlockLost) {
 			w.print(report{Error: fmt.Sprintf("Update: %v", err)})
 		}
-		for w.ctx.Err() == nil && !o.Sealed && aside.Pending(w.cache, tableSpace.Key(row)) {
+		for w.ctx.Err() == nil && !o.Sealed && aside.Pending(w.cache, w.space.Key(row)) {
 			w.print(report{Op: &o, ID: id})
 			time.Sleep(2 * time.Millisecond)
 		}
-		if o.Sealed || !aside.Pending(w.cache, tableSpace.Key(row)) {
+		if o.Sealed || !aside.Pending(w.cache, w.space.Key(row)) {
 			o.Settled = clock()
 		}
 		w.print(report{Op: &o, ID: id})

@@ -109,10 +109,15 @@ local function answer(state, text, deadline) return {state, text, deadline or ''
 `
 
 // luaSeen describes the value in KEYS[1], nil when there is none: when it ends, and its
-// length. Whatever is stored in its place differs in one of them.
+// length. Whatever is stored in its place differs in one of them. A user who may not ask for
+// the length has the value read.
 const luaSeen = `
 local function seen(now)
 	local left, length = redis.call('PTTL', KEYS[1]), redis.pcall('STRLEN', KEYS[1])
+	if type(length) == 'table' then
+		local value = redis.pcall('GET', KEYS[1])
+		length = type(value) == 'string' and #value
+	end
 	if left == -2 or type(length) ~= 'number' then return nil end
 	return left < 0 and -1 or now + left, length, left
 end
