@@ -29,6 +29,8 @@ import (
 //	CACHE_REFRESH_<NAME>    RefreshAfter of the keyspace <name>, in lower case; 0 is never
 //	CACHE_TIMEOUT           what a call may spend on trouble (250ms)
 //	CACHE_LOAD_TIMEOUT      when a loader's context ends (5m)
+//	CACHE_MAX_LOADS         loads that run at a time in this process (0: no bound)
+//	CACHE_AUDIT             share of hits loaded once more, and compared, 0 to 1 (0)
 //	CACHE_MEMORY_MAX_BYTES  MemoryMaxBytes and DecodedMaxBytes (67108864)
 //	CACHE_NEAR_MAX_BYTES    bound of the near cache of a Redis (0: none)
 //	CACHE_MAX_VALUE_BYTES   size of the largest value stored (16777216)
@@ -86,6 +88,11 @@ func ConfigFromEnv(environ []string) (Config, error) {
 		e.warnings = append(e.warnings, "CACHE_TIMEOUT is a number above 10 without a unit, which is seconds; milliseconds, as in 250ms, were perhaps meant")
 	}
 	readVar(&e, "CACHE_LOAD_TIMEOUT", "seconds or a duration like 5m, from 1ms to 24h,", &c.LoadTimeout, settings.Duration(time.Millisecond, 24*time.Hour))
+	readVar(&e, "CACHE_MAX_LOADS", "a whole number from 0 to 100000000", &c.MaxLoads, func(s string) (int, error) {
+		n, err := settings.Int(0, 1e8)(s)
+		return int(n), err
+	})
+	readVar(&e, "CACHE_AUDIT", "a number from 0 to 1", &c.Audit, settings.Float(0, 1))
 	readVar(&e, "CACHE_MEMORY_MAX_BYTES", "a whole number from 1", &c.MemoryMaxBytes, settings.Int(1, math.MaxInt64))
 	readVar(&e, "CACHE_NEAR_MAX_BYTES", "a whole number from 0", &c.NearMaxBytes, settings.Int(0, math.MaxInt64))
 	readVar(&e, "CACHE_MAX_VALUE_BYTES", "a whole number from 1 to 536870912 (512 MiB)", &c.MaxValueBytes, settings.Int(1, 512<<20))

@@ -186,3 +186,80 @@ func ExampleConfigFromEnv() {
 	// aside: REDIS_PORT="70000": a port from 1 to 65535 is accepted
 	// memory 30m0s <nil>
 }
+
+// A token is good for as long as its issuer says, and is kept no longer.
+func ExampleKeepFor() {
+	tokens := aside.Keyspace{Name: "token", TTL: time.Hour}
+	cache, err := aside.Open(aside.Config{Type: "memory"})
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	ctx := context.Background()
+	token, err := aside.GetOrLoad(ctx, cache, tokens.Key("maps"), func(ctx context.Context) (string, error) {
+		token, expiresIn := "abc", 5*time.Minute // what the issuer answered
+		aside.KeepFor(ctx, expiresIn-10*time.Second)
+		return token, nil
+	})
+	fmt.Println(token, err)
+	for { // what was loaded is stored a moment later
+		if _, left, ok, err := aside.Peek[string](ctx, cache, tokens.Key("maps")); ok || err != nil {
+			fmt.Println(left.Round(time.Minute), err)
+			break
+		}
+	}
+	// Output:
+	// abc <nil>
+	// 5m0s <nil>
+}
+
+// A page that says "reload" shows the newest, and the next reader gets that.
+func ExampleFresh() {
+	prices := aside.Keyspace{Name: "price", TTL: time.Hour}
+	cache, err := aside.Open(aside.Config{Type: "memory"})
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	database := "10 €" // which another program writes to
+	price := func(ctx context.Context) string {
+		price, err := aside.GetOrLoad(ctx, cache, prices.Key("A"), func(context.Context) (string, error) {
+			return database, nil
+		})
+		if err != nil {
+			panic(err)
+		}
+		return price
+	}
+	ctx := context.Background()
+	fmt.Println(price(ctx))
+	database = "12 €"
+	fmt.Println(price(ctx), "from the cache")
+	fmt.Println(price(aside.Fresh(ctx)), "for who asks for the newest")
+	fmt.Println(price(ctx), "from the cache")
+	// Output:
+	// 10 €
+	// 10 € from the cache
+	// 12 € for who asks for the newest
+	// 12 € from the cache
+}
+
+func ExamplePeek() {
+	users := aside.Keyspace{Name: "user", TTL: time.Hour}
+	cache, err := aside.Open(aside.Config{Type: "memory"})
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	ctx := context.Background()
+	_, _, ok, err := aside.Peek[string](ctx, cache, users.Key("42"))
+	fmt.Println(ok, err)
+	if err := cache.Set(ctx, "user:42", []byte(`"Ann"`), time.Hour); err != nil {
+		panic(err)
+	}
+	name, left, ok, err := aside.Peek[string](ctx, cache, users.Key("42"))
+	fmt.Println(name, left.Round(time.Minute), ok, err)
+	// Output:
+	// false <nil>
+	// Ann 1h0m0s true <nil>
+}

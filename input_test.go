@@ -35,14 +35,14 @@ func TestConfigFromEnv(t *testing.T) {
 		"CACHE_TTL_CHAT_MESSAGES": "30m", "CACHE_TTL_USER": "5", "CACHE_TTL_CANCEL": "0.5", "CACHE_TIMEOUT": "100ms",
 		"CACHE_REFRESH_CHAT_MESSAGES": "27m", "CACHE_REFRESH_USER": "0.5", "CACHE_REFRESH_Row": "0", "CACHE_REFRESH_SESSION": "3600",
 		"CACHE_MEMORY_MAX_BYTES": "1000", "CACHE_NEAR_MAX_BYTES": "2000", "CACHE_REFUSE_WRITES": "1", "CACHE_QUEUE_SIZE": "7", "CACHE_MAX_VALUE_BYTES": "9",
-		"CACHE_LOAD_TIMEOUT": "60", "REDIS_HOST": "a, b:7000 ,::1", "REDIS_PORT": "7001", "REDIS_USERNAME": "u",
+		"CACHE_LOAD_TIMEOUT": "60", "CACHE_MAX_LOADS": "8", "CACHE_AUDIT": "0.01", "REDIS_HOST": "a, b:7000 ,::1", "REDIS_PORT": "7001", "REDIS_USERNAME": "u",
 		"REDIS_PASSWORD": " p ", "REDIS_TLS": "true", "REDIS_DB": "", "REDIS_WAIT_REPLICAS": "1",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := aside.Config{
-		Type: "redis", KeyPrefix: "app:", Jitter: 0.1, WaitReplicas: 1, Timeout: 100 * time.Millisecond, LoadTimeout: time.Minute,
+		Type: "redis", KeyPrefix: "app:", Jitter: 0.1, WaitReplicas: 1, Timeout: 100 * time.Millisecond, LoadTimeout: time.Minute, MaxLoads: 8, Audit: 0.01,
 		MemoryMaxBytes: 1000, DecodedMaxBytes: 1000, NearMaxBytes: 2000, MaxValueBytes: 9, QueueSize: 7, RefuseWrites: true,
 		TTLs:         map[string]time.Duration{"chat_messages": 1800e9, "user_chats": 600e9, "generation": 300e9, "cancel": 5e8, "user": 5e9},
 		RefreshAfter: map[string]time.Duration{"chat_messages": 1620e9, "user": 5e8, "row": 0, "session": 3600e9},
@@ -59,7 +59,7 @@ func TestConfigFromEnv_ReportsEverythingThatIsWrong(t *testing.T) {
 		"CACHE_ENABLED": "maybe", "CACHE_TYPE": "memcached", "CACHE_TTL_CHAT_MESSAGES": "-5", "CACHE_TTL_USER_CHATS": "abc",
 		"CACHE_TTL_X": "1000000000000", "REDIS_PORT": "70000", "REDIS_DB": "-1", "CACHE_TTL_JITTER": "NaN", "CACHE_TIMEOUT": "0",
 		"REDIS_URL": "redis://user:hunter2@host:notaport/0", "REDIS_HOST": "x:99999", "CACHE_TTL_": "5", "CACHE_KEY_PREFIX": "{",
-		"CACHE_MEMORY_MAX_BYTES": "1e9", "CACHE_NEAR_MAX_BYTES": "-1", "REDIS_PASSWORD": "hunter2",
+		"CACHE_MEMORY_MAX_BYTES": "1e9", "CACHE_NEAR_MAX_BYTES": "-1", "CACHE_MAX_LOADS": "-1", "CACHE_AUDIT": "2", "REDIS_PASSWORD": "hunter2",
 		"CACHE_REFRESH_CHAT_MESSAGES": "-5", "CACHE_REFRESH_GENERATION": "60", "CACHE_REFRESH_Cancel": "0", "CACHE_REFRESH_TOKEN": "hunter2", "CACHE_REFRESH_LEASE": "5", "CACHE_REFRESH_Y": "1us",
 	})
 	if err == nil {
@@ -67,7 +67,7 @@ func TestConfigFromEnv_ReportsEverythingThatIsWrong(t *testing.T) {
 	}
 	for _, name := range []string{
 		"CACHE_ENABLED", "CACHE_TYPE", "CACHE_TTL_CHAT_MESSAGES", "CACHE_TTL_USER_CHATS", "CACHE_TTL_X", "REDIS_PORT", "REDIS_DB",
-		"CACHE_TTL_JITTER", "CACHE_TIMEOUT", "REDIS_URL", "REDIS_HOST", "CACHE_TTL_:", "CACHE_KEY_PREFIX", "CACHE_MEMORY_MAX_BYTES", "CACHE_NEAR_MAX_BYTES",
+		"CACHE_TTL_JITTER", "CACHE_TIMEOUT", "REDIS_URL", "REDIS_HOST", "CACHE_TTL_:", "CACHE_KEY_PREFIX", "CACHE_MEMORY_MAX_BYTES", "CACHE_NEAR_MAX_BYTES", "CACHE_MAX_LOADS", "CACHE_AUDIT",
 		"CACHE_REFRESH_CHAT_MESSAGES", "CACHE_REFRESH_GENERATION", "CACHE_REFRESH_Cancel", "CACHE_REFRESH_TOKEN", "CACHE_REFRESH_LEASE", "CACHE_REFRESH_Y",
 	} {
 		if !strings.Contains(err.Error(), name) {

