@@ -15,6 +15,7 @@ import (
 	"github.com/cacheaside/aside/internal/expect"
 	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/lifecycle"
+	"github.com/cacheaside/aside/internal/none"
 	"github.com/cacheaside/aside/internal/outbox"
 	"github.com/cacheaside/aside/internal/redisstore"
 	"github.com/cacheaside/aside/internal/wake"
@@ -88,7 +89,7 @@ func Open(cfg Config) (Cache, error) {
 	}
 	switch {
 	case cfg.Type == typeNone:
-		return newFront(noneBackend{}, cfg), nil
+		return newFront(none.Backend{}, cfg), nil
 	case cfg.Type == typeMemory:
 		return newFront(newMemoryBackend(cfg.MemoryMaxBytes), cfg), nil
 	default:
@@ -137,7 +138,7 @@ func newFront(store backend.Backend, cfg Config) *front {
 	}
 	f.wakes = wake.New(wakes)
 	switch b := store.(type) {
-	case noneBackend:
+	case none.Backend:
 		f.off, f.local, f.backend = true, true, b
 	case *memoryBackend:
 		f.local, f.memory, f.backend = true, b, b
