@@ -43,6 +43,16 @@ type request struct {
 func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error), alone bool) (fl *flight, leads bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	if fl, leads = fs.board(ctx, f, space, typ, r, nil, alone); leads {
+		fl.load = load
+		go fl.run()
+	}
+	return fl, leads
+}
+
+// board is join that does not let the flight begin, which is one of l if that is not nil. It
+// needs fs.mu.
+func (fs *flights) board(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, alone bool) (fl *flight, leads bool) {
 	ttl := f.ttl.base(space)
 	apart := fs.apart.has(r.key)
 	alone = alone || apart && !space.Share
@@ -52,51 +62,76 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 		fl.encodes = fl.encodes || !fl.shares(space, typ)
 		return fl, false
 	}
-	fl = fs.begin(ctx, f, space, typ, r, load)
+	fl = fs.begin(ctx, f, space, typ, r, l)
 	fl.degraded = r.degraded || apart || alone
 	if !alone {
 		fs.byKey[r.key] = fl
 	}
-	go fl.run()
 	return fl, true
 }
 
-// begin makes a flight for a caller, who waits for it. It needs fs.mu.
-func (fs *flights) begin(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) *flight {
+// begin makes a flight, of its own or of l, for a caller, who waits for it. It needs fs.mu.
+func (fs *flights) begin(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading) *flight {
 	fl := &flight{
-		f: f, key: r.key, space: *space, typ: typ, load: load, leader: ctx, bad: r.bad,
-		waiters: 1, ttl: f.ttl.base(space), absent: space.NotFoundTTL,
+		loading: l, f: f, key: r.key, space: *space, typ: typ, leader: ctx, bad: r.bad,
+		ttl: f.ttl.base(space), absent: space.NotFoundTTL,
 		loaded: make(chan struct{}), done: make(chan struct{}),
 	}
-	fl.ctx.Detach(ctx)
-	fl.ask.Context = fl.ctx.Context
+	if l != nil {
+		l.flights = append(l.flights, fl)
+	} else {
+		fl.loading = &fl.own
+		fl.derive(ctx)
+	}
+	fl.waiters++
 	return fl
+}
+
+// derive gives the contexts of l the values of ctx.
+func (l *loading) derive(ctx context.Context) {
+	l.ctx.Detach(ctx)
+	l.ask.Context = l.ctx.Context
 }
 
 // refresh has the value of a key loaded anew, unless the key has a flight, was tried a
 // moment ago, or too many values are being refreshed. It returns the flight to a caller who
 // waits for it, and else nil.
 func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) *flight {
-	waits := space.RefreshWait != 0
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	fl := fs.byKey[r.key]
-	if fl == nil {
-		if fs.tried.Has(r.key) || fs.apart.has(r.key) {
-			return nil
-		}
-		if fs.refreshing >= maxRefreshes {
-			f.count.refreshesSkipped.Add(1)
-			return nil
-		}
-		fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
-		fl = fs.begin(ctx, f, space, typ, r, load) // whose caller is the refresh, and never leaves
-		fl.refresh = &refresh{began: time.Now(), waits: waits}
+	fl, begins := fs.boardRefresh(ctx, f, space, typ, r, nil, fs.refreshing >= maxRefreshes)
+	if begins {
 		fs.refreshing++
-		fs.byKey[r.key] = fl
+		fl.load = load
 		go fl.run()
 	}
-	if !waits || fl.refresh == nil {
+	return fl.forWaiter(space, typ)
+}
+
+// boardRefresh returns the key's flight, and one that is to begin, which is one of l if that
+// is not nil, if it has none. It needs fs.mu.
+func (fs *flights) boardRefresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, tooMany bool) (fl *flight, begins bool) {
+	if fl := fs.byKey[r.key]; fl != nil {
+		return fl, false
+	}
+	if fs.tried.Has(r.key) || fs.apart.has(r.key) {
+		return nil, false
+	}
+	if tooMany {
+		f.count.refreshesSkipped.Add(1)
+		return nil, false
+	}
+	fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
+	fl = fs.begin(ctx, f, space, typ, r, l) // whose caller is the refresh, and never leaves
+	fl.refresh = &refresh{began: time.Now(), waits: space.RefreshWait != 0, over: l != nil}
+	fs.byKey[r.key] = fl
+	return fl, true
+}
+
+// forWaiter returns the flight to a reader who waits for a refresh, if it is one that its
+// keyspace has readers wait for, and else nil. It needs flights.mu.
+func (fl *flight) forWaiter(space *Keyspace, typ valueType) *flight {
+	if fl == nil || fl.refresh == nil || space.RefreshWait == 0 {
 		return nil
 	}
 	fl.waiters++
@@ -110,6 +145,9 @@ func (fs *flights) endRefreshes() {
 	defer fs.mu.Unlock()
 	for _, fl := range fs.byKey {
 		if fl.refresh != nil {
+			if fl.batchAsk != nil {
+				fl.batchAsk.End()
+			}
 			fl.ask.End()
 			fl.ctx.End()
 		}
@@ -121,11 +159,30 @@ func (fs *flights) endRefreshes() {
 func (fs *flights) leave(fl *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fl.waiters--; fl.waiters == 0 && !fl.isLoaded() { // or its fill is on its way, and the next reader waits for it
-		fs.remove(fl)
-		fl.ask.End()
-		fl.ctx.End()
+	if fl.waiters--; fl.waiters > 0 {
+		return
 	}
+	if fl.flights == nil {
+		fs.end(fl)
+		return
+	}
+	if fl.batchAsk != nil {
+		fl.batchAsk.End()
+	}
+	for _, fl := range fl.flights {
+		fs.end(fl)
+	}
+}
+
+// end ends the load of a flight that has no waiters, unless its fill is on its way, and the
+// next reader waits for it. It needs fs.mu.
+func (fs *flights) end(fl *flight) {
+	if fl.isLoaded() {
+		return
+	}
+	fs.remove(fl)
+	fl.ask.End()
+	fl.ctx.End()
 }
 
 // awaitFill waits for a fill of key that is on its way: a question to the backend then
