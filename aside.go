@@ -153,6 +153,8 @@ type read struct {
 	arrived     uint64 // see flight.accepts
 	shortOfTime bool   // its deadline is so short that a healthy backend may miss it
 	alone       bool   // no load of another's is of use to it
+	together    bool   // the backend is asked for it with others
+	asks        bool   // and is to be asked
 	looked      bool   // it has been decided how to look first
 	skipped     bool   // a miss was expected: the lease request is the first question
 	refreshes   bool   // the keyspace has values loaded again
@@ -183,31 +185,40 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 			return value, false, err
 		}
 		fl, leads := f.flights.join(ctx, f, space, typed[T]{}, &r.request, boxed, r.alone || round >= maxRounds)
-		hit = round == 0 && !leads && !r.fresh && fl.isLoaded()
-		if err := fl.wait(ctx, r); err != nil {
-			return value, false, err
-		}
-		if fl.expired { // also to one who came late: a loader that waits for its own key must not begin anew for ever
-			return value, false, fl.err
-		}
-		if r.skipped && leads {
-			f.misses.Saw(space.Name, !fl.found)
-		}
-		hit = hit && fl.err == nil || fl.found && !r.fresh
-		if !fl.accepts(r.arrived) || r.fresh && fl.began.Load() <= r.arrived {
-			if !r.degraded && fl.failed {
-				r.degrade(f) // the wait has cost a budget already
-			}
-			continue
-		}
-		if value, ok, err := take[T](f, fl, space, r, leads); ok {
+		var again bool
+		if value, hit, again, err = landed[T](ctx, f, fl, space, r, leads, round == 0 && !leads && !r.fresh && fl.isLoaded()); !again {
 			return value, hit, err
 		}
-		hit = false
-		if err := fl.await(ctx, fl.done); err != nil { // or it would be joined again
-			return value, false, err
-		}
 	}
+}
+
+// landed waits for a flight, and takes its result. again says that it was of no use to this
+// caller, and hit what to call the value of the next look. wasLoaded says that the value was
+// being stored when the caller came.
+func landed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r *read, leads, wasLoaded bool) (value T, hit, again bool, err error) {
+	if err := fl.wait(ctx, r); err != nil {
+		return value, false, false, err
+	}
+	if fl.expired { // also to one who came late: a loader that waits for its own key must not begin anew for ever
+		return value, false, false, fl.err
+	}
+	if r.skipped && leads {
+		f.misses.Saw(space.Name, !fl.found)
+	}
+	hit = wasLoaded && fl.err == nil || fl.found && !r.fresh
+	if !fl.accepts(r.arrived) || r.fresh && fl.began.Load() <= r.arrived {
+		if !r.degraded && fl.failed {
+			r.degrade(f) // the wait has cost a budget already
+		}
+		return value, hit, true, nil
+	}
+	if value, ok, err := take[T](f, fl, space, r, leads); ok {
+		return value, hit, false, err
+	}
+	if err := fl.await(ctx, fl.done); err != nil { // or it would be joined again
+		return value, false, false, err
+	}
+	return value, false, true, nil
 }
 
 // lookup is the hit path: one question to the backend, or none.
@@ -239,19 +250,30 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 }
 
 func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read) (value T, ok bool) {
+	if r.together {
+		r.asks = true
+		return value, false
+	}
 	if r.skipped = !r.looked && f.misses.Expect(space.Name, r.key, r.refreshes); r.skipped {
 		r.looked = true
 		return value, false
 	}
 	r.looked = true
 	got, err := f.lookupBackend(ctx, space, r.key, r.refreshes)
+	return looked[T](ctx, f, space, r, got, err)
+}
+
+// looked takes the backend's answer to a look.
+func looked[T any](ctx context.Context, f *front, space *Keyspace, r *read, got found, err error) (value T, ok bool) {
 	if err != nil {
 		if r.shortOfTime = f.shortOfTime(ctx); ctx.Err() == nil {
 			r.degrade(f)
 		}
 		return value, false
 	}
-	f.misses.Saw(space.Name, !got.ok)
+	if !r.together { // a batch says little of the next read, and has nothing to save
+		f.misses.Saw(space.Name, !got.ok)
+	}
 	if !got.ok {
 		return value, false
 	}
@@ -287,7 +309,7 @@ func (r *read) undecodable(f *front, space *Keyspace, data []byte, err error) {
 func (fl *flight) wait(ctx context.Context, r *read) error {
 	defer fl.f.flights.leave(fl)
 	if r.degraded && !r.shortOfTime {
-		fl.ask.End()
+		fl.hurry()
 	}
 	if err := fl.await(ctx, fl.loaded); err != nil || r.degraded || !fl.f.local && fl.accepts(r.arrived) {
 		return err

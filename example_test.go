@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +31,38 @@ func ExampleGetOrLoad() {
 	// loading
 	// [hello] <nil>
 	// [hello] <nil>
+}
+
+// A query of PostgreSQL has at most 65,535 parameters, so the loader makes several where more
+// ids are missing.
+func ExampleGetOrLoadMany() {
+	cache, err := aside.Open(aside.Config{Type: "memory"})
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	users := aside.Keyspace{Name: "user", NotFoundTTL: time.Minute}
+	key := func(id int) aside.Key { return users.Key(strconv.Itoa(id)) }
+	selectUsers := func(ctx context.Context, ids []int) (map[int]string, error) {
+		fmt.Println("loading", len(ids))
+		found := make(map[int]string, len(ids))
+		for some := range slices.Chunk(ids, 65_535) {
+			for _, id := range some { // rows of SELECT … WHERE id IN ($1, $2, …)
+				if id < 100_000 {
+					found[id] = fmt.Sprint("user ", id)
+				}
+			}
+		}
+		return found, nil
+	}
+	for range 2 {
+		names, err := aside.GetOrLoadMany(context.Background(), cache, []int{7, 8, 123_456}, key, selectUsers)
+		fmt.Println(names, err)
+	}
+	// Output:
+	// loading 3
+	// map[7:user 7 8:user 8] <nil>
+	// map[7:user 7 8:user 8] <nil>
 }
 
 func ExampleUpdate() {

@@ -27,6 +27,8 @@ const leaseTTL = 2 * time.Second
 // that no caller's leaving ends it but the last one's. It ends after
 // Config.LoadTimeout at the latest, whether or not its loader does.
 type flight struct {
+	*loading // own, or that of a batch
+
 	f      *front
 	key    string
 	space  Keyspace // of the caller who leads it, as are the next three; not a pointer, which would put each caller's on the heap
@@ -35,22 +37,19 @@ type flight struct {
 	leader context.Context
 	bad    []byte // a stored value that did not decode
 
-	ctx      loadContext       // ends when the last waiter leaves
-	ask      deadline.Detached // of the request for the lease: ends when a waiter is in a hurry, too
-	degraded bool              // goes without the backend
-	refresh  *refresh          // nil but for one that loads an old value anew
-	fresh    bool              // loads also when there is a value
-	seat     *places.Seat      // its place among the loads that may run
-	asking   sync.WaitGroup    // a request for the lease is on its way
+	own      loading
+	degraded bool           // goes without the backend
+	refresh  *refresh       // nil but for one that loads an old value anew
+	fresh    bool           // loads also when there is a value
+	asking   sync.WaitGroup // a request for the lease is on its way
 
 	// Guarded by flights.mu.
-	waiters  int
 	token    string        // of the lease that it has
 	ttl      time.Duration // the shortest that a caller wants the value to be kept for
 	absent   time.Duration // the same of ErrNotFound; 0 is not at all
 	encodes  bool          // a caller came who can have the result encoded only
-	needed   bool          // a load that may have the last place waits for it: it needs none
 	detached bool          // a write came: nobody may join, and nothing is stored
+	hurried  bool          // in a batch: a waiter is in a hurry
 
 	lost   atomic.Bool   // the lease ended before the load did
 	loaded chan struct{} // closed when the fields below are set
@@ -68,6 +67,20 @@ type flight struct {
 
 	done   chan struct{} // closed when the fields below are set as well
 	failed bool          // a command of the flight failed, and cost its waiters time
+}
+
+// loading is the part of a flight that those have in common whose keys are loaded together:
+// see batch.
+type loading struct {
+	ctx  loadContext       // ends when the last waiter leaves
+	ask  deadline.Detached // of the requests for leases: ends when a waiter is in a hurry, too
+	seat *places.Seat      // its place among the loads that may run
+
+	// Guarded by flights.mu.
+	waiters  int                // of all its flights
+	needed   bool               // a load that may have the last place waits for it: it needs none
+	flights  []*flight          // of a batch
+	batchAsk *deadline.Detached // its requests for leases that are on their way, or its pause between them
 }
 
 // refresh is the part of a flight that loads a value anew. Its readers have the old one, so
@@ -192,6 +205,31 @@ func (fl *flight) isDetached() bool {
 	fl.f.flights.mu.Lock()
 	defer fl.f.flights.mu.Unlock()
 	return fl.detached
+}
+
+// hurry has a waiter wait no longer for the lease. A batch goes on without those that it has
+// no answer for.
+func (fl *flight) hurry() {
+	if fl.loading == &fl.own {
+		fl.ask.End()
+		return
+	}
+	fl.f.flights.mu.Lock()
+	defer fl.f.flights.mu.Unlock()
+	if fl.degraded || fl.hurried {
+		return
+	}
+	fl.hurried = true
+	if fl.batchAsk != nil {
+		fl.batchAsk.End()
+	}
+}
+
+// isHurried reports whether a waiter of a flight of a batch is in a hurry.
+func (fl *flight) isHurried() bool {
+	fl.f.flights.mu.Lock()
+	defer fl.f.flights.mu.Unlock()
+	return fl.hurried
 }
 
 // accepts reports whether a caller who arrived at that time may take the flight's
@@ -421,20 +459,24 @@ func (fl *flight) leaveMap() (encodes bool) {
 	fl.f.flights.mu.Lock()
 	defer fl.f.flights.mu.Unlock()
 	fl.f.flights.remove(fl)
-	delete(fl.f.flights.refreshing, fl)
+	if fl.loading == &fl.own {
+		delete(fl.f.flights.refreshing, fl.loading)
+	}
 	return fl.encodes
 }
 
 // end hands out the result, unless that is done, and ends the flight.
 func (fl *flight) end() {
-	fl.seat.Leave()
 	fl.leaveMap()
 	if !fl.isLoaded() {
 		close(fl.loaded)
 	}
 	close(fl.done)
-	fl.ask.End()
-	fl.ctx.End()
+	if fl.loading == &fl.own {
+		fl.seat.Leave()
+		fl.ask.End()
+		fl.ctx.End()
+	}
 }
 
 // acquire asks for the lease, and waits while another process loads. Without a
@@ -480,7 +522,7 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 		if !wait.Pause(&fl.ask, time.Since(start)) {
 			return backend.Lease{}, false
 		}
-		if !fl.f.flights.takeSeat(fl).Wait(fl.ctx.Done()) {
+		if !fl.f.flights.takeSeat(fl.f, fl.loading).Wait(fl.ctx.Done()) {
 			return backend.Lease{}, false
 		}
 	}
@@ -611,10 +653,6 @@ func (fl *flight) store(token string) {
 		return
 	}
 	fill, sent, ok := fl.toStore()
-	if ok && (fl.isDetached() || f.queue.Distrusts(fl.key)) {
-		f.count.staleFills.Add(1)
-		ok = false
-	}
 	if !ok {
 		// It ends by itself, too. Who waited for this has paid for it.
 		fl.failed = f.release(ctx, fl.key, f.newBudget(), token) != nil
@@ -622,28 +660,40 @@ func (fl *flight) store(token string) {
 	}
 	var err error
 	stored, err = f.fill(ctx, fl.key, token, fill)
-	if err != nil {
-		f.fillFailed(&fl.space, fl.key, len(fill.Value), err)
+	if fl.filled(fill, sent, stored, err); err != nil {
+		f.life.Go(func() { _ = f.release(ctx, fl.key, f.newBudget(), token) })
 	}
+}
+
+// filled takes the answer to a fill.
+func (fl *flight) filled(fill backend.Fill, sent uint64, stored bool, err error) {
 	switch {
 	case err != nil:
+		fl.f.fillFailed(&fl.space, fl.key, len(fill.Value), err)
 		fl.failed = true
-		f.life.Go(func() { _ = f.release(ctx, fl.key, f.newBudget(), token) })
 	case stored:
 		if fl.refresh != nil || fl.fresh {
-			f.near.Drop(fl.key) // it has the last one
+			fl.f.near.Drop(fl.key) // it has the last one
 		}
 		if !fill.NotFound || fl.notFound { // or the value was not to be kept
 			fl.asOf.Store(sent)
 		}
 	default:
-		f.count.staleFills.Add(1)
+		fl.f.count.staleFills.Add(1)
 	}
 }
 
 // toStore returns what is to be stored, if anything, for as long as every caller who
 // has come so far would keep it, and when the fill is sent.
 func (fl *flight) toStore() (fill backend.Fill, sent uint64, ok bool) {
+	if fill, sent, ok = fl.storable(); ok && (fl.isDetached() || fl.f.queue.Distrusts(fl.key)) {
+		fl.f.count.staleFills.Add(1)
+		ok = false
+	}
+	return fill, sent, ok
+}
+
+func (fl *flight) storable() (fill backend.Fill, sent uint64, ok bool) {
 	if fl.data != nil {
 		if err := fl.f.checkSize(fl.key, fl.data); err != nil {
 			fl.f.notStored(&fl.space, fl.key, err)

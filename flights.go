@@ -19,8 +19,8 @@ type flights struct {
 	byKey map[string]*flight
 	apart apart
 
-	refreshing map[*flight]bool // flights that refresh
-	tried      recent.Keys      // keys that are not to be refreshed again so soon
+	refreshing map[*loading]bool // those that refresh
+	tried      recent.Keys       // keys that are not to be refreshed again so soon
 }
 
 // maxRefreshes is how many refreshes run in a process at a time. One more is skipped, as the
@@ -45,6 +45,16 @@ type request struct {
 func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error), alone bool) (fl *flight, leads bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	if fl, leads = fs.board(ctx, f, space, typ, r, nil, alone); leads {
+		fl.load = load
+		go fl.run()
+	}
+	return fl, leads
+}
+
+// board is join that does not let the flight begin, which is one of l if that is not nil. It
+// needs fs.mu.
+func (fs *flights) board(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, alone bool) (fl *flight, leads bool) {
 	ttl := f.ttl.base(space)
 	apart := fs.apart.has(r.key)
 	within := inLoad(ctx) != nil
@@ -59,61 +69,72 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 		}
 		return fl, false
 	}
-	fl = fs.begin(ctx, f, space, typ, r, load)
+	fl = fs.begin(ctx, f, space, typ, r, l)
 	fl.degraded = r.degraded || apart || alone
 	fl.fresh = r.fresh
-	if !within {
+	if !within && fl.seat == nil { // those that load together have one
 		fl.seat = f.places.Take()
 	}
 	if !alone {
 		fs.byKey[r.key] = fl
 	}
-	go fl.run()
 	return fl, true
 }
 
-// begin makes a flight for a caller, who waits for it. It needs fs.mu.
-func (fs *flights) begin(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) *flight {
+// begin makes a flight, of its own or of l, for a caller, who waits for it. It needs fs.mu.
+func (fs *flights) begin(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading) *flight {
 	fl := &flight{
-		f: f, key: r.key, space: *space, typ: typ, load: load, leader: ctx, bad: r.bad,
-		waiters: 1, ttl: f.ttl.base(space), absent: space.NotFoundTTL,
+		loading: l, f: f, key: r.key, space: *space, typ: typ, leader: ctx, bad: r.bad,
+		ttl: f.ttl.base(space), absent: space.NotFoundTTL,
 		loaded: make(chan struct{}), done: make(chan struct{}),
 	}
-	fl.ctx.Detach(ctx)
-	fl.ctx.of = f
-	fl.ask.Context = fl.ctx.Context
+	if l != nil {
+		l.flights = append(l.flights, fl)
+	} else {
+		fl.loading = &fl.own
+		fl.derive(ctx, f)
+	}
+	fl.waiters++
 	return fl
+}
+
+// derive gives the contexts of l the values of ctx.
+func (l *loading) derive(ctx context.Context, f *front) {
+	l.ctx.Detach(ctx)
+	l.ctx.of = f
+	l.ask.Context = l.ctx.Context
 }
 
 // refresh has the value of a key loaded anew, unless the key has a flight, was tried a
 // moment ago, or too many values are being refreshed. It returns the flight to a caller who
 // waits for it, and else nil.
 func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) *flight {
-	waits := space.RefreshWait != 0
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	fl := fs.byKey[r.key]
-	if fl == nil {
-		if fs.tried.Has(r.key) || fs.apart.has(r.key) {
-			return nil
-		}
-		seat, ok := f.places.TryTake()
-		if !ok || len(fs.refreshing) >= maxRefreshes {
-			seat.Leave()
-			f.count.refreshesSkipped.Add(1)
-			return nil
-		}
-		fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
-		fl = fs.begin(ctx, f, space, typ, r, load) // whose caller is the refresh, and never leaves
-		fl.refresh, fl.seat = &refresh{began: time.Now(), waits: waits}, seat
-		fs.startRefresh(fl)
+	var seat *places.Seat
+	fl, begins := fs.boardRefresh(ctx, f, space, typ, r, nil, func() (ok bool) { seat, ok = fs.mayRefresh(f); return ok })
+	if begins {
+		fl.load, fl.seat = load, seat
+		fs.startRefresh(fl.loading)
+		go fl.run()
 	}
-	if !waits || fl.refresh == nil {
-		return nil
+	return fl.forWaiter(space, typ)
+}
+
+// mayRefresh takes a place for a refresh, if there is one. It needs fs.mu.
+func (fs *flights) mayRefresh(f *front) (*places.Seat, bool) {
+	if len(fs.refreshing) >= maxRefreshes {
+		return nil, false
 	}
-	fl.waiters++
-	fl.encodes = fl.encodes || !fl.shares(space, typ)
-	return fl
+	return f.places.TryTake()
+}
+
+// startRefresh needs fs.mu.
+func (fs *flights) startRefresh(l *loading) {
+	if fs.refreshing == nil {
+		fs.refreshing = make(map[*loading]bool)
+	}
+	fs.refreshing[l] = true
 }
 
 // audit has the value of a key loaded once more, and compared with what a hit returned, unless
@@ -121,49 +142,75 @@ func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ v
 func (fs *flights) audit(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, served []byte, load func(context.Context) (any, error)) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if f.off || fs.byKey[r.key] != nil || fs.apart.has(r.key) || len(fs.refreshing) >= maxRefreshes {
+	if f.off || fs.byKey[r.key] != nil || fs.apart.has(r.key) {
 		return
 	}
-	seat, ok := f.places.TryTake()
+	seat, ok := fs.mayRefresh(f)
 	if !ok {
 		return
 	}
-	fl := fs.begin(ctx, f, space, typ, r, load)
-	fl.encodes = true
-	fl.refresh, fl.seat = &refresh{began: time.Now(), audits: true, served: served}, seat
-	fs.startRefresh(fl)
+	fl := fs.begin(ctx, f, space, typ, r, nil)
+	fl.load, fl.seat, fl.encodes = load, seat, true
+	fl.refresh = &refresh{began: time.Now(), audits: true, served: served}
+	fs.byKey[r.key] = fl
+	fs.startRefresh(fl.loading)
+	go fl.run()
 }
 
-// startRefresh needs fs.mu.
-func (fs *flights) startRefresh(fl *flight) {
-	if fs.refreshing == nil {
-		fs.refreshing = make(map[*flight]bool)
+// boardRefresh returns the key's flight, and one that is to begin, which is one of l if that
+// is not nil, if it has none. It needs fs.mu.
+func (fs *flights) boardRefresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, may func() bool) (fl *flight, begins bool) {
+	if fl := fs.byKey[r.key]; fl != nil {
+		return fl, false
 	}
-	fs.refreshing[fl] = true
-	fs.byKey[fl.key] = fl
-	go fl.run()
+	if fs.tried.Has(r.key) || fs.apart.has(r.key) {
+		return nil, false
+	}
+	if !may() {
+		f.count.refreshesSkipped.Add(1)
+		return nil, false
+	}
+	fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
+	fl = fs.begin(ctx, f, space, typ, r, l) // whose caller is the refresh, and never leaves
+	fl.refresh = &refresh{began: time.Now(), waits: space.RefreshWait != 0}
+	fs.byKey[r.key] = fl
+	return fl, true
+}
+
+// forWaiter returns the flight to a reader who waits for a refresh, if it is one that its
+// keyspace has readers wait for, and else nil. It needs flights.mu.
+func (fl *flight) forWaiter(space *Keyspace, typ valueType) *flight {
+	if fl == nil || fl.refresh == nil || space.RefreshWait == 0 {
+		return nil
+	}
+	fl.waiters++
+	fl.encodes = fl.encodes || !fl.shares(space, typ)
+	return fl
 }
 
 // endRefreshes ends the refreshes: nobody waits for one whose loader does not end.
 func (fs *flights) endRefreshes() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for fl := range fs.refreshing { // also those that were detached
-		fl.ask.End()
-		fl.ctx.End()
+	for l := range fs.refreshing { // also those that were detached
+		if l.batchAsk != nil {
+			l.batchAsk.End()
+		}
+		l.ask.End()
+		l.ctx.End()
 	}
 }
 
-// takeSeat has a flight that gave up its place ask for one again.
-func (fs *flights) takeSeat(fl *flight) *places.Seat {
+// takeSeat has a load that gave up its place ask for one again.
+func (fs *flights) takeSeat(f *front, l *loading) *places.Seat {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fl.needed {
-		fl.seat = nil
-	} else if fl.seat != nil {
-		fl.seat = fl.f.places.Take()
+	if l.needed {
+		l.seat = nil
+	} else if l.seat != nil {
+		l.seat = f.places.Take()
 	}
-	return fl.seat
+	return l.seat
 }
 
 // leave takes one waiter off. The last one ends the load, and nobody joins a
@@ -171,11 +218,30 @@ func (fs *flights) takeSeat(fl *flight) *places.Seat {
 func (fs *flights) leave(fl *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fl.waiters--; fl.waiters == 0 && !fl.isLoaded() { // or its fill is on its way, and the next reader waits for it
-		fs.remove(fl)
-		fl.ask.End()
-		fl.ctx.End()
+	if fl.waiters--; fl.waiters > 0 {
+		return
 	}
+	if fl.flights == nil {
+		fs.end(fl)
+		return
+	}
+	if fl.batchAsk != nil {
+		fl.batchAsk.End()
+	}
+	for _, fl := range fl.flights {
+		fs.end(fl)
+	}
+}
+
+// end ends the load of a flight that has no waiters, unless its fill is on its way, and the
+// next reader waits for it. It needs fs.mu.
+func (fs *flights) end(fl *flight) {
+	if fl.isLoaded() {
+		return
+	}
+	fs.remove(fl)
+	fl.ask.End()
+	fl.ctx.End()
 }
 
 // awaitFill waits for a fill of key that is on its way: a question to the backend then

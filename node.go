@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -79,6 +81,43 @@ func (f *front) nodeOf(key string) *node {
 		f.single.Store(actual.(*node))
 	}
 	return actual.(*node)
+}
+
+// eachNode calls work for each node of some keys, with the places of its keys.
+func (f *front) eachNode(keys int, key func(i int) string, work func(n *node, which []int)) {
+	if keys == 0 {
+		return
+	}
+	byNode := make(map[*node][]int)
+	for i := range keys {
+		n := f.nodeOf(key(i))
+		byNode[n] = append(byNode[n], i)
+	}
+	if len(byNode) == 1 {
+		for n, which := range byNode {
+			work(n, which)
+		}
+		return
+	}
+	var wg sync.WaitGroup // all at once: sick nodes then cost one budget together
+	for n, which := range byNode {
+		wg.Go(func() { work(n, which) })
+	}
+	wg.Wait()
+}
+
+// few calls work for each of n, some at a time.
+func few(n int, work func(i int)) {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	for range min(n, batch.MaxLanes) {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+				work(int(i))
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func (f *front) newBreaker(shard, does string, connected func() int64, probe func(context.Context) error) *breaker.Breaker {

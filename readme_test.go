@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func TestReadme_ExcerptsCompile(t *testing.T) {
 		t.Fatal(err)
 	}
 	blocks := strings.Split(string(readme), "```go\n")[1:]
-	if len(blocks) != 4 {
+	if len(blocks) != 5 {
 		t.Fatalf("%d blocks of Go", len(blocks))
 	}
 	for _, block := range blocks[1:] {
@@ -97,6 +98,15 @@ func readmeKeyspace(ctx context.Context, client redis.UniversalClient) (User, er
 
 var rates = aside.Keyspace{Name: "rate", TTL: time.Hour, RefreshAfter: 5 * time.Minute}
 
+var users = aside.Keyspace{Name: "user"}
+
+func selectUsers(context.Context, []int64) (map[int64]User, error) { return nil, nil }
+
+func usersByID(ctx context.Context, cache aside.Cache, ids []int64) (map[int64]User, error) {
+	key := func(id int64) aside.Key { return users.Key(strconv.FormatInt(id, 10)) }
+	return aside.GetOrLoadMany(ctx, cache, ids, key, selectUsers) // SELECT … WHERE id = ANY($1); a row that is not there is not found
+}
+
 type llm interface {
 	Stream(ctx context.Context, prompt string) iter.Seq[string]
 }
@@ -121,4 +131,4 @@ func readmeGenerations(ctx context.Context, cache aside.Cache, model llm, chatID
 	return err
 }
 
-var _, _, _ = readmeKeyspace, readmeGenerations, rates
+var _, _, _, _ = readmeKeyspace, usersByID, readmeGenerations, rates

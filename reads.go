@@ -9,6 +9,7 @@ import (
 
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/batch"
+	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/entry"
 	"github.com/cacheaside/aside/internal/recent"
 	"github.com/cacheaside/aside/internal/redisstore"
@@ -113,6 +114,52 @@ func (r *reads) get(ctx context.Context, ask redisstore.Ask, b *budget) (found, 
 		return found{}, fmt.Errorf("%w: %w", ErrUnavailable, read.Err)
 	}
 	return found{value: read.Value, mark: read.Mark, ok: read.OK, own: !shared}, nil
+}
+
+// askAll reads keys, those of one node together.
+func (f *front) askAll(ctx context.Context, asks []redisstore.Ask) []found {
+	answers := make([]found, len(asks))
+	if left, ok := deadline.Left(ctx); ok && left/2 < f.cfg.Timeout {
+		var cancel context.CancelFunc
+		ctx, cancel = deadline.Within(ctx, left/2) // the loader needs time, too
+		defer cancel()
+	}
+	f.eachNode(len(asks), func(i int) string { return asks[i].Key }, func(n *node, which []int) {
+		var inLine []redisstore.Ask
+		var places, alone []int
+		r := &n.reads
+		r.Mu.Lock()
+		for _, i := range which {
+			if err := f.usable(asks[i].Key); err != nil {
+				answers[i].err = err
+			} else if n.redis == nil || r.large[asks[i].Key] {
+				alone = append(alone, i)
+			} else {
+				inLine, places = append(inLine, asks[i]), append(places, i)
+			}
+		}
+		r.Mu.Unlock()
+		done := r.All(ctx, inLine, func() bool { return !n.IsOpen() }, func(k int, read redisstore.Read, shared bool, err error) bool {
+			a := &answers[places[k]]
+			if a.err = err; err == nil {
+				*a = found{value: read.Value, mark: read.Mark, ok: read.OK, own: !shared, err: read.Err}
+			}
+			return err == nil
+		})
+		for _, i := range places[done:] {
+			answers[i].err = ErrUnavailable
+		}
+		few(len(alone), func(k int) {
+			a := &answers[alone[k]]
+			if done < len(places) {
+				a.err = ErrUnavailable
+				return
+			}
+			got, err := f.ask(ctx, asks[alone[k]], f.newBudget())
+			*a, a.err = got, err
+		})
+	})
+	return answers
 }
 
 // single reads one key, in a lane if there are lanes.

@@ -16,7 +16,12 @@ func hitOld[T any](ctx context.Context, f *front, space *Keyspace, r *read, star
 		return old, nil
 	}
 	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
-	fl := f.flights.refresh(ctx, f, space, typed[T]{}, &r.request, boxed)
+	return refreshed(ctx, f, f.flights.refresh(ctx, f, space, typed[T]{}, &r.request, boxed), space, r, start, old)
+}
+
+// refreshed returns what a refresh has made of an old value in the time that a reader waits
+// for it. fl is nil when the reader does not.
+func refreshed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r *read, start time.Time, old T) (value T, err error) {
 	if fl == nil {
 		f.hitStale(ctx, space, r, start)
 		return old, nil

@@ -182,16 +182,27 @@ func (f *front) reweigh(key string, e *entry.Entry) {
 
 // lookupBackend asks the backend for a key's value, on behalf of GetOrLoad.
 func (f *front) lookupBackend(ctx context.Context, space *Keyspace, key string, refreshes bool) (found, error) {
-	isNear := f.isNear(space)
-	var before near.Ticket
-	if isNear {
-		before = f.near.Begin(key)
-	}
+	before := f.beginNear(space, key)
 	b := budget{left: f.cfg.Timeout}
 	got, err := f.ask(ctx, redisstore.Ask{Key: key, Marked: refreshes}, &b)
-	if err == nil && got.ok && isNear {
+	if err == nil {
+		f.keepNear(space, key, before, refreshes, &got)
+	}
+	return got, err
+}
+
+// beginNear is what the near cache, if it has the keyspace's values, is told before the
+// backend is asked for one, and keepNear what it is told of the answer.
+func (f *front) beginNear(space *Keyspace, key string) (before near.Ticket) {
+	if f.isNear(space) {
+		before = f.near.Begin(key)
+	}
+	return before
+}
+
+func (f *front) keepNear(space *Keyspace, key string, before near.Ticket, refreshes bool, got *found) {
+	if got.ok && f.isNear(space) {
 		old := refreshes && got.mark != backend.Fresh
 		got.entry, got.own = f.near.Keep(key, before, got.value, old), false
 	}
-	return got, err
 }

@@ -117,6 +117,43 @@ func (l *Line[C, R]) Join(c C) (b *Batch[C, R], i int) {
 	return b, i
 }
 
+// ahead is how many batches of one caller's calls are in line at a time.
+const ahead = 4
+
+// All puts many calls of one caller in line, a few batches at a time so that those of others
+// come in between, and hands out the result of each as [Line.Wait] does. It stops when
+// goesOn, which has Mu, says no, or got has said no of a result, and returns how many have
+// been handed out.
+func (l *Line[C, R]) All(ctx context.Context, calls []C, goesOn func() bool, got func(i int, result R, shared bool, err error) bool) (done int) {
+	type place struct {
+		b *Batch[C, R]
+		i int
+	}
+	var places []place
+	for more := true; more && done < len(calls); {
+		l.Mu.Lock()
+		if !goesOn() {
+			l.Mu.Unlock()
+			return done
+		}
+		places = places[:0]
+		for _, c := range calls[done:min(done+ahead*l.PerBatch(), len(calls))] {
+			b, i := l.Join(c)
+			places = append(places, place{b, i})
+		}
+		for range ahead {
+			l.Serve()
+		}
+		l.Mu.Unlock()
+		for _, p := range places {
+			result, shared, err := l.Wait(ctx, p.b, p.i, 0)
+			more = got(done, result, shared, err) && more
+			done++
+		}
+	}
+	return done
+}
+
 // Wait waits for the result of a call in line, until ctx ends, or for so long, when that
 // is not 0: the error is ctx's cause then, or [context.DeadlineExceeded]. Its batch goes on
 // for the others. shared says that others may have the result, too.

@@ -288,3 +288,49 @@ func TestLine_ForgetsWhatWasSent(t *testing.T) {
 	}
 	t.Error("what was sent is kept")
 }
+
+// Many calls of one caller are in line a few batches at a time, in turn with those of others.
+func TestLine_All(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		goesOn bool
+		stopAt int
+		done   int
+	}{"all": {true, -1, 35}, "none": {false, -1, 0}, "until one fails": {true, 18, 32}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var sent [][]int
+				l := newLine(func(b *ints) error { sent = append(sent, b.Calls); return nil })
+				leave(l)
+				calls, got := make([]int, 35), []string(nil)
+				for i := range calls {
+					calls[i] = i
+				}
+				other := make(chan end, 1)
+				if c.goesOn {
+					go func() {
+						time.Sleep(time.Second / 2)
+						other <- <-join(t.Context(), l, 100, 0)
+					}()
+				}
+				done := l.All(t.Context(), calls, func() bool { return c.goesOn }, func(i int, result string, shared bool, err error) bool {
+					if got = append(got, result); i != len(got)-1 || result != fmt.Sprint(i) || err != nil {
+						t.Errorf("got %q, %v for %d in place %d", result, err, i, len(got)-1)
+					}
+					return i != c.stopAt
+				})
+				if done != c.done || len(got) != done {
+					t.Errorf("got %d of %d, want %d", len(got), done, c.done)
+				}
+				if c.goesOn && ((<-other).result != "100" || !slices.Contains(sent[4], 100)) {
+					t.Errorf("got %v, want another's call after the first four batches", sent)
+				}
+				synctest.Wait()
+				if l.Waiting != 0 || l.Busy != 0 {
+					t.Errorf("%d in line, %d lanes taken", l.Waiting, l.Busy)
+				}
+			})
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -15,13 +16,16 @@ import (
 // would gain it little, and others would wait for it.
 const AloneBytes = 16 << 10
 
-// Call is a request for a lease, or a fill. When many miss at once, as after a Clear,
-// they share round trips: see [Store.Together].
+// Call is a request for a lease, or a fill, or what a lease has in between. When many miss
+// at once, as after a Clear, they share round trips: see [Store.Together].
 type Call struct {
 	Key   string
-	Lease *backend.LeaseRequest // nil when it is a fill, of the next two
+	Lease *backend.LeaseRequest // nil when it is one of the others, under the lease of Token
 	Token string
-	Fill  backend.Fill
+
+	Extend  time.Duration // when not 0, the lease is to last for so long
+	Release bool          // the lease is to end
+	Fill    backend.Fill  // when it is none of those
 
 	nonce string
 }
@@ -29,7 +33,7 @@ type Call struct {
 // Reply is the answer to a Call.
 type Reply struct {
 	Lease     backend.Lease
-	Stored    bool
+	Stored    bool // or extended
 	Err       error
 	Elsewhere bool // Err is of a node of a Cluster that says that the key is, or will be, another's: the call is to go by itself, as the client follows one at a time
 }
@@ -45,9 +49,14 @@ func (c *Call) Alone() bool {
 
 // Do carries the call out by itself.
 func (c *Call) Do(ctx context.Context, b backend.Backend) (r Reply, err error) {
-	if c.Lease != nil {
+	switch {
+	case c.Lease != nil:
 		r.Lease, err = b.Lease(ctx, c.Key, *c.Lease)
-	} else {
+	case c.Extend != 0:
+		r.Stored, err = b.Extend(ctx, c.Token, c.Extend, c.Key)
+	case c.Release:
+		err = b.Release(ctx, c.Key, c.Token)
+	default:
 		r.Stored, err = b.Fill(ctx, c.Key, c.Token, c.Fill)
 	}
 	return r, err
@@ -56,7 +65,13 @@ func (c *Call) Do(ctx context.Context, b backend.Backend) (r Reply, err error) {
 // script returns the call's script, and its arguments.
 func (c *Call) script() (script *redis.Script, args []any) {
 	l := c.Lease
-	if l == nil {
+	switch {
+	case l != nil:
+	case c.Extend != 0:
+		return extendScript, []any{c.Token, c.Extend.Milliseconds()}
+	case c.Release:
+		return releaseScript, releaseArgs(c.Token)
+	default:
 		return fillScript, []any{c.Token, c.Fill.TTL.Milliseconds(), flag(c.Fill.NotFound), c.Fill.Value, c.Fill.FreshFor.Milliseconds()}
 	}
 	if c.nonce == "" {

@@ -183,7 +183,7 @@ func (b *Store) runOn(ctx context.Context, script *redis.Script, key string, arg
 
 // keysOf returns the KEYS of a script for one key.
 func keysOf(script *redis.Script, key string) []string {
-	if script == leaseScript || script == refreshScript {
+	if script == leaseScript || script == refreshScript || script == extendScript {
 		return []string{key, LeaseKey(key), BlockKey(key)}
 	}
 	return []string{key, LeaseKey(key)}
@@ -511,8 +511,12 @@ func (b *Store) Fill(ctx context.Context, key, token string, fill backend.Fill) 
 }
 
 func (b *Store) Release(ctx context.Context, key, token string) error {
-	_, err := b.runOn(ctx, releaseScript, key, token, backend.FailedFor.Milliseconds(), backend.MaxCooldown.Milliseconds())
+	_, err := b.runOn(ctx, releaseScript, key, releaseArgs(token)...)
 	return err
+}
+
+func releaseArgs(token string) []any {
+	return []any{token, backend.FailedFor.Milliseconds(), backend.MaxCooldown.Milliseconds()}
 }
 
 func (b *Store) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {

@@ -86,7 +86,8 @@ func New(o Options) *Hub { return &Hub{Options: o, waiting: make(map[string][]*W
 type Waiter struct {
 	hub        *Hub
 	key        string
-	woken      chan struct{} // nil before it is in hub.waiting
+	woken      chan struct{} // nil before it is in hub.waiting, but of several
+	enlisted   bool          // it is in hub.waiting
 	subscribed bool          // the last question was asked so that the lease's end is heard
 	timedOut   bool          // and then nothing was heard until it was time to ask again
 
@@ -96,6 +97,15 @@ type Waiter struct {
 
 // Waiter returns one that asks for the lease of key.
 func (h *Hub) Waiter(key string) *Waiter { return &Waiter{hub: h, key: key} }
+
+// And returns one that asks for the lease of another key as well: what wakes one of them ends
+// the pause of any.
+func (w *Waiter) And(key string) *Waiter {
+	if w.woken == nil {
+		w.woken = make(chan struct{}, 1)
+	}
+	return &Waiter{hub: w.hub, key: key, woken: w.woken}
+}
 
 // Channel returns where the end of the lease that the next question finds is to
 // be told, and "" when it would not be heard. It comes before all else that is to
@@ -175,6 +185,9 @@ func (w *Waiter) Overdue(leaseDeadline string) string {
 func (w *Waiter) enlist() {
 	if w.woken == nil {
 		w.woken = make(chan struct{}, 1)
+	}
+	if !w.enlisted {
+		w.enlisted = true
 		w.hub.waiting[w.key] = append(w.hub.waiting[w.key], w)
 	}
 }
@@ -192,7 +205,7 @@ func (w *Waiter) Answered(stored bool) {
 
 // Done ends the waiting.
 func (w *Waiter) Done() {
-	if w.woken == nil {
+	if !w.enlisted {
 		return
 	}
 	h := w.hub

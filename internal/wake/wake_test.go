@@ -320,3 +320,33 @@ func TestWaiter_Overdue(t *testing.T) {
 		overdue("a text", "")
 	})
 }
+
+// The waiters of several keys share their pauses.
+func TestWaiter_And(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := listening(t)
+		a := s.Waiter("a")
+		b := a.And("b")
+		if a.Channel() == "" || b.Channel() == "" {
+			t.Fatal("the hub does not listen")
+		}
+		for _, key := range []string{"a", "b"} {
+			start := time.Now()
+			go func() {
+				time.Sleep(time.Millisecond)
+				s.Heard(key)
+			}()
+			if !a.Pause(t.Context(), time.Second) || time.Since(start) != time.Millisecond {
+				t.Errorf("%s: woken after %v, want a millisecond", key, time.Since(start))
+			}
+		}
+		b.Done()
+		start := time.Now()
+		go s.Heard("b")
+		if a.Pause(t.Context(), time.Second); time.Since(start) < 100*time.Millisecond {
+			t.Error("woken for a key that is not waited for any more")
+		}
+		a.Done()
+	})
+}

@@ -1,0 +1,525 @@
+package aside
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/deadline"
+	"github.com/cacheaside/aside/internal/redisstore"
+	"github.com/cacheaside/aside/internal/wake"
+)
+
+// loadBatch is the flights of one call of GetOrLoadMany whose keys it loads, or of the old
+// values that it refreshes, in one goroutine. They ask for their leases together, those that
+// may load share one call of the loader, and what it returns is stored together. A flight
+// that finds another process at it waits until then: no lease is held while it waits for
+// others, so callers that ask for the same keys in another order do not wait for each other.
+type loadBatch struct {
+	loading
+	f         *front
+	leader    context.Context
+	load      func(ctx context.Context, which []int) (valueOf func(i int) (any, bool), err error)
+	members   []*member
+	refreshes bool
+}
+
+// member is a flight of a batch.
+type member struct {
+	*flight
+	place     int // of its id among those that the batch was made of
+	lease     string
+	wait      *wake.Waiter // once another process has been found loading
+	waitedFor string
+	overdue   string
+}
+
+func (b *loadBatch) run() {
+	grow(0)
+	stopRenewing := b.keepLeases()
+	defer b.over(stopRenewing)
+	start := time.Now()
+	for left := b.members; len(left) > 0; {
+		if !b.seat.Wait(b.ctx.Done()) {
+			b.giveUp(left, errAbandoned)
+			return
+		}
+		ask := b.newAsk()
+		loads, waits, hears := b.acquire(ask, left)
+		if len(loads) > 0 {
+			b.proceed(loads)
+		} else if len(waits) > 0 && hears {
+			b.seat.Leave() // others load meanwhile
+			waits[0].wait.Pause(ask, time.Since(start))
+		}
+		ask.End()
+		if left = waits; len(left) > 0 {
+			b.seat.Leave()
+			b.f.flights.takeSeat(b.f, &b.loading)
+		}
+	}
+}
+
+// mayRefresh reports whether the batch may refresh values: all of them take one place. It
+// needs flights.mu.
+func (b *loadBatch) mayRefresh() bool {
+	if !b.refreshes {
+		if b.seat, b.refreshes = b.f.flights.mayRefresh(b.f); b.refreshes {
+			b.f.flights.startRefresh(&b.loading)
+		}
+	}
+	return b.refreshes
+}
+
+// newAsk returns a context that ends with the batch, or when a waiter is in a hurry.
+func (b *loadBatch) newAsk() *deadline.Detached {
+	ask := &deadline.Detached{Context: b.ctx.Context}
+	b.f.flights.mu.Lock()
+	defer b.f.flights.mu.Unlock()
+	if b.batchAsk = ask; b.ctx.Err() != nil {
+		ask.End()
+	}
+	return ask
+}
+
+// over ends the batch, with all of its flights that have not ended: code of the backend may
+// have ended its goroutine.
+func (b *loadBatch) over(stopRenewing func()) {
+	stopRenewing()
+	for _, m := range b.members {
+		if m.wait != nil {
+			m.wait.Done()
+		}
+		select {
+		case <-m.done:
+			continue
+		default:
+		}
+		if !m.isLoaded() {
+			m.err = errGoexit
+		}
+		m.end()
+	}
+	b.seat.Leave()
+	b.f.flights.mu.Lock()
+	delete(b.f.flights.refreshing, &b.loading)
+	b.f.flights.mu.Unlock()
+	b.ctx.End()
+}
+
+// acquire asks once for the lease of each member. Those that have an answer end. It returns
+// those that are to load, with or without a lease, and those that another process loads; hears
+// says that it has asked for the latter before, so that the end of their leases is told.
+func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits []*member, hears bool) {
+	f := b.f
+	asOf := f.flights.seq.Add(1)
+	asked := make([]*member, 0, len(ms))
+	calls := make([]*redisstore.Call, 0, len(ms))
+	skips := b.ctx.Err() != nil
+	for _, m := range ms {
+		hurried := m.isHurried()
+		if skips || hurried || m.degraded || m.isDetached() || f.queue.Distrusts(m.key) {
+			m.failed = m.failed || hurried
+			loads = append(loads, m)
+			continue
+		}
+		m.asOf.Store(asOf)
+		asked = append(asked, m)
+		calls = append(calls, &redisstore.Call{Key: m.key, Lease: m.request()})
+	}
+	leases := make([]backend.Lease, len(asked))
+	f.callAll(ask, calls, func(i int, r redisstore.Reply) {
+		m := asked[i]
+		if r.Err != nil {
+			m.failed = true
+			return
+		}
+		leases[i] = r.Lease
+		if r.Lease.State == backend.Granted {
+			m.lease = r.Lease.Token
+			f.flights.mu.Lock()
+			m.token = m.lease // from now on it is extended
+			f.flights.mu.Unlock()
+		}
+	})
+	hears = true
+	for i, m := range asked {
+		switch lease := leases[i]; lease.State {
+		case backend.Present, backend.Absent:
+			m.found = lease.State == backend.Present && m.waitedFor == ""
+			if m.wait != nil {
+				m.wait.Answered(true)
+			}
+			m.stored = true
+			if m.data = lease.Value; lease.State == backend.Absent {
+				m.err, m.notFound = ErrNotFound, true
+			}
+			m.end()
+		case backend.Loading:
+			if m.refresh != nil && (!m.refresh.waits || lease.Token == "") {
+				loads = append(loads, m)
+				continue
+			}
+			if m.waitedFor == "" {
+				f.count.waited.Add(1)
+			}
+			if m.wait == nil {
+				if m.wait, hears = f.wakes.Waiter(m.key), false; len(waits) > 0 {
+					m.wait = waits[0].wait.And(m.key)
+				}
+			}
+			m.waitedFor, m.overdue = lease.Token, m.wait.Overdue(lease.Deadline)
+			waits = append(waits, m)
+		default:
+			loads = append(loads, m)
+		}
+	}
+	return loads, waits, hears
+}
+
+// request is what the member asks for next.
+func (m *member) request() *backend.LeaseRequest {
+	req := &backend.LeaseRequest{TTL: m.f.leaseTTL(), Undecodable: m.bad, WaitedFor: m.waitedFor, Overdue: m.overdue}
+	if m.refresh != nil {
+		req.Refresh = m.f.ttl.unmarked(&m.space)
+	}
+	if m.fresh {
+		req.Refresh = &backend.Refresh{Always: true}
+	}
+	if m.wait != nil {
+		req.WakeOn = m.wait.Channel()
+	}
+	return req
+}
+
+// proceed loads the members, as flight.proceed does one.
+func (b *loadBatch) proceed(ms []*member) {
+	f, loads := b.f, ms[:0:0]
+	for _, m := range ms {
+		m.asOf.Store(0)
+		if m.idle = m.refresh != nil && m.lease == ""; m.idle {
+			m.end()
+			continue
+		}
+		loads = append(loads, m)
+	}
+	if ms = loads; len(ms) == 0 {
+		return
+	}
+	if b.ctx.Err() != nil {
+		b.giveUp(ms, errAbandoned)
+		return
+	}
+	ctx := &deadline.Detached{Context: &b.ctx}
+	defer ctx.End()
+	defer b.ctx.AfterFunc(ctx.End)()
+	if t := f.cfg.LoadTimeout; t > 0 {
+		ctx.Limit(t)
+	}
+	f.count.loads.Add(1)
+	if b.refreshes {
+		f.count.refreshes.Add(1)
+	}
+	asOf := f.flights.seq.Add(1)
+	for _, m := range ms {
+		m.asOf.Store(asOf)
+		m.began.Store(asOf)
+	}
+	results := make(chan []outcome)
+	go b.call(ctx, ms, results)
+	select {
+	case outs := <-results:
+		b.finish(ms, outs)
+	case <-ctx.Done():
+		f.count.loadErrors.Add(1)
+		err := errAbandoned
+		if ctx.Err() == context.DeadlineExceeded {
+			err = &loadTimeout{ms[0].key, f.cfg.LoadTimeout}
+			for _, m := range ms {
+				m.expired = true
+			}
+		}
+		ms[0].refreshFailed(err)
+		b.giveUp(ms, err)
+	}
+}
+
+// call calls the loader for the members, and encodes what it returns. Nobody hears of it
+// once ctx has ended.
+func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []outcome) {
+	grow(0)
+	var all outcome
+	outs := make([]outcome, len(ms))
+	shared := false // the loader has not failed, so each member has an outcome of its own
+	defer func() {
+		for i := range outs {
+			if !shared {
+				outs[i] = all
+			}
+		}
+		select {
+		case results <- outs:
+		case <-ctx.Done():
+			ms[0].late(&all)
+		}
+	}()
+	which := make([]int, len(ms))
+	for i, m := range ms {
+		which[i] = m.place
+	}
+	all.call(ctx, func(ctx context.Context) (any, error) { return b.load(ctx, which) })
+	valueOf, _ := all.value.(func(int) (any, bool))
+	all.value = nil
+	if all.notFound { // which of them is not there, it does not say
+		all.err, all.notFound = &notOfOne{all.err}, false
+	}
+	all.orphaned = all.orphaned && b.leader.Err() != nil
+	if all.panics != nil {
+		return
+	}
+	for i := range outs {
+		outs[i] = all
+		if all.err == nil {
+			outs[i].err, outs[i].notFound = ErrNotFound, true
+		}
+	}
+	shared = true
+	for i, m := range ms {
+		o := &outs[i]
+		v, ok := valueOf(m.place)
+		if !ok {
+			continue
+		}
+		if o.value = v; all.err != nil {
+			continue
+		}
+		o.err, o.notFound = nil, false
+		if m.lease != "" || m.leaveMap() {
+			m.encode(o)
+		}
+	}
+}
+
+// finish hands out what the loader has made, stores what is to be stored, and ends the
+// members.
+func (b *loadBatch) finish(ms []*member, outs []outcome) {
+	if err := outs[0].err; err != nil && !outs[0].notFound {
+		b.f.count.loadErrors.Add(1)
+		ms[0].refreshFailed(err)
+	}
+	b.seat.Leave()
+	settles := b.f.life.Settle()
+	if settles {
+		defer b.f.life.Settled()
+	}
+	var leased []*member
+	for i, m := range ms {
+		m.outcome = outs[i]
+		if m.lease == "" {
+			m.end()
+			continue
+		}
+		close(m.loaded)
+		leased = append(leased, m)
+	}
+	if !settles {
+		b.giveUp(leased, nil)
+		return
+	}
+	b.store(leased)
+}
+
+// store fills under the leases of the members, or gives them back, and ends them.
+func (b *loadBatch) store(ms []*member) {
+	f := b.f
+	calls := make([]*redisstore.Call, 0, len(ms))
+	sent := make([]uint64, 0, len(ms))
+	kept := ms[:0:0]
+	for _, m := range ms {
+		if m.lost.Load() {
+			f.count.staleFills.Add(1)
+			m.end()
+			continue
+		}
+		fill, at, ok := m.toStore()
+		kept, sent = append(kept, m), append(sent, at)
+		calls = append(calls, &redisstore.Call{Key: m.key, Token: m.lease, Fill: fill, Release: !ok})
+	}
+	var mu sync.Mutex
+	var unsure []*member
+	f.callAll(b.ctx.Context, calls, func(i int, r redisstore.Reply) {
+		m := kept[i]
+		if calls[i].Release {
+			m.failed = r.Err != nil
+		} else if m.filled(calls[i].Fill, sent[i], r.Stored, r.Err); r.Err != nil {
+			mu.Lock()
+			unsure = append(unsure, m)
+			mu.Unlock()
+		}
+		m.end()
+	})
+	if len(unsure) > 0 {
+		f.life.Go(func() { b.giveBack(unsure) })
+	}
+}
+
+// giveUp ends the members with an error, if it is not nil, and gives their leases back.
+func (b *loadBatch) giveUp(ms []*member, err error) {
+	for _, m := range ms {
+		if err != nil {
+			m.err = err
+		}
+		m.end()
+	}
+	b.giveBack(ms)
+}
+
+// giveBack releases leases under which nothing is to be stored.
+func (b *loadBatch) giveBack(ms []*member) {
+	var calls []*redisstore.Call
+	for _, m := range ms {
+		if m.lease != "" {
+			calls = append(calls, &redisstore.Call{Key: m.key, Token: m.lease, Release: true})
+		}
+	}
+	b.f.callAll(b.ctx.Context, calls, func(int, redisstore.Reply) {})
+}
+
+// keepLeases extends the leases of all members that load, until stop is called.
+func (b *loadBatch) keepLeases() (stop func()) {
+	if b.f.local {
+		return func() {}
+	}
+	return deadline.Every(leaseTTL/3, func(ctx context.Context) (again bool) {
+		var held []*member
+		var calls []*redisstore.Call
+		b.f.flights.mu.Lock()
+		for _, m := range b.members {
+			if m.token != "" && !m.isLoaded() && !m.lost.Load() {
+				held = append(held, m)
+				calls = append(calls, &redisstore.Call{Key: m.key, Token: m.token, Extend: leaseTTL})
+			}
+		}
+		b.f.flights.mu.Unlock()
+		b.f.callAll(ctx, calls, func(i int, r redisstore.Reply) {
+			if r.Err == nil && !r.Stored {
+				held[i].lost.Store(true)
+			}
+		})
+		return true
+	})
+}
+
+// notOfOne is the error of a load of several keys that wraps ErrNotFound. It is not that:
+// it would be remembered of a key of which it says nothing.
+type notOfOne struct{ err error }
+
+func (e *notOfOne) Error() string        { return e.err.Error() }
+func (e *notOfOne) Is(target error) bool { return target != ErrNotFound && errors.Is(e.err, target) }
+func (e *notOfOne) As(target any) bool   { return errors.As(e.err, target) }
+
+// callAll carries calls out, those of one node together, and hands out the replies, which may
+// come from several goroutines, though never two for one node at once. When ctx ends, those
+// that are left get its error; a lease that is granted then is given back.
+func (f *front) callAll(ctx context.Context, calls []*redisstore.Call, got func(i int, r redisstore.Reply)) {
+	if f.local {
+		for i, c := range calls {
+			got(i, f.carry(ctx, c))
+		}
+		return
+	}
+	f.eachNode(len(calls), func(i int) string { return calls[i].Key }, func(n *node, which []int) {
+		var inLine []*redisstore.Call
+		var places, alone []int
+		for _, i := range which {
+			if n.redis == nil || calls[i].Alone() {
+				alone = append(alone, i)
+			} else {
+				inLine, places = append(inLine, calls[i]), append(places, i)
+			}
+		}
+		answers := true
+		done := n.calls.All(ctx, inLine, func() bool { return !n.IsOpen() && !n.store.IsOpen() }, func(k int, r redisstore.Reply, _ bool, err error) bool {
+			if err == nil {
+				err = r.Err
+			}
+			if r.Elsewhere {
+				alone = append(alone, places[k])
+				return true
+			}
+			r.Err = err
+			answers = answers && (err == nil || redisstore.Answered(err))
+			got(places[k], r)
+			return answers
+		})
+		for _, i := range places[done:] {
+			got(i, redisstore.Reply{Err: ErrUnavailable})
+		}
+		if !answers || done < len(places) { // or they would cost the caller another budget
+			for _, i := range alone {
+				got(i, redisstore.Reply{Err: ErrUnavailable})
+			}
+			return
+		}
+		f.callAlone(ctx, calls, alone, got)
+	})
+}
+
+// callAlone carries calls out that cannot share a round trip, a few at a time.
+func (f *front) callAlone(ctx context.Context, calls []*redisstore.Call, which []int, got func(i int, r redisstore.Reply)) {
+	if len(which) == 0 {
+		return
+	}
+	var mu sync.Mutex
+	answered, left := make([]bool, len(which)), false
+	done := make(chan struct{})
+	work := func() {
+		defer close(done)
+		few(len(which), func(k int) {
+			c := calls[which[k]]
+			r := f.carry(context.WithoutCancel(ctx), c) // a lease may be granted by a command that is interrupted
+			mu.Lock()
+			late := left
+			if !late {
+				answered[k] = true
+				got(which[k], r)
+			}
+			mu.Unlock()
+			if late && r.Lease.State == backend.Granted {
+				_ = f.release(context.WithoutCancel(ctx), c.Key, f.newBudget(), r.Lease.Token)
+			}
+		})
+	}
+	if !f.life.Go(work) {
+		work()
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	left = true
+	for k, i := range which {
+		if !answered[k] {
+			got(i, redisstore.Reply{Err: ErrUnavailable})
+		}
+	}
+}
+
+// carry carries a call out by itself, or with those of others.
+func (f *front) carry(ctx context.Context, c *redisstore.Call) (r redisstore.Reply) {
+	switch {
+	case c.Lease != nil:
+		r.Lease, r.Err = f.lease(ctx, c.Key, f.newBudget(), *c.Lease)
+	case c.Extend != 0:
+		r.Stored, r.Err = f.extend(ctx, c.Key, c.Token, c.Extend)
+	case c.Release:
+		r.Err = f.release(ctx, c.Key, f.newBudget(), c.Token)
+	default:
+		r.Stored, r.Err = f.fill(ctx, c.Key, c.Token, c.Fill)
+	}
+	return r
+}
