@@ -35,7 +35,7 @@ func TestQuick(t *testing.T) {
 		"misses":   {"## Cold misses", "Redis 1ms away", "| aside, expected |", "| aside, not expected |", "| aside |", "| gocache |"},
 		"writes":   {"## Writes", "### Invalidating many keys", "| aside |", "| aside, Invalidate |", "| aside, Update |"},
 		"stampede": {"## A stampede", "### One process", "### 2 processes", "| sturdyc |"},
-		"expiry":   {"## Reads around an expiry", "| aside |", "| aside, RefreshAfter |", "| aside memory |", "| aside memory, Share, RefreshAfter |", "| sturdyc, early refreshes |", "| otter Get, RefreshWriting |"},
+		"expiry":   {"## Reads around an expiry", "| aside, a value that does not end |", "| aside |", "| aside, RefreshAfter |", "| aside memory |", "| aside memory, Share, RefreshAfter |", "| sturdyc, early refreshes |", "| otter Get, RefreshWriting |"},
 		"stale":    {"## Stale values", "| aside, Update |", "| rockscache, strong |"},
 		"trouble":  {"### Redis refuses", "### Redis hangs", "| aside |"},
 	} {

@@ -22,7 +22,7 @@ func memoryPeers() []peer {
 		{name: "theine", module: theine, how: "a loading cache; bounded by weight", open: openMemory(newTheine[[]byte], newTheine[[]Message]), memory: true},
 		{name: "ristretto", module: ristretto, how: "`Get`, on a miss load and `SetWithTTL`; bounded by weight", open: openMemory(newRistretto[[]byte], newRistretto[[]Message]), memory: true},
 		{name: "sturdyc", module: "github.com/viccon/sturdyc", how: "`GetOrFetch`; 10 shards, `WithNoContinuousEvictions`", open: openMemory(newSturdyc[[]byte], newSturdyc[[]Message]), memory: true},
-		{name: earlySturdyc, module: "github.com/viccon/sturdyc", how: "with `WithEarlyRefreshes`", open: openMemory(newEarlySturdyc[[]byte], newEarlySturdyc[[]Message]), memory: true, only: "expiry"},
+		{name: earlySturdyc, module: "github.com/viccon/sturdyc", how: "with `WithEarlyRefreshes`, and the retry delay of its README, 10 ms", open: openMemory(newEarlySturdyc[[]byte], newEarlySturdyc[[]Message]), memory: true, only: "expiry"},
 		{name: refreshingOtter, module: otter, how: "with the `RefreshCalculator` of that name", open: openMemory(newRefreshingOtter[[]byte], newRefreshingOtter[[]Message]), memory: true, only: "expiry"},
 		{name: "golang-lru expirable", module: "github.com/hashicorp/golang-lru/v2", how: "`Get`, on a miss load and `Add`", open: openMemory(newLRU[[]byte], newLRU[[]Message]), memory: true},
 		{name: "go-cache", module: "github.com/patrickmn/go-cache", how: "`Get`, on a miss load and `Set`; not bounded", open: openMemory(newGoCache[[]byte], newGoCache[[]Message]), memory: true},
