@@ -523,7 +523,11 @@ func TestMany_HoldsNoLeaseWhileItWaits(t *testing.T) {
 				t.Errorf("got %v, %v, want all five, the third of another process", got, err)
 			}
 		}()
-		<-begun
+		select {
+		case <-begun:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the loader is not called while others load")
+		}
 		for _, id := range []int{2, 4} { // they are stored, or can be had, while the others are waited for
 			if v, err := one(t.Context(), c, id, fails(t)); v != fmt.Sprint("v", id) || err != nil {
 				t.Errorf("got %q, %v, want what the batch has loaded", v, err)
