@@ -861,3 +861,21 @@ func TestMany_Ownership(t *testing.T) {
 		}
 	}
 }
+
+// With a near cache, hits make no round trip until another process has changed a value.
+func TestMany_NearCache(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	cfg := aside.Config{KeyPrefix: "app:", NearMaxBytes: 1 << 20, Keyspaces: []aside.Keyspace{numbers}}
+	c, other, db := overRedis(t, r.Addr, cfg), overRedis(t, r.Addr, cfg), &table{}
+	for stats(t, c).NearHits < 3 { // once Redis tells of changes
+		wantRows(t, many(t, c, db, 1, 2, 3), 1, 2, 3)
+	}
+	db.wantAsked(t, []int{1, 2, 3})
+	if err := aside.Invalidate(t.Context(), other, numberKey(2)); err != nil {
+		t.Error(err)
+	}
+	for asked := [][]int(nil); asked == nil; asked = db.take() { // when the news has arrived
+		wantRows(t, many(t, c, db, 1, 2, 3), 1, 2, 3)
+	}
+}
