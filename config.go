@@ -142,9 +142,9 @@ type Config struct {
 	// redis.SetLogger changes that.
 	Logger *slog.Logger
 
-	// OnRead, if any, is called at the end of each GetOrLoad, in the caller's goroutine
-	// and with its context, before GetOrLoad returns. It must be quick, and may be
-	// called concurrently.
+	// OnRead, if any, is called at the end of each GetOrLoad, and for each id of a
+	// GetOrLoadMany, in the caller's goroutine and with its context, before they return.
+	// It must be quick, and may be called concurrently.
 	OnRead func(ctx context.Context, e ReadEvent)
 
 	// Warnings are written to Logger at warn level, once, when the cache is opened.

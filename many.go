@@ -33,8 +33,9 @@ import (
 //   - An id that it leaves out of its map has no value: it is missing in the result, too, and
 //     is remembered as [ErrNotFound] for the keyspace's NotFoundTTL.
 //   - What it returns for ids that it was not asked for is ignored.
-//   - What it returns beside an error is returned beside that error, and not stored. No id is
-//     taken for not found then, whatever the error.
+//   - What it returns beside an error is returned beside that error, and not stored. Those that
+//     wait for one of its ids get the error alone. No id is taken for not found then: an error
+//     that wraps ErrNotFound is returned as one that does not.
 //
 // Its context ends when the callers of all of its ids have left, or after
 // Config.LoadTimeout. A caller of GetOrLoad that waits for one of its ids waits for all of
@@ -42,10 +43,12 @@ import (
 //
 // # Result
 //
-// The map is the caller's own, and never nil but with an error that says that an argument is
-// not valid, or that c is closed. An id whose key is not valid is such an error, and nothing
-// is loaded then. The error is the loader's, or those of several loads joined; the map has
-// what was there beside. Ids that have one key are loaded once.
+// The map is the caller's own. It is nil only when nothing was looked for, as the error says:
+// the key of an id is not valid, a function is nil, c is closed, or ctx has ended before. Any
+// other error is the loader's, or ctx's, or those of several loads joined, and the map has what
+// was there beside. Ids that have one key are loaded once. Values older than their keyspace's
+// RefreshAfter are returned as GetOrLoad returns them, and one more call of load replaces all
+// of them in the background.
 func GetOrLoadMany[K comparable, T any](ctx context.Context, c Cache, ids []K, key func(K) Key, load func(context.Context, []K) (map[K]T, error)) (map[K]T, error) {
 	f, err := frontOf(c)
 	if err != nil {

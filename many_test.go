@@ -523,7 +523,11 @@ func TestMany_HoldsNoLeaseWhileItWaits(t *testing.T) {
 				t.Errorf("got %v, %v, want all five, the third of another process", got, err)
 			}
 		}()
-		<-begun
+		select {
+		case <-begun:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the loader is not called while others load")
+		}
 		for _, id := range []int{2, 4} { // they are stored, or can be had, while the others are waited for
 			if v, err := one(t.Context(), c, id, fails(t)); v != fmt.Sprint("v", id) || err != nil {
 				t.Errorf("got %q, %v, want what the batch has loaded", v, err)
@@ -900,4 +904,22 @@ func TestGetOrLoadMany_KeepForFreshMaxLoads(t *testing.T) {
 		want(aside.Fresh(t.Context()), "2", load("2", func(context.Context) {}))
 		want(t.Context(), "2", func(context.Context, []string) (map[string]string, error) { t.Error("loaded"); return nil, nil })
 	})
+}
+
+// With a near cache, hits make no round trip until another process has changed a value.
+func TestMany_NearCache(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	cfg := aside.Config{KeyPrefix: "app:", NearMaxBytes: 1 << 20, Keyspaces: []aside.Keyspace{numbers}}
+	c, other, db := overRedis(t, r.Addr, cfg), overRedis(t, r.Addr, cfg), &table{}
+	for stats(t, c).NearHits < 3 { // once Redis tells of changes
+		wantRows(t, many(t, c, db, 1, 2, 3), 1, 2, 3)
+	}
+	db.wantAsked(t, []int{1, 2, 3})
+	if err := aside.Invalidate(t.Context(), other, numberKey(2)); err != nil {
+		t.Error(err)
+	}
+	for asked := [][]int(nil); asked == nil; asked = db.take() { // when the news has arrived
+		wantRows(t, many(t, c, db, 1, 2, 3), 1, 2, 3)
+	}
 }

@@ -7,7 +7,7 @@ import (
 	"unsafe"
 )
 
-// ReadEvent is one finished call of GetOrLoad, as Config.OnRead is told of it.
+// ReadEvent is one finished call of GetOrLoad, or one id of GetOrLoadMany, as Config.OnRead is told of it.
 type ReadEvent struct {
 	// Keyspace is the name of the key's keyspace, for a label; keys are too many.
 	Keyspace string

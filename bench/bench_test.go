@@ -33,6 +33,7 @@ func TestQuick(t *testing.T) {
 		"near":     {"## Hits in near caches", "| rueidisaside |", "| jetcache-go, both |"},
 		"memory":   {"## In memory", "### Caches of several sizes: µs a hit", "### Caches of several sizes: µs a miss", "### Hits of Zipf", "### Heap per entry", "| aside memory, Share |", "| aside memory, Share, RefreshAfter |", "| go-cache |"},
 		"misses":   {"## Cold misses", "Redis 1ms away", "| aside, expected |", "| aside, not expected |", "| aside |", "| gocache |"},
+		"lists":    {"## Lists", "| aside GetOrLoadMany |", "| sturdyc GetOrFetchBatch |"},
 		"writes":   {"## Writes", "### Invalidating many keys", "| aside |", "| aside, Invalidate |", "| aside, Update |"},
 		"stampede": {"## A stampede", "### One process", "### 2 processes", "| sturdyc |"},
 		"expiry":   {"## Reads around an expiry", "| aside, a value that does not end |", "| aside |", "| aside, RefreshAfter |", "| aside memory |", "| aside memory, Share, RefreshAfter |", "| sturdyc, early refreshes |", "| otter Get, RefreshWriting |"},

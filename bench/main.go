@@ -157,6 +157,7 @@ func (b *bench) jobs() []job {
 	all = append(all, b.hitJobs()...)
 	all = append(all, b.memoryJobs()...)
 	all = append(all, b.missJobs()...)
+	all = append(all, b.listJobs()...)
 	all = append(all, b.writeJobs()...)
 	all = append(all, b.stampedeJobs()...)
 	all = append(all, b.expiryJobs()...)

@@ -41,6 +41,7 @@ Libraries with a singleflight on their read path (rockscache, go-redis/cache, je
 aside, rueidis, rueidisaside and go-redis are told by Redis when a key has changed, jetcache-go by its own messages, go-redis/cache not at all: see "Stale values" below.`),
 		b.memorySection(),
 		b.missSection(),
+		listSection(),
 		b.stampedeSection(),
 		b.expirySection(),
 		staleSection(),

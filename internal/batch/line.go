@@ -141,7 +141,7 @@ func (l *Line[C, R]) All(ctx context.Context, calls []C, goesOn func() bool, got
 			b, i := l.Join(c)
 			places = append(places, place{b, i})
 		}
-		for range ahead {
+		for range min(ahead, len(l.line)) {
 			l.Serve()
 		}
 		l.Mu.Unlock()
