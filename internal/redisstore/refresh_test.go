@@ -197,7 +197,9 @@ func TestRefresh_Scripts(t *testing.T) {
 					s.Fatal(err)
 				}
 				end(token)
-				if m, err := heard.ReceiveMessage(s.Context()); err != nil || m.Payload != valueKey {
+				soon, cancel := context.WithTimeout(s.Context(), 20*time.Second)
+				defer cancel()
+				if m, err := heard.ReceiveMessage(soon); err != nil || m.Payload != valueKey {
 					s.Errorf("after a %s: heard %v, %v, want the key", name, m, err)
 				}
 				heard.Close()
