@@ -102,7 +102,7 @@ func TestRefresh_Jitter(t *testing.T) {
 	cfg := aside.Config{Jitter: 0.5}
 	jittered := func(t *testing.T, c aside.Cache) {
 		const n = 50
-		s := aside.Keyspace{Name: "aged", TTL: 20 * time.Minute, RefreshAfter: 10 * time.Minute}
+		s := aside.Keyspace{Name: "aged", TTL: 20 * time.Minute, RefreshAfter: 9 * time.Minute} // a minute before the first ends
 		var loads atomic.Int64
 		all := func() {
 			for i := range n {
@@ -112,11 +112,11 @@ func TestRefresh_Jitter(t *testing.T) {
 			}
 		}
 		all()
-		time.Sleep(5*time.Minute - time.Second)
+		time.Sleep(4*time.Minute + 29*time.Second)
 		if all(); loads.Load() != n {
 			t.Errorf("%d loads before half of RefreshAfter, want %d", loads.Load(), n)
 		}
-		time.Sleep(150 * time.Second)
+		time.Sleep(135 * time.Second)
 		all()
 		if half := loads.Load() - n; half < n/10 || half > n-n/10 {
 			t.Errorf("%d of %d were refreshed after three quarters of RefreshAfter, want about half", half, n)
