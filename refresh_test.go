@@ -193,6 +193,16 @@ func TestRefresh_FindsNothing(t *testing.T) {
 			}
 			n := &numbered{}
 			_, err := aside.GetOrLoad(t.Context(), c, s.Key("A"), n.load)
+			defer func() { // and one who waits is told so
+				s.RefreshWait = -1
+				if err := c.Set(t.Context(), s.Key("A").String(), []byte(`"v2"`), time.Minute); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(2 * time.Second)
+				if v, err := aside.GetOrLoad(t.Context(), c, s.Key("A"), none); !errors.Is(err, aside.ErrNotFound) {
+					t.Errorf("who waits got %q, %v, want ErrNotFound", v, err)
+				}
+			}()
 			if remembered := n.Load() == 0; remembered != (kept > 0) || remembered != errors.Is(err, aside.ErrNotFound) {
 				t.Errorf("NotFoundTTL %v: got %v after %d loads", kept, err, n.Load())
 			}

@@ -226,7 +226,7 @@ var ofRefreshes = []testCase{
 		t.refresh(key, old, backend.Granted) // its holder has died, which is no failure
 	}},
 	{"AFailedRefreshKeepsOthersAwayForLongerEachTime", func(t *test) {
-		t.must(t.c.Set(t.Context(), key, value, time.Hour))
+		t.must(t.c.Set(t.Context(), key, value, 5*time.Minute))
 		for cool := backend.FailedFor; cool <= 2*backend.FailedFor; cool *= 2 {
 			token := t.refresh(key, old, backend.Granted).Token
 			before, _, err := t.c.TTL(t.Context(), key)

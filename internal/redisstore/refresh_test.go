@@ -176,6 +176,24 @@ func TestRefresh_Scripts(t *testing.T) {
 			s.r.Set(s.Context(), leaseKey, "failed a.1.2 2000", 2*time.Second)
 			s.refresh(backend.Granted, oldValues)
 		}},
+		{"a mark without its value", func(s *refreshing) {
+			s.r.Set(s.Context(), leaseKey, "fresh 60000", time.Minute)
+			if l, err := s.Lease(s.Context(), valueKey, backend.LeaseRequest{TTL: time.Minute}); err != nil || l.State != backend.Granted {
+				s.Fatalf("got %+v, %v, want a lease", l, err)
+			}
+			if len(s.replaced) > 0 {
+				s.Errorf("replaced are %v, want none: it is this library's own", s.replaced)
+			}
+		}},
+		{"a release", func(s *refreshing) {
+			s.r.Set(s.Context(), valueKey, "old", time.Minute)
+			if err := s.Release(s.Context(), valueKey, s.refresh(backend.Granted, oldValues).Token); err != nil {
+				s.Fatal(err)
+			}
+			if left := s.r.PTTL(s.Context(), valueKey).Val(); left <= 0 || left > time.Minute {
+				s.Errorf("the value is kept for %v, want a minute at most", left)
+			}
+		}},
 		{"those who wait", func(s *refreshing) {
 			for name, end := range map[string]func(token string){
 				"Fill":         func(token string) { s.fill(token, true) },
@@ -197,7 +215,9 @@ func TestRefresh_Scripts(t *testing.T) {
 					s.Fatal(err)
 				}
 				end(token)
-				if m, err := heard.ReceiveMessage(s.Context()); err != nil || m.Payload != valueKey {
+				soon, cancel := context.WithTimeout(s.Context(), 20*time.Second)
+				defer cancel()
+				if m, err := heard.ReceiveMessage(soon); err != nil || m.Payload != valueKey {
 					s.Errorf("after a %s: heard %v, %v, want the key", name, m, err)
 				}
 				heard.Close()
