@@ -73,7 +73,7 @@ type Config struct {
 	// Defaults to 0: there is no bound.
 	MaxLoads int
 
-	// Audit is the share of hits, from 0 to 1, whose value is loaded once more in the
+	// Audit is the share of hits of GetOrLoad, from 0 to 1, whose value is loaded once more in the
 	// background, under a lease, and compared with what the hit returned, when no write
 	// came between: 0.001 is one in a thousand. It is how to see that nothing stale is
 	// served, or to find the writer that forgot to invalidate. Stats counts what was found,

@@ -80,12 +80,12 @@ func wantsFresh(ctx context.Context) bool {
 	return freshAsked.Load() && ctx.Value(freshKey{}) != nil
 }
 
-// KeepFor, called in a loader with its context, has what the loader returns kept for d at
-// most, a value as well as ErrNotFound: the keyspace's TTL and NotFoundTTL stay the most that
-// it may be. RefreshAfter shrinks with it. 0 or less returns the result and stores nothing; a
-// value that is there, which is being refreshed, is removed then. With keys it says so of
-// these, and not of others: for GetOrLoadMany. The last call for a key counts. On any other
-// context it does nothing.
+// KeepFor has what a loader returns kept for d at most, a value as well as ErrNotFound. The
+// loader calls it, with the context that it was given. The keyspace's TTL and NotFoundTTL stay
+// the most that it may be, and RefreshAfter shrinks with it. 0 or less returns the result and
+// stores nothing; a value that is there, which is being refreshed, is removed then. With keys
+// it says so of these, and not of others: for [GetOrLoadMany]. The last call for a key counts.
+// On any other context it does nothing.
 func KeepFor(ctx context.Context, d time.Duration, keys ...Key) {
 	l := inLoad(ctx)
 	if l == nil {

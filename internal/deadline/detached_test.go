@@ -63,7 +63,7 @@ func TestDetached_Limit(t *testing.T) {
 		if err := d.Err(); err != nil {
 			t.Errorf("got %v before the time is over, want none", err)
 		}
-		time.Sleep(2)
+		time.Sleep(2 * time.Nanosecond)
 		<-d.Done()
 		d.End()
 		if d.Err() != context.DeadlineExceeded {
