@@ -2,8 +2,11 @@ package aside_test
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -296,4 +299,146 @@ func ExamplePeek() {
 	// Output:
 	// false <nil>
 	// Ann 1h0m0s true <nil>
+}
+
+// Before a service takes requests, it has what most of them will ask for in the cache. Under
+// Fresh this renews what is there already. Processes that start together load each id once.
+func ExampleGetOrLoadMany_warmUp() {
+	cache, err := aside.Open(aside.Config{Type: "memory"})
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	users := aside.Keyspace{Name: "user"}
+	key := func(id int) aside.Key { return users.Key(strconv.Itoa(id)) }
+	selectUsers := func(ctx context.Context, ids []int) (map[int]string, error) {
+		found := make(map[int]string, len(ids))
+		for _, id := range ids {
+			found[id] = fmt.Sprint("user ", id)
+		}
+		return found, nil
+	}
+	var popular []int // SELECT id FROM users ORDER BY last_seen DESC LIMIT 2000
+	for id := range 2000 {
+		popular = append(popular, id)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // and no longer: a cold cache is no fault
+	defer cancel()
+	warm := 0
+	for some := range slices.Chunk(popular, 500) {
+		names, err := aside.GetOrLoadMany(aside.Fresh(ctx), cache, some, key, selectUsers)
+		if err != nil {
+			fmt.Println(err)
+			break
+		}
+		warm += len(names)
+	}
+	fmt.Println(warm, "users are in the cache")
+	// Output:
+	// 2000 users are in the cache
+}
+
+// A writer has changed the database and not told the cache. An audit of hits finds it.
+func ExampleConfig_audit() {
+	cache, err := aside.Open(aside.Config{
+		Type:   "memory",
+		Audit:  1, // all hits; a service has one in a thousand loaded once more
+		Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	prices := aside.Keyspace{Name: "price", TTL: time.Hour}
+	var database atomic.Value
+	ctx := context.Background()
+	price := func() {
+		if _, err := aside.GetOrLoad(ctx, cache, prices.Key("A"), func(context.Context) (string, error) {
+			return database.Load().(string), nil
+		}); err != nil {
+			panic(err)
+		}
+	}
+	database.Store("10 €")
+	price()
+	database.Store("12 €")
+	for { // the log names the key
+		price()
+		status, err := cache.Status(ctx)
+		if err != nil {
+			panic(err)
+		}
+		if status.Stats.AuditDifferences > 0 {
+			fmt.Println("a value that nobody invalidated was found")
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	// Output:
+	// a value that nobody invalidated was found
+}
+
+// sealing encrypts values, each so that it can be read under its own key only.
+type sealing struct {
+	aead cipher.AEAD
+	key  string
+}
+
+// ForKey is called for each read, with the key as it stands in the backend.
+func (s sealing) ForKey(key string) aside.Codec {
+	s.key = key
+	return s
+}
+
+func (s sealing) Encode(value any) ([]byte, error) {
+	plain, err := aside.JSON.Encode(value)
+	if err != nil {
+		return nil, err
+	}
+	return s.aead.Seal(nil, nil, plain, []byte(s.key)), nil
+}
+
+func (s sealing) Decode(data []byte, ptr any) error {
+	plain, err := s.aead.Open(nil, nil, data, []byte(s.key))
+	if err != nil {
+		return err
+	}
+	return aside.JSON.Decode(plain, ptr)
+}
+
+func ExampleCodec_forKey() {
+	block, err := aes.NewCipher(make([]byte, 32)) // a key from the service's secrets
+	if err != nil {
+		panic(err)
+	}
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err)
+	}
+	cache, err := aside.Open(aside.Config{Type: "memory", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		panic(err)
+	}
+	defer cache.Close()
+	notes := aside.Keyspace{Name: "note", Codec: sealing{aead: aead}}
+	ctx := context.Background()
+	read := func(id string) {
+		note, err := aside.GetOrLoad(ctx, cache, notes.Key(id), func(context.Context) (string, error) {
+			fmt.Println("loading", id)
+			return "the note " + id, nil
+		})
+		fmt.Println(note, err)
+	}
+	read("A")
+	read("A")
+	// Somebody puts A's bytes under B, to have them shown to B's reader.
+	bytes, _, _ := cache.Get(ctx, "note:A")
+	_ = cache.Set(ctx, "note:B", bytes, time.Hour)
+	read("B")
+	// Output:
+	// loading A
+	// the note A <nil>
+	// the note A <nil>
+	// loading B
+	// the note B <nil>
 }

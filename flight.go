@@ -248,7 +248,7 @@ func (fl *flight) shares(space *Keyspace, typ valueType) bool {
 // than all else that a flight does.
 func (fl *flight) run() {
 	grow(0)
-	if !fl.seat.Wait(fl.ctx.Done()) {
+	if fl.seat != nil && !fl.seat.Wait(fl.ctx.Done()) { // or no channel is to be made
 		fl.abandon()
 		return
 	}
