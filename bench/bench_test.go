@@ -36,6 +36,7 @@ func TestQuick(t *testing.T) {
 		"lists":    {"## Lists", "| aside GetOrLoadMany |", "| sturdyc GetOrFetchBatch |"},
 		"writes":   {"## Writes", "### Invalidating many keys", "| aside |", "| aside, Invalidate |", "| aside, Update |"},
 		"stampede": {"## A stampede", "### One process", "### 2 processes", "| sturdyc |"},
+		"burst":    {"## A burst of loads", "| aside |", "| aside, MaxLoads: 16 |"},
 		"expiry":   {"## Reads around an expiry", "| aside, a value that does not end |", "| aside |", "| aside, RefreshAfter |", "| aside memory |", "| aside memory, Share, RefreshAfter |", "| sturdyc, early refreshes |", "| otter Get, RefreshWriting |"},
 		"stale":    {"## Stale values", "| aside, Update |", "| rockscache, strong |"},
 		"trouble":  {"### Redis refuses", "### Redis hangs", "| aside |"},

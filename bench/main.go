@@ -160,6 +160,7 @@ func (b *bench) jobs() []job {
 	all = append(all, b.listJobs()...)
 	all = append(all, b.writeJobs()...)
 	all = append(all, b.stampedeJobs()...)
+	all = append(all, b.burstJobs()...)
 	all = append(all, b.expiryJobs()...)
 	all = append(all, b.staleJobs()...)
 	all = append(all, b.troubleJobs()...)

@@ -43,6 +43,7 @@ aside, rueidis, rueidisaside and go-redis are told by Redis when a key has chang
 		b.missSection(),
 		listSection(),
 		b.stampedeSection(),
+		b.burstSection(),
 		b.expirySection(),
 		staleSection(),
 		b.troubleSection(),
