@@ -254,7 +254,7 @@ func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read
 		r.asks = true
 		return value, false
 	}
-	if r.skipped = !r.looked && f.misses.Expect(space.Name, r.key, r.refreshes); r.skipped {
+	if r.skipped = !r.looked && !f.places.Full() && f.misses.Expect(space.Name, r.key, r.refreshes); r.skipped {
 		r.looked = true
 		return value, false
 	}

@@ -57,7 +57,13 @@ func (b *loadBatch) run() {
 		ask.End()
 		if left = waits; len(left) > 0 {
 			b.seat.Leave()
-			b.f.flights.takeSeat(b.f, &b.loading)
+			if _, ok := b.f.flights.takeSeat(b.f, &b.loading); !ok {
+				for _, m := range left {
+					m.idle = true
+				}
+				b.giveUp(left, nil)
+				return
+			}
 		}
 	}
 }
@@ -212,6 +218,9 @@ func (b *loadBatch) proceed(ms []*member) {
 		b.giveUp(ms, errAbandoned)
 		return
 	}
+	b.ctx.mu.Lock()
+	b.ctx.all, b.ctx.each = nil, nil // of a call before
+	b.ctx.mu.Unlock()
 	ctx := &deadline.Detached{Context: &b.ctx}
 	defer ctx.End()
 	defer b.ctx.AfterFunc(ctx.End)()
@@ -296,7 +305,9 @@ func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []
 			continue
 		}
 		o.err, o.notFound = nil, false
-		if m.lease != "" || m.leaveMap() {
+	}
+	for i, m := range ms {
+		if o := &outs[i]; o.err == nil && (m.lease != "" || m.leaveMap()) {
 			m.encode(o)
 		}
 	}

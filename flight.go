@@ -125,6 +125,16 @@ func inLoad(ctx context.Context) *loadContext {
 	return l
 }
 
+// inLoadOf reports whether ctx is of a load of f, perhaps within one of another Cache.
+func inLoadOf(ctx context.Context, f *front) bool {
+	for l := inLoad(ctx); l != nil; l = inLoad(l.Context) {
+		if l.of == f {
+			return true
+		}
+	}
+	return false
+}
+
 // keepFor is how long the result of key is to be kept at most.
 func (l *loadContext) keepFor(key string) time.Duration {
 	l.mu.Lock()
@@ -193,6 +203,11 @@ func (fl *flight) isLoaded() bool {
 
 // await waits for one of the flight's channels, or for ctx to end.
 func (fl *flight) await(ctx context.Context, end <-chan struct{}) error {
+	select {
+	case <-end:
+		return nil
+	default:
+	}
 	select {
 	case <-end:
 		return nil
@@ -391,6 +406,7 @@ func (fl *flight) compare() {
 	r := fl.refresh
 	r.differs = !bytes.Equal(fl.data, r.served) && (fl.data == nil || !fl.typ.equal(&fl.space, fl.data, r.served))
 	if r.differs && (fl.err == nil || fl.notFound) {
+		fl.leaveMap() // who comes now does not wait for it
 		select {
 		case <-time.After(auditGrace):
 		case <-fl.f.life.Context().Done():
@@ -506,6 +522,9 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 			fl.failed = true
 			return backend.Lease{}, false
 		}
+		if lease.State == backend.Marked {
+			fl.f.near.Drop(fl.key) // which takes it for old
+		}
 		if lease.State != backend.Loading {
 			fl.found = lease.State == backend.Present && req.WaitedFor == ""
 			wait.Answered(lease.State == backend.Present || lease.State == backend.Absent)
@@ -519,10 +538,16 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 		}
 		req.WaitedFor, req.Overdue = lease.Token, wait.Overdue(lease.Deadline)
 		fl.seat.Leave() // others load meanwhile
-		if !wait.Pause(&fl.ask, time.Since(start)) {
-			return backend.Lease{}, false
+		paused := wait.Pause(&fl.ask, time.Since(start))
+		if paused && fl.refresh == nil && !fl.fresh && fl.f.places.Full() && !fl.isDetached() && !fl.f.queue.Distrusts(fl.key) {
+			asOf := fl.f.flights.seq.Add(1)
+			if got, err := fl.f.get(fl.ctx.Context, fl.key, fl.f.newBudget()); err == nil && got.ok && !bytes.Equal(got.value, fl.bad) {
+				fl.asOf.Store(asOf)
+				return backend.Lease{State: backend.Present, Value: got.value}, false
+			}
 		}
-		if !fl.f.flights.takeSeat(fl.f, fl.loading).Wait(fl.ctx.Done()) {
+		seat, ok := fl.f.flights.takeSeat(fl.f, fl.loading)
+		if !ok || !seat.Wait(fl.ctx.Done()) || !paused {
 			return backend.Lease{}, false
 		}
 	}

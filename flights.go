@@ -57,7 +57,7 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 func (fs *flights) board(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, alone bool) (fl *flight, leads bool) {
 	ttl := f.ttl.base(space)
 	apart := fs.apart.has(r.key)
-	within := inLoad(ctx) != nil
+	within := inLoadOf(ctx, f)
 	alone = alone || apart && !space.Share
 	if fl := fs.byKey[r.key]; fl != nil && !alone && !(r.degraded && fl.isLoaded()) {
 		fl.waiters++
@@ -202,15 +202,18 @@ func (fs *flights) endRefreshes() {
 }
 
 // takeSeat has a load that gave up its place ask for one again.
-func (fs *flights) takeSeat(f *front, l *loading) *places.Seat {
+func (fs *flights) takeSeat(f *front, l *loading) (seat *places.Seat, ok bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if l.needed {
 		l.seat = nil
+	} else if fs.refreshing[l] {
+		l.seat, ok = f.places.TryTake()
+		return l.seat, ok
 	} else if l.seat != nil {
 		l.seat = f.places.Take()
 	}
-	return l.seat
+	return l.seat, true
 }
 
 // leave takes one waiter off. The last one ends the load, and nobody joins a

@@ -44,7 +44,7 @@ type Keyspace struct {
 	// RefreshWait is how long, from the start of the refresh on, reads of a value that is
 	// older than RefreshAfter wait for the new one before they take the old one. Defaults
 	// to 0: they do not. Negative waits until the load has ended, and takes the old one
-	// only when it has failed.
+	// only when it has failed, or was not begun.
 	RefreshWait time.Duration
 
 	// Codec turns values into the bytes that are stored. Defaults to JSON, of which

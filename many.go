@@ -205,7 +205,7 @@ func (m *many[K, T]) board(ctx context.Context, ids []*wanted[K, T], round int) 
 		fs.mu.Lock()
 		for _, w := range some {
 			w.fl, w.leads = fs.board(ctx, m.f, &w.space, typed[T]{}, &w.request, &b.loading, w.alone || round >= maxRounds)
-			w.wasLoaded = round == 0 && !w.leads && w.fl.isLoaded()
+			w.wasLoaded = round == 0 && !w.leads && !w.fresh && w.fl.isLoaded()
 			if w.leads {
 				b.add(w.fl, w.id)
 			}

@@ -55,7 +55,7 @@ type Stats struct {
 	LoadErrors         int64 // loads that ended with an error other than ErrNotFound, or a panic
 	Refreshes          int64 // of these, to replace a value that is older than RefreshAfter
 	RefreshErrors      int64 // refreshes that ended with an error other than ErrNotFound, or a panic
-	RefreshesSkipped   int64 // refreshes that were not begun as too many were running
+	RefreshesSkipped   int64 // refreshes that were not begun, as too many were running or loads had all places
 	Audited            int64 // values of hits that were loaded once more and compared: see Config.Audit
 	AuditDifferences   int64 // of these, values that were another one than the hit's
 	AuditsUndecided    int64 // audits that compared nothing: a write came between, or the load failed

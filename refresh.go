@@ -94,7 +94,7 @@ func KeepFor(ctx context.Context, d time.Duration, keys ...Key) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(keys) == 0 {
-		l.all = &d
+		l.all, l.each = &d, nil
 	}
 	for _, key := range keys {
 		if l.each == nil {

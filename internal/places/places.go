@@ -125,3 +125,13 @@ func (s *Seat) Leave() {
 	next.has = true
 	close(next.granted)
 }
+
+// Full reports whether no place is free.
+func (p *Places) Full() bool {
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.free == 0
+}
