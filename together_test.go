@@ -1,0 +1,223 @@
+package aside_test
+
+// How what a loader, a caller and an operator may ask for goes together. The time is
+// virtual, so that what should not wait takes none.
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cacheaside/aside"
+)
+
+// twoProcesses are caches over one memory: the first with the Config.
+func twoProcesses(t *testing.T, cfg aside.Config) (one, two aside.Cache) {
+	memory := open(t, aside.Config{Type: "memory"})
+	one, two = must(aside.New(backendOf(memory), cfg)), must(aside.New(backendOf(memory), aside.Config{}))
+	t.Cleanup(func() { one.Close() })
+	return one, two
+}
+
+// loadsSlowly begins a load of the key in c, and returns what ends it.
+func loadsSlowly(c aside.Cache, key aside.Key, v string, err error) (end func()) {
+	in, out := make(chan struct{}), make(chan struct{})
+	go aside.GetOrLoad(context.Background(), c, key, func(context.Context) (string, error) {
+		close(in)
+		<-out
+		return v, err
+	})
+	<-in
+	return func() { close(out) }
+}
+
+func loaded(v string) func(context.Context) (string, error) {
+	return func(context.Context) (string, error) { return v, nil }
+}
+
+// A refresh that waited for another process's stands in no line: a load with the last place
+// may wait for it.
+func TestMaxLoads_RefreshThatIsWaitedForWithin(t *testing.T) {
+	t.Parallel()
+	for _, many := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			one, two := twoProcesses(t, aside.Config{MaxLoads: 1, LoadTimeout: time.Hour})
+			s := aged
+			s.RefreshWait = -1
+			read := func(ctx context.Context) (string, error) {
+				if !many {
+					return aside.GetOrLoad(ctx, one, s.Key("A"), loaded("mine"))
+				}
+				got, err := aside.GetOrLoadMany(ctx, one, []string{"A"}, s.Key, func(context.Context, []string) (map[string]string, error) {
+					return map[string]string{"A": "mine"}, nil
+				})
+				return got["A"], err
+			}
+			get(t, two, s, loaded("old"), "old")
+			time.Sleep(time.Minute)
+			end := loadsSlowly(two, s.Key("A"), "new", nil)
+			var group sync.WaitGroup
+			group.Go(func() { _, _ = read(t.Context()) })
+			synctest.Wait()
+			start := time.Now()
+			group.Go(func() {
+				if _, err := aside.GetOrLoad(t.Context(), one, room, read); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+			end()
+			group.Wait()
+			if took := time.Since(start); took > time.Minute {
+				t.Errorf("many %v: it took %v", many, took)
+			}
+		})
+	}
+}
+
+// A bound is of one cache: a load within a load of another one takes a place.
+func TestMaxLoads_WithinAnotherCache(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		outer, inner := open(t, aside.Config{Type: "memory"}), open(t, aside.Config{Type: "memory", MaxLoads: 1})
+		s := aside.Keyspace{Name: "s"}
+		start := time.Now()
+		var group sync.WaitGroup
+		for i := range 10 {
+			key := s.Key(fmt.Sprint(i))
+			group.Go(func() {
+				if _, err := aside.GetOrLoad(t.Context(), outer, key, func(ctx context.Context) (string, error) {
+					return aside.GetOrLoad(ctx, inner, key, func(context.Context) (string, error) { time.Sleep(time.Second); return "v", nil })
+				}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		if took := time.Since(start); took != 10*time.Second {
+			t.Errorf("ten loads, one at a time, took %v, want 10s", took)
+		}
+	})
+}
+
+// While an audit gives a writer time, who comes after that writer's invalidation loads.
+func TestAudit_HoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		one, two := twoProcesses(t, aside.Config{Audit: 1})
+		s := aside.Keyspace{Name: "audited"}
+		var row atomic.Value
+		row.Store("v1")
+		load := func(context.Context) (string, error) { return row.Load().(string), nil }
+		get(t, one, s, load, "v1")
+		aside.AwaitFills(one)
+		row.Store("v2")
+		get(t, one, s, load, "v1")
+		time.Sleep(time.Millisecond)
+		if err := aside.Invalidate(t.Context(), two, s.Key("A")); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		get(t, one, s, load, "v2")
+		if took := time.Since(start); took > 100*time.Millisecond {
+			t.Errorf("a miss took %v", took)
+		}
+	})
+}
+
+// A new value that was there in time is returned, however long the other ids take.
+func TestGetOrLoadMany_RefreshThatWasInTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := open(t, aside.Config{Type: "memory"})
+		s := aged
+		s.RefreshWait = time.Second
+		for i := range 20 {
+			old, slow := fmt.Sprint("old", i), fmt.Sprint("slow", i)
+			if _, err := aside.GetOrLoad(t.Context(), c, s.Key(old), loaded("old")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+			got, err := aside.GetOrLoadMany(t.Context(), c, []string{old, slow}, s.Key, func(_ context.Context, ids []string) (map[string]string, error) {
+				if ids[0] == slow {
+					time.Sleep(2 * time.Second)
+				}
+				return map[string]string{ids[0]: "new"}, nil
+			})
+			if err != nil || got[old] != "new" {
+				t.Fatalf("got %v, %v, want the new value", got, err)
+			}
+		}
+	})
+}
+
+type exitingCodec struct{}
+
+func (exitingCodec) Encode(v any) ([]byte, error) {
+	if v == "bad" {
+		runtime.Goexit()
+	}
+	return json.Marshal(v)
+}
+
+func (exitingCodec) Decode(data []byte, ptr any) error { return json.Unmarshal(data, ptr) }
+
+// A Codec that ends the goroutine at one id's value makes no other id not found.
+func TestGetOrLoadMany_CodecThatExits(t *testing.T) {
+	t.Parallel()
+	c := open(t, aside.Config{Type: "memory"})
+	s := aside.Keyspace{Name: "exits", Codec: exitingCodec{}, NotFoundTTL: time.Minute}
+	got, err := aside.GetOrLoadMany(t.Context(), c, []string{"1", "2"}, s.Key, func(context.Context, []string) (map[string]string, error) {
+		return map[string]string{"1": "bad", "2": "good"}, nil
+	})
+	aside.AwaitFills(c)
+	v, errAfter := aside.GetOrLoad(t.Context(), c, s.Key("2"), loaded("good"))
+	if got["2"] != "good" || v != "good" || errAfter != nil {
+		t.Errorf("got %v, %v, and %q, %v afterwards, want good", got, err, v, errAfter)
+	}
+}
+
+// The last call of KeepFor counts, and for one call of the loader.
+func TestKeepFor_Last(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		one, two := twoProcesses(t, aside.Config{})
+		s := aside.Keyspace{Name: "kept"}
+		if _, err := aside.GetOrLoad(t.Context(), one, s.Key("A"), func(ctx context.Context) (string, error) {
+			aside.KeepFor(ctx, time.Minute, s.Key("A"))
+			aside.KeepFor(ctx, 0)
+			return "v", nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		aside.AwaitFills(one)
+		if _, left, ok, _ := aside.Peek[string](t.Context(), one, s.Key("A")); ok {
+			t.Errorf("it is kept for %v, want not at all", left)
+		}
+		end := loadsSlowly(two, s.Key("C"), "", errDown)
+		calls := 0
+		if _, err := aside.GetOrLoadMany(t.Context(), one, []string{"B", "C"}, s.Key, func(ctx context.Context, ids []string) (map[string]string, error) {
+			if calls++; calls == 1 {
+				aside.KeepFor(ctx, 0)
+				time.AfterFunc(50*time.Millisecond, func() { _ = two.Delete(context.Background(), s.Key("C").String()); end() })
+			}
+			out := make(map[string]string)
+			for _, id := range ids {
+				out[id] = "v"
+			}
+			return out, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		aside.AwaitFills(one)
+		if _, _, ok, err := aside.Peek[string](t.Context(), one, s.Key("C")); calls != 2 || !ok {
+			t.Errorf("%d calls; stored %v, %v, want the second call's value stored", calls, ok, err)
+		}
+	})
+}
