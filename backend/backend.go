@@ -70,7 +70,8 @@ type Backend interface {
 	// lease. stored is false, and nothing changes, when the lease has ended. It is
 	// false, and the lease ends, when that was granted for a Refresh and the key has
 	// another value by now than it had then, or the same one stored again, or the value
-	// was removed before its end.
+	// was removed before its end. A store may fail to tell apart a value that another
+	// program has put there with the same length and the same end.
 	Fill(ctx context.Context, key, token string, fill Fill) (stored bool, err error)
 
 	// Release ends the lease that token names without storing anything. One that was
