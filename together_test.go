@@ -14,7 +14,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/redistest"
 )
 
 // twoProcesses are caches over one memory: the first with the Config.
@@ -220,4 +224,121 @@ func TestKeepFor_Last(t *testing.T) {
 			t.Errorf("%d calls; stored %v, %v, want the second call's value stored", calls, ok, err)
 		}
 	})
+}
+
+// holdsThePlace takes the only place of c until the test ends.
+func holdsThePlace(t *testing.T, c aside.Cache) {
+	end := loadsSlowly(c, room, "held", nil)
+	t.Cleanup(end)
+}
+
+// soon is a context for what must not wait for another load, which lasts as long as the test.
+func soon(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// A value that is stored waits for no place, however it is found: by a read that expected a
+// miss, or by one that waited for another process's load.
+func TestMaxLoads_StoredValues(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	s := aside.Keyspace{Name: "s"}
+	cfg := aside.Config{MaxLoads: 1}
+	t.Run("expected to miss", func(t *testing.T) {
+		one, two := overRedis(t, r.Addr, cfg), overRedis(t, r.Addr, aside.Config{})
+		if err := aside.Invalidate(t.Context(), one, s.Key("A")); err != nil {
+			t.Fatal(err)
+		}
+		get(t, two, s, loaded("v"), "v")
+		aside.AwaitFills(two)
+		holdsThePlace(t, one)
+		if v, err := aside.GetOrLoad(soon(t), one, s.Key("A"), fails(t)); v != "v" || err != nil {
+			t.Errorf("got %q, %v, want what is stored", v, err)
+		}
+	})
+	t.Run("waited for", func(t *testing.T) {
+		one, two := overRedis(t, r.Addr, cfg), overRedis(t, r.Addr, aside.Config{})
+		end := loadsSlowly(two, s.Key("B"), "v", nil)
+		var group sync.WaitGroup
+		group.Go(func() {
+			if v, err := aside.GetOrLoad(soon(t), one, s.Key("B"), fails(t)); v != "v" || err != nil {
+				t.Errorf("got %q, %v, want what another process stored", v, err)
+			}
+		})
+		redistest.Eventually(t, "it waits for the other process", func() bool { return stats(t, one).Waited > 0 })
+		holdsThePlace(t, one)
+		end()
+		group.Wait()
+	})
+}
+
+// The bound holds for loads whose waiters have met trouble with Redis.
+func TestMaxLoads_InAHurry(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	one, two := overRedis(t, server.Addr(), aside.Config{MaxLoads: 1}), overRedis(t, server.Addr(), aside.Config{})
+	s := aside.Keyspace{Name: "s"}
+	const n = 10
+	for i := range n {
+		t.Cleanup(loadsSlowly(two, s.Key(fmt.Sprint(i)), "v", nil))
+	}
+	var running, most atomic.Int64
+	read := func(i int) {
+		_, err := aside.GetOrLoad(t.Context(), one, s.Key(fmt.Sprint(i)), func(context.Context) (string, error) {
+			now := running.Add(1)
+			defer running.Add(-1)
+			for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
+			}
+			time.Sleep(20 * time.Millisecond) // for others to run beside it
+			return "v", nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	var group sync.WaitGroup
+	for i := range n {
+		group.Go(func() { read(i) })
+	}
+	redistest.Eventually(t, "all wait for the other process", func() bool { return stats(t, one).Waited >= n })
+	server.SetError("LOADING Redis is loading the dataset in memory")
+	for i := range n {
+		group.Go(func() { read(i) })
+	}
+	group.Wait()
+	server.SetError("")
+	if most.Load() != 1 {
+		t.Errorf("%d loads ran at a time, want 1", most.Load())
+	}
+}
+
+// A near copy of a value that is found to be fresh is not old for as long as it is kept.
+func TestRefresh_NearCopyOfAFreshValue(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	s := aside.Keyspace{Name: "aged", TTL: time.Hour, RefreshAfter: 30 * time.Minute}
+	c := overRedis(t, r.Addr, aside.Config{NearMaxBytes: 1 << 20, Keyspaces: []aside.Keyspace{s}})
+	for i := 0; stats(t, c).NearHits == 0; i++ { // once Redis tells of changes
+		get(t, c, s, loaded("v"), "v")
+	}
+	if err := r.Client().Set(t.Context(), s.Key("B").String(), `"theirs"`, 50*time.Minute).Err(); err != nil {
+		t.Fatal(err)
+	}
+	read := func() (stale bool) {
+		before := stats(t, c).StaleHits
+		if v, err := aside.GetOrLoad(t.Context(), c, s.Key("B"), fails(t)); v != "theirs" || err != nil {
+			t.Fatal(v, err)
+		}
+		return stats(t, c).StaleHits > before
+	}
+	if !read() {
+		t.Error("a value without a mark is not old at first")
+	}
+	redistest.Eventually(t, "it is marked", func() bool {
+		_, mark, _, err := backendOf(c).GetMarked(t.Context(), s.Key("B").String())
+		return err == nil && mark == backend.Fresh
+	})
+	redistest.Eventually(t, "it is not old any more", func() bool { return !read() })
 }
