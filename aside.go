@@ -39,6 +39,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/internal/loadctx"
 )
 
 // GetOrLoad returns the value of key from the cache or, on a miss, the value that load
@@ -124,7 +125,7 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 			return zero, err
 		}
 	}
-	r.fresh = wantsFresh(ctx)
+	r.fresh = loadctx.IsFresh(ctx)
 	r.audited = f.cfg.Audit > 0 && mathrand.Float64() < f.cfg.Audit
 	if value, ok := lookup[T](ctx, f, space, &r); ok {
 		if r.old {

@@ -218,9 +218,7 @@ func (b *loadBatch) proceed(ms []*member) {
 		b.giveUp(ms, errAbandoned)
 		return
 	}
-	b.ctx.mu.Lock()
-	b.ctx.all, b.ctx.each = nil, nil // of a call before
-	b.ctx.mu.Unlock()
+	b.ctx.Forget() // what was said in the call before
 	ctx := &deadline.Detached{Context: &b.ctx}
 	defer ctx.End()
 	defer b.ctx.AfterFunc(ctx.End)()

@@ -15,6 +15,7 @@ import (
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/jsonvalue"
+	"github.com/cacheaside/aside/internal/loadctx"
 	"github.com/cacheaside/aside/internal/places"
 )
 
@@ -72,7 +73,7 @@ type flight struct {
 // loading is the part of a flight that those have in common whose keys are loaded together:
 // see batch.
 type loading struct {
-	ctx  loadContext       // ends when the last waiter leaves
+	ctx  loadctx.Context   // ends when the last waiter leaves
 	ask  deadline.Detached // of the requests for leases: ends when a waiter is in a hurry, too
 	seat *places.Seat      // its place among the loads that may run
 
@@ -92,60 +93,6 @@ type refresh struct {
 	audits  bool   // the value need not be old: it is compared with served
 	served  []byte // what a hit returned
 	differs bool   // what was loaded is another value
-}
-
-// loadContext is the context of a load. It has the values of the context of the caller who
-// leads, but for what that says of its own read.
-type loadContext struct {
-	deadline.Detached
-	mu   sync.Mutex
-	all  *time.Duration           // how long the loader wants its results to be kept at most
-	each map[string]time.Duration // the same by key, without the prefix
-	of   *front
-}
-
-type (
-	loadKey  struct{} // of a *loadContext, in the context of a load
-	freshKey struct{} // of what Fresh returns
-)
-
-func (l *loadContext) Value(key any) any {
-	switch key {
-	case loadKey{}:
-		return l
-	case freshKey{}:
-		return nil
-	}
-	return l.Detached.Value(key)
-}
-
-// inLoad returns the load that ctx is of, or nil.
-func inLoad(ctx context.Context) *loadContext {
-	l, _ := ctx.Value(loadKey{}).(*loadContext)
-	return l
-}
-
-// inLoadOf reports whether ctx is of a load of f, perhaps within one of another Cache.
-func inLoadOf(ctx context.Context, f *front) bool {
-	for l := inLoad(ctx); l != nil; l = inLoad(l.Context) {
-		if l.of == f {
-			return true
-		}
-	}
-	return false
-}
-
-// keepFor is how long the result of key is to be kept at most.
-func (l *loadContext) keepFor(key string) time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if d, ok := l.each[strings.TrimPrefix(key, l.of.cfg.KeyPrefix)]; ok {
-		return d
-	}
-	if l.all != nil {
-		return *l.all
-	}
-	return maxTTL
 }
 
 // valueType is the type of the values that a caller asks for: typed[T]. Those of one
@@ -732,7 +679,10 @@ func (fl *flight) storable() (fill backend.Fill, sent uint64, ok bool) {
 	fl.f.flights.mu.Lock()
 	defer fl.f.flights.mu.Unlock()
 	sent = fl.f.flights.seq.Add(1)
-	keep := fl.ctx.keepFor(fl.key)
+	keep, ok := fl.ctx.Kept(strings.TrimPrefix(fl.key, fl.f.cfg.KeyPrefix))
+	if !ok {
+		keep = maxTTL
+	}
 	switch ttl := fl.f.ttl; {
 	case fl.data != nil && keep > 0:
 		keep = min(fl.ttl, max(keep, minTTL))

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cacheaside/aside/internal/loadctx"
 	"github.com/cacheaside/aside/internal/places"
 	"github.com/cacheaside/aside/internal/recent"
 )
@@ -57,7 +58,7 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 func (fs *flights) board(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, alone bool) (fl *flight, leads bool) {
 	ttl := f.ttl.base(space)
 	apart := fs.apart.has(r.key)
-	within := inLoadOf(ctx, f)
+	within := loadctx.Within(ctx, f)
 	alone = alone || apart && !space.Share
 	if fl := fs.byKey[r.key]; fl != nil && !alone && !(r.degraded && fl.isLoaded()) {
 		fl.waiters++
@@ -100,8 +101,7 @@ func (fs *flights) begin(ctx context.Context, f *front, space *Keyspace, typ val
 
 // derive gives the contexts of l the values of ctx.
 func (l *loading) derive(ctx context.Context, f *front) {
-	l.ctx.Detach(ctx)
-	l.ctx.of = f
+	l.ctx.Begin(ctx, f)
 	l.ask.Context = l.ctx.Context
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/cacheaside/aside/internal/loadctx"
 	"github.com/cacheaside/aside/internal/near"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
@@ -117,7 +118,7 @@ func (m *many[K, T]) add(ctx context.Context, ids []K, key func(K) Key) error {
 	m.wanted = make([]wanted[K, T], 0, len(ids))
 	seen := make(map[K]struct{}, len(ids))
 	arrived := f.flights.seq.Load()
-	fresh := wantsFresh(ctx)
+	fresh := loadctx.IsFresh(ctx)
 	for _, id := range ids {
 		if _, ok := seen[id]; ok {
 			continue

@@ -3,8 +3,9 @@ package aside
 import (
 	"context"
 	"log/slog"
-	"sync/atomic"
 	"time"
+
+	"github.com/cacheaside/aside/internal/loadctx"
 )
 
 // hitOld is a hit of a value that is older than its keyspace's RefreshAfter. It has the
@@ -68,17 +69,7 @@ func (f *front) hitStale(ctx context.Context, space *Keyspace, r *read, start ti
 // have it stored: to show the newest, or to warm up. Others go on getting the value that is
 // there meanwhile. It reaches through a repository's methods, and not into loaders: what a
 // loader reads from the cache is as under a context without it.
-func Fresh(ctx context.Context) context.Context {
-	freshAsked.Store(true)
-	return context.WithValue(ctx, freshKey{}, true)
-}
-
-// freshAsked says that Fresh was called: before that, no read looks for it in its context.
-var freshAsked atomic.Bool
-
-func wantsFresh(ctx context.Context) bool {
-	return freshAsked.Load() && ctx.Value(freshKey{}) != nil
-}
+func Fresh(ctx context.Context) context.Context { return loadctx.WithFresh(ctx) }
 
 // KeepFor has what a loader returns kept for d at most, a value as well as ErrNotFound. The
 // loader calls it, with the context that it was given. The keyspace's TTL and NotFoundTTL stay
@@ -87,19 +78,13 @@ func wantsFresh(ctx context.Context) bool {
 // it says so of these, and not of others: for [GetOrLoadMany]. The last call for a key counts.
 // On any other context it does nothing.
 func KeepFor(ctx context.Context, d time.Duration, keys ...Key) {
-	l := inLoad(ctx)
+	l := loadctx.Of(ctx)
 	if l == nil {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(keys) == 0 {
-		l.all, l.each = &d, nil
+	names := make([]string, len(keys))
+	for i, key := range keys {
+		names[i] = key.text
 	}
-	for _, key := range keys {
-		if l.each == nil {
-			l.each = make(map[string]time.Duration)
-		}
-		l.each[key.text] = d
-	}
+	l.Keep(d, names...)
 }
