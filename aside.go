@@ -32,7 +32,6 @@ package aside
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
@@ -194,13 +193,13 @@ func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load f
 }
 
 // landed waits for a flight, and takes its result. again says that it was of no use to this
-// caller, and hit what to call the value of the next look. wasLoaded says that the value was
+// caller, and hit whether the value of the next look counts as a hit. wasLoaded says that the value was
 // being stored when the caller came.
 func landed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r *read, leads, wasLoaded bool) (value T, hit, again bool, err error) {
 	if err := fl.wait(ctx, r); err != nil {
 		return value, false, false, err
 	}
-	if fl.expired { // also to one who came late: a loader that waits for its own key must not begin anew for ever
+	if fl.expired { // also to a caller who came late: a loader that waits for its own key must not begin anew for ever
 		return value, false, false, fl.err
 	}
 	if r.skipped && leads {
@@ -359,6 +358,51 @@ func resultOf[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool)
 	return value, false, nil
 }
 
+// hitOld is a hit of a value that is older than its keyspace's RefreshAfter. It has the
+// value loaded anew, and waits for that as long as the keyspace says.
+func hitOld[T any](ctx context.Context, f *front, space *Keyspace, r *read, start time.Time, load func(context.Context) (T, error), old T) (value T, err error) {
+	waits := space.RefreshWait != 0
+	if r.leased && !waits {
+		f.hitStale(ctx, space, r, start)
+		return old, nil
+	}
+	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
+	return refreshed(ctx, f, f.flights.refresh(ctx, f, space, typed[T]{}, &r.request, boxed), space, r, start, old)
+}
+
+// refreshed returns the result of a refresh of an old value in the time that a reader waits
+// for it. fl is nil when the reader does not.
+func refreshed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r *read, start time.Time, old T) (value T, err error) {
+	if fl == nil {
+		f.hitStale(ctx, space, r, start)
+		return old, nil
+	}
+	wait := ctx
+	if space.RefreshWait > 0 {
+		var cancel context.CancelFunc
+		wait, cancel = context.WithDeadline(ctx, fl.refresh.began.Add(space.RefreshWait))
+		defer cancel()
+	}
+	err = fl.wait(wait, r)
+	if ctx.Err() != nil {
+		return value, ctx.Err()
+	}
+	if err == nil && (fl.err == nil || fl.notFound) {
+		if fl.accepts(r.arrived) {
+			if value, ok, err := take[T](f, fl, space, r, false); ok {
+				f.missed(ctx, space, r, start, err)
+				return value, err
+			}
+		}
+		if value, ok := lookup[T](ctx, f, space, r); ok && !r.old { // another process's, or one that was being stored
+			f.hit(ctx, space, r, start, nil)
+			return value, nil
+		}
+	}
+	f.hitStale(ctx, space, r, start)
+	return old, nil
+}
+
 // hit counts, logs and reports a read of a value that was stored, or being stored, as it came.
 func (f *front) hit(ctx context.Context, space *Keyspace, r *read, start time.Time, err error) {
 	f.count.hits.Add(1)
@@ -385,94 +429,27 @@ func (f *front) missed(ctx context.Context, space *Keyspace, r *read, start time
 	}
 }
 
+// hitStale counts, logs and reports a read that returned a value older than RefreshAfter.
+func (f *front) hitStale(ctx context.Context, space *Keyspace, r *read, start time.Time) {
+	f.count.hits.Add(1)
+	f.count.staleHits.Add(1)
+	if f.logs.Enabled(ctx, slog.LevelDebug) {
+		f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key, "stale", true)
+	}
+	if f.cfg.OnRead != nil {
+		f.observe(ctx, space, outcomeOld, start, nil)
+	}
+}
+
 func (f *front) observe(ctx context.Context, space *Keyspace, outcome string, start time.Time, err error) {
 	f.cfg.OnRead(ctx, ReadEvent{Keyspace: space.Name, Outcome: outcome, Duration: time.Since(start), Err: err})
 }
 
-// Update runs write, which changes the database, and invalidates keys around it:
-// it removes the keys' values and blocks the keys, so that nothing is stored under
-// them, runs write, and then removes values and blocks once more. Until then, readers
-// of the keys are served from the database. If the process dies in between, the block
-// lapses by itself after 10 seconds, and nothing stale is left.
-//
-// write runs once, in the caller's goroutine, and has committed when it returns. It
-// does not run, and the error says why, when ctx has ended before, a key is not
-// valid or there is none, or c is closed. What write returns is returned as it is;
-// the keys are invalidated all the same, since its outcome may be unknown, and also
-// when ctx has ended meanwhile, within Config.Timeout, or when c is closed meanwhile:
-// Close waits for it, and says so when it cannot. Its context ends with
-// [ErrBlockLost] as its cause when the block cannot be renewed before it lapses.
-//
-// When the backend does not take the block, write runs nevertheless, unless
-// Config.RefuseWrites is set; the keys are then not served from the cache in this
-// process until their invalidation was delivered. [Pending] tells whether it was.
-func Update(ctx context.Context, c Cache, write func(context.Context) error, keys ...Key) error {
-	f, names, err := keysOf(c, keys)
-	if err != nil {
-		return err
-	}
-	if write == nil {
-		return fmt.Errorf("aside: Update of %.200q: the write is nil", keys[0].text)
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	u := update{f: f, keys: names, token: rand.Text(), budget: f.newBudget()}
-	return u.run(ctx, write)
-}
-
-// Invalidate removes keys from the cache after their values have changed in the
-// database. No load that began before is stored. If one of the keys is not valid, that
-// is the error, and none is removed. It does its work even when ctx
-// has ended, as the database is changed already. When the backend does not
-// answer, the invalidation is kept and delivered later, which is no error
-// ([Pending] tells), and this process reads the keys from the database until
-// then. If the process dies first, other processes stay stale until the value's
-// time to live is over: [Update] is safer.
-func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
-	f, names, err := keysOf(c, keys)
-	if err != nil {
-		return err
-	}
-	return f.invalidate(ctx, f.newBudget(), names...)
-}
-
-// Pending reports whether reads of at least one of keys bypass the cache in this
-// process, because an invalidation was not delivered yet, or a write is running whose
-// block the backend did not take. Keys that are not valid are not pending.
-func Pending(c Cache, keys ...Key) bool {
-	f, names, err := keysOf(c, keys)
-	if err != nil {
-		return false
-	}
-	for _, name := range names {
-		if f.queue.Distrusts(name) {
-			return true
-		}
-	}
-	return false
-}
-
-func keysOf(c Cache, keys []Key) (*front, []string, error) {
-	f, err := frontOf(c)
-	if err != nil {
-		return nil, nil, err
-	}
-	names, err := texts(keys)
-	if err != nil {
-		return nil, nil, err
-	}
-	if f.life.IsClosed() {
-		return nil, nil, ErrClosed
-	}
-	return f, f.names(names), nil
-}
-
-// Peek returns what the cache has under key, and for how long still, without loading it or
+// Peek returns the value that the cache has under key, and for how long still, without loading it or
 // waiting for a load: for a page that shows it, or a test. ok is false when there is no value
 // that may be served; err is [ErrNotFound] when it is remembered that there is none. left is 0
 // when the value has no end, which only another program can have stored. The answer is the
-// backend's, within Config.Timeout: what a near cache has may be gone before. A value that
+// backend's, within Config.Timeout: a near cache's copy may be gone before. A value that
 // does not decode is an error, and stays.
 func Peek[T any](ctx context.Context, c Cache, key Key) (value T, left time.Duration, ok bool, err error) {
 	f, err := frontOf(c)
@@ -495,4 +472,29 @@ func Peek[T any](ctx context.Context, c Cache, key Key) (value T, left time.Dura
 	}
 	left, ok, err = f.TTL(ctx, key.text)
 	return value, left, ok, err
+}
+
+// Fresh returns a context under which reads take only a load that began after they came, and
+// have it stored: to show the newest, or to warm up. Others go on getting the value that is
+// there meanwhile. It reaches through a repository's methods, and not into loaders: a
+// loader's own reads are as under a context without it.
+func Fresh(ctx context.Context) context.Context { return loadctx.WithFresh(ctx) }
+
+// KeepFor has a loader's result kept for d at most, a value as well as ErrNotFound. The
+// loader calls it, with the context that it was given. The keyspace's TTL and NotFoundTTL stay
+// the most that it may be, and RefreshAfter shrinks with it. 0 or less returns the result and
+// stores nothing; a value that is there, which is being refreshed, is removed then. With keys
+// it says so of these, and not of others: for [GetOrLoadMany]. An empty list of keys is none:
+// it says so of all. The last call for a key counts.
+// On any other context it does nothing.
+func KeepFor(ctx context.Context, d time.Duration, keys ...Key) {
+	l := loadctx.Of(ctx)
+	if l == nil {
+		return
+	}
+	names := make([]string, len(keys))
+	for i, key := range keys {
+		names[i] = key.text
+	}
+	l.Keep(d, names...)
 }

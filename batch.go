@@ -14,7 +14,7 @@ import (
 
 // loadBatch is the flights of one call of GetOrLoadMany whose keys it loads, or of the old
 // values that it refreshes, in one goroutine. They ask for their leases together, those that
-// may load share one call of the loader, and what it returns is stored together. A flight
+// may load share one call of the loader, and its results are stored together. A flight
 // that finds another process at it waits until then: no lease is held while it waits for
 // others, so callers that ask for the same keys in another order do not wait for each other.
 type loadBatch struct {
@@ -185,7 +185,7 @@ func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits 
 	return loads, waits, hears
 }
 
-// request is what the member asks for next.
+// request is the member's next request.
 func (m *member) request() *backend.LeaseRequest {
 	req := &backend.LeaseRequest{TTL: m.f.leaseTTL(), Undecodable: m.bad, WaitedFor: m.waitedFor, Overdue: m.overdue}
 	if m.refresh != nil {
@@ -218,7 +218,7 @@ func (b *loadBatch) proceed(ms []*member) {
 		b.giveUp(ms, errAbandoned)
 		return
 	}
-	b.ctx.Forget() // what was said in the call before
+	b.ctx.Forget() // the last call said its own
 	ctx := &deadline.Detached{Context: &b.ctx}
 	defer ctx.End()
 	defer b.ctx.AfterFunc(ctx.End)()
@@ -253,7 +253,7 @@ func (b *loadBatch) proceed(ms []*member) {
 	}
 }
 
-// call calls the loader for the members, and encodes what it returns. Nobody hears of it
+// call calls the loader for the members, and encodes the results. Nobody hears of it
 // once ctx has ended.
 func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []outcome) {
 	grow(0)
@@ -311,7 +311,7 @@ func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []
 	}
 }
 
-// finish hands out what the loader has made, stores what is to be stored, and ends the
+// finish hands out the loader's results, stores those that are to be stored, and ends the
 // members.
 func (b *loadBatch) finish(ms []*member, outs []outcome) {
 	if err := outs[0].err; err != nil && !outs[0].notFound {

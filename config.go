@@ -74,11 +74,11 @@ type Config struct {
 	MaxLoads int
 
 	// Audit is the share of hits of GetOrLoad, from 0 to 1, whose value is loaded once more in the
-	// background, under a lease, and compared with what the hit returned, when no write
+	// background, under a lease, and compared with the hit's, when no write
 	// came between: 0.001 is one in a thousand. It is how to see that nothing stale is
-	// served, or to find the writer that forgot to invalidate. Stats counts what was found,
-	// and a difference is logged with its key, though not its value, every 10 seconds at most. What
-	// was loaded is stored, as after a miss. Audits run only where a load may at once: see
+	// served, or to find the writer that forgot to invalidate. Stats counts the results,
+	// and a difference is logged with its key, though not its value, every 10 seconds at most. The
+	// loaded value is stored, as after a miss. Audits run only where a load may at once: see
 	// MaxLoads. Defaults to 0.
 	Audit float64
 

@@ -84,17 +84,6 @@ type loading struct {
 	batchAsk *deadline.Detached // its requests for leases that are on their way, or its pause between them
 }
 
-// refresh is the part of a flight that loads a value anew. Its readers have the old one, so
-// it needs no waiter to go on, and does not load without a lease.
-type refresh struct {
-	began time.Time
-	waits bool // for another process's refresh, as readers do
-
-	audits  bool   // the value need not be old: it is compared with served
-	served  []byte // what a hit returned
-	differs bool   // what was loaded is another value
-}
-
 // valueType is the type of the values that a caller asks for: typed[T]. Those of one
 // type are equal.
 type valueType interface {
@@ -231,7 +220,7 @@ func (fl *flight) abandon() {
 	fl.end()
 }
 
-// grow has the goroutine's stack grow to what a flight needs while it is empty. By itself it
+// grow has the goroutine's stack grow to a flight's needs while it is empty. By itself it
 // would grow in steps, deep in the calls of a load: to copy it there is a third of a miss in
 // memory.
 //
@@ -317,71 +306,6 @@ func (fl *flight) giveUp(cause error, token string) {
 	fl.giveBack(token)
 }
 
-// refreshFailed tells of a refresh that failed: no caller does.
-func (fl *flight) refreshFailed(err error) {
-	if fl.refresh == nil || fl.f.life.IsClosed() {
-		return
-	}
-	if fl.refresh.audits {
-		return
-	}
-	fl.f.count.refreshErrors.Add(1)
-	fl.f.warnOnce(&fl.space, fl.key, "cache: loads that were to refresh values failed, and the old values stay until their time to live is over (logged once per keyspace)", err)
-}
-
-// mayAudit reports whether the key still has the value that is to be compared, under a lease.
-func (fl *flight) mayAudit(lease backend.Lease) bool {
-	if lease.State == backend.Granted {
-		got, err := fl.f.get(fl.ctx.Context, fl.key, fl.f.newBudget())
-		if err == nil && got.ok && bytes.Equal(got.value, fl.refresh.served) {
-			return true
-		}
-	}
-	fl.f.count.auditsUndecided.Add(1)
-	return false
-}
-
-// auditGrace is how long an audit waits for the invalidation by a writer whose change it may
-// have been the first to read.
-const auditGrace = time.Second
-
-// auditLogs is how often a difference is logged, at most.
-const auditLogs = 10 * time.Second
-
-// compare compares what was loaded with what the hit returned.
-func (fl *flight) compare() {
-	r := fl.refresh
-	r.differs = !bytes.Equal(fl.data, r.served) && (fl.data == nil || !fl.typ.equal(&fl.space, fl.data, r.served))
-	if r.differs && (fl.err == nil || fl.notFound) {
-		fl.leaveMap() // who comes now does not wait for it
-		select {
-		case <-time.After(auditGrace):
-		case <-fl.f.life.Context().Done():
-		}
-	}
-}
-
-// audited counts an audit. When its result was stored, no write came between.
-func (fl *flight) audited(stored bool) {
-	f, r := fl.f, fl.refresh
-	switch {
-	case r == nil || !r.audits:
-		return
-	case !stored:
-		f.count.auditsUndecided.Add(1)
-		return
-	}
-	f.count.audited.Add(1)
-	if !r.differs {
-		return
-	}
-	f.count.auditDifferences.Add(1)
-	now := time.Now().UnixNano()
-	if last := f.auditLogged.Load(); now-last >= int64(auditLogs) && f.auditLogged.CompareAndSwap(last, now) {
-		f.log.Warn("cache: the database has another value than a hit has returned, and no invalidation came between (Config.Audit; logged every 10 seconds at most)", "key", fl.key, "served", r.began)
-	}
-}
-
 // late is the end of a loader whose flight has ended before. A panic is told of, as
 // nobody is there to be harmed by it.
 func (fl *flight) late(o *outcome) {
@@ -390,7 +314,7 @@ func (fl *flight) late(o *outcome) {
 	}
 }
 
-// finish hands out what the loader has made, stores it if it is to be stored, and
+// finish hands out the loader's result, stores it if it is to be stored, and
 // ends the flight.
 func (fl *flight) finish(o *outcome, token string) {
 	fl.seat.Leave()

@@ -24,14 +24,6 @@ type flights struct {
 	tried      recent.Keys       // keys that are not to be refreshed again so soon
 }
 
-// maxRefreshes is how many refreshes run in a process at a time. One more is skipped, as the
-// value is still good.
-const maxRefreshes = 64
-
-// refreshEvery is how often a process asks, at most, whether a value is to be refreshed that
-// is older than its keyspace's RefreshAfter: mostly somebody is at it already, or has failed.
-const refreshEvery = time.Second
-
 // request is what a flight has to know of a read.
 type request struct {
 	key      string // in full
@@ -103,102 +95,6 @@ func (fs *flights) begin(ctx context.Context, f *front, space *Keyspace, typ val
 func (l *loading) derive(ctx context.Context, f *front) {
 	l.ctx.Begin(ctx, f)
 	l.ask.Context = l.ctx.Context
-}
-
-// refresh has the value of a key loaded anew, unless the key has a flight, was tried a
-// moment ago, or too many values are being refreshed. It returns the flight to a caller who
-// waits for it, and else nil.
-func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) *flight {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	var seat *places.Seat
-	fl, begins := fs.boardRefresh(ctx, f, space, typ, r, nil, func() (ok bool) { seat, ok = fs.mayRefresh(f); return ok })
-	if begins {
-		fl.load, fl.seat = load, seat
-		fs.startRefresh(fl.loading)
-		go fl.run()
-	}
-	return fl.forWaiter(space, typ)
-}
-
-// mayRefresh takes a place for a refresh, if there is one. It needs fs.mu.
-func (fs *flights) mayRefresh(f *front) (*places.Seat, bool) {
-	if len(fs.refreshing) >= maxRefreshes {
-		return nil, false
-	}
-	return f.places.TryTake()
-}
-
-// startRefresh needs fs.mu.
-func (fs *flights) startRefresh(l *loading) {
-	if fs.refreshing == nil {
-		fs.refreshing = make(map[*loading]bool)
-	}
-	fs.refreshing[l] = true
-}
-
-// audit has the value of a key loaded once more, and compared with what a hit returned, unless
-// the key has a flight or a load may not begin at once.
-func (fs *flights) audit(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, served []byte, load func(context.Context) (any, error)) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if f.off || fs.byKey[r.key] != nil || fs.apart.has(r.key) {
-		return
-	}
-	seat, ok := fs.mayRefresh(f)
-	if !ok {
-		return
-	}
-	fl := fs.begin(ctx, f, space, typ, r, nil)
-	fl.load, fl.seat, fl.encodes = load, seat, true
-	fl.refresh = &refresh{began: time.Now(), audits: true, served: served}
-	fs.byKey[r.key] = fl
-	fs.startRefresh(fl.loading)
-	go fl.run()
-}
-
-// boardRefresh returns the key's flight, and one that is to begin, which is one of l if that
-// is not nil, if it has none. It needs fs.mu.
-func (fs *flights) boardRefresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, may func() bool) (fl *flight, begins bool) {
-	if fl := fs.byKey[r.key]; fl != nil {
-		return fl, false
-	}
-	if fs.tried.Has(r.key) || fs.apart.has(r.key) {
-		return nil, false
-	}
-	if !may() {
-		f.count.refreshesSkipped.Add(1)
-		return nil, false
-	}
-	fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
-	fl = fs.begin(ctx, f, space, typ, r, l) // whose caller is the refresh, and never leaves
-	fl.refresh = &refresh{began: time.Now(), waits: space.RefreshWait != 0}
-	fs.byKey[r.key] = fl
-	return fl, true
-}
-
-// forWaiter returns the flight to a reader who waits for a refresh, if it is one that its
-// keyspace has readers wait for, and else nil. It needs flights.mu.
-func (fl *flight) forWaiter(space *Keyspace, typ valueType) *flight {
-	if fl == nil || fl.refresh == nil || space.RefreshWait == 0 {
-		return nil
-	}
-	fl.waiters++
-	fl.encodes = fl.encodes || !fl.shares(space, typ)
-	return fl
-}
-
-// endRefreshes ends the refreshes: nobody waits for one whose loader does not end.
-func (fs *flights) endRefreshes() {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	for l := range fs.refreshing { // also those that were detached
-		if l.batchAsk != nil {
-			l.batchAsk.End()
-		}
-		l.ask.End()
-		l.ctx.End()
-	}
 }
 
 // takeSeat has a load that gave up its place ask for one again.

@@ -29,14 +29,14 @@ type Keyspace struct {
 
 	// RefreshAfter, when it is not 0, is the age from which a value is loaded again in the
 	// background, while reads go on getting the one that is there until its TTL is over.
-	// A little less than TTL, nobody waits for what is read often; a small part of it, old
-	// values carry a service through its database's trouble. What takes its place:
-	// Config.RefreshAfter, where it names the keyspace. The age stands in a key beside the
+	// A little less than TTL, nobody waits for a value that is read often; a small part of it, old
+	// values carry a service through its database's trouble. Config.RefreshAfter, where
+	// it names the keyspace, takes precedence. The age stands in a key beside the
 	// value, of some 100 bytes in Redis. One process at a time refreshes a value, with the
 	// loader of the read that found it too old, and a context that outlives that read's
-	// and has its values: a loader must capture neither a transaction nor what belongs to
-	// a request (see the example). A refresh that fails leaves the value and its end as they are, and the
-	// next is made after 2 s, then 4, and so on up to a minute; one that finds ErrNotFound
+	// and has its values: a loader must capture neither a transaction nor anything of
+	// a request (see the example). A refresh that fails leaves the value and its end as
+	// they are, and the next is made after 2 s, then 4, and so on up to a minute; one that finds ErrNotFound
 	// removes the value. It cannot be more than TTL, less Config.Jitter. A value that
 	// another program has stored is as old as its remaining time says.
 	RefreshAfter time.Duration

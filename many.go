@@ -109,7 +109,7 @@ type wanted[K comparable, T any] struct {
 	leads     bool
 	wasLoaded bool
 
-	stale T // what it has while the flight refreshes it
+	stale T // the old value, while the flight refreshes it
 }
 
 // add takes the ids, each once.

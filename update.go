@@ -2,6 +2,7 @@ package aside
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -11,6 +12,85 @@ import (
 	"github.com/cacheaside/aside/internal/outbox"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
+
+// Update runs write, which changes the database, and invalidates keys around it:
+// it removes the keys' values and blocks the keys, so that nothing is stored under
+// them, runs write, and then removes values and blocks once more. Until then, readers
+// of the keys are served from the database. If the process dies in between, the block
+// lapses by itself after 10 seconds, and nothing stale is left.
+//
+// write runs once, in the caller's goroutine, and has committed when it returns. It
+// does not run, and the error says why, when ctx has ended before, a key is not
+// valid or there is none, or c is closed. What write returns is returned as it is;
+// the keys are invalidated all the same, since its outcome may be unknown, and also
+// when ctx has ended meanwhile, within Config.Timeout, or when c is closed meanwhile:
+// Close waits for it, and says so when it cannot. Its context ends with
+// [ErrBlockLost] as its cause when the block cannot be renewed before it lapses.
+//
+// When the backend does not take the block, write runs nevertheless, unless
+// Config.RefuseWrites is set; the keys are then not served from the cache in this
+// process until their invalidation was delivered. [Pending] tells whether it was.
+func Update(ctx context.Context, c Cache, write func(context.Context) error, keys ...Key) error {
+	f, names, err := keysOf(c, keys)
+	if err != nil {
+		return err
+	}
+	if write == nil {
+		return fmt.Errorf("aside: Update of %.200q: the write is nil", keys[0].text)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	u := update{f: f, keys: names, token: rand.Text(), budget: f.newBudget()}
+	return u.run(ctx, write)
+}
+
+// Invalidate removes keys from the cache after their values have changed in the
+// database. No load that began before is stored. If one of the keys is not valid, that
+// is the error, and none is removed. It does its work even when ctx
+// has ended, as the database is changed already. When the backend does not
+// answer, the invalidation is kept and delivered later, which is no error
+// ([Pending] tells), and this process reads the keys from the database until
+// then. If the process dies first, other processes stay stale until the value's
+// time to live is over: [Update] is safer.
+func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
+	f, names, err := keysOf(c, keys)
+	if err != nil {
+		return err
+	}
+	return f.invalidate(ctx, f.newBudget(), names...)
+}
+
+// Pending reports whether reads of at least one of keys bypass the cache in this
+// process, because an invalidation was not delivered yet, or a write is running whose
+// block the backend did not take. Keys that are not valid are not pending.
+func Pending(c Cache, keys ...Key) bool {
+	f, names, err := keysOf(c, keys)
+	if err != nil {
+		return false
+	}
+	for _, name := range names {
+		if f.queue.Distrusts(name) {
+			return true
+		}
+	}
+	return false
+}
+
+func keysOf(c Cache, keys []Key) (*front, []string, error) {
+	f, err := frontOf(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	names, err := texts(keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	if f.life.IsClosed() {
+		return nil, nil, ErrClosed
+	}
+	return f, f.names(names), nil
+}
 
 const (
 	// blockTTL is how long a block lasts unless extended: how long reads of the

@@ -191,8 +191,8 @@ func (f *front) lookupBackend(ctx context.Context, space *Keyspace, key string, 
 	return got, err
 }
 
-// beginNear is what the near cache, if it has the keyspace's values, is told before the
-// backend is asked for one, and keepNear what it is told of the answer.
+// beginNear tells the near cache, if it has the keyspace's values, that the backend is about
+// to be asked for one, and keepNear tells it the answer.
 func (f *front) beginNear(space *Keyspace, key string) (before near.Ticket) {
 	if f.isNear(space) {
 		before = f.near.Begin(key)

@@ -35,7 +35,7 @@ type Backend interface {
 	// is a hit.
 	Get(ctx context.Context, key string) (value []byte, ok bool, err error)
 
-	// GetMarked is Get, and tells what stands beside the value: whether it is fresh.
+	// GetMarked is Get, and tells whether the value is fresh.
 	GetMarked(ctx context.Context, key string) (value []byte, mark Mark, ok bool, err error)
 
 	// TTL returns how long the value stored under key will still be kept. ok is false
@@ -166,7 +166,7 @@ type Refresh struct {
 	Always       bool
 }
 
-// Mark is what [Backend.GetMarked] tells of a value.
+// Mark is the answer of [Backend.GetMarked] about a value's age.
 type Mark int
 
 const (

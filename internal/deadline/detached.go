@@ -8,9 +8,9 @@ import (
 )
 
 // Detached is a context with the values of another and an end of its own: when End is
-// called, or after the time that Limit sets. It does in one object, with a channel only for
-// those who ask for it, what [context.WithoutCancel], WithCancel, WithTimeout and AfterFunc
-// do in a dozen. It is made by Detach, not copied, and may be used concurrently.
+// called, or after the time that Limit sets. One object, with a channel only if somebody
+// asks for it, takes the place of the dozen that [context.WithoutCancel], WithCancel,
+// WithTimeout and AfterFunc make. It is made by Detach, not copied, and may be used concurrently.
 type Detached struct {
 	context.Context // has the values
 

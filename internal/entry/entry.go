@@ -26,7 +26,7 @@ type Entry struct {
 	// pointer that a reader follows leads to memory that the processor does not have at hand.
 	state atomic.Int32
 	value any // a *T, or nil if it is too large to be remembered; set before state is remembered
-	bytes int // what it weighs
+	bytes int // its weight
 }
 
 const (
@@ -61,7 +61,7 @@ func As[T any](e *Entry) (value *T, ok bool) {
 	return value, ok
 }
 
-// weight is what e weighs.
+// weight is about the memory that e takes.
 func (e *Entry) weight() int {
 	n := size.Allocated(cap(e.Data))
 	if e.state.Load() == remembered {

@@ -8,6 +8,8 @@ import (
 	"github.com/cacheaside/aside/internal/loadctx"
 )
 
+type key struct{}
+
 func begin(ctx context.Context, owner any) *loadctx.Context {
 	c := &loadctx.Context{}
 	c.Begin(ctx, owner)
@@ -17,7 +19,7 @@ func begin(ctx context.Context, owner any) *loadctx.Context {
 func TestWithin(t *testing.T) {
 	t.Parallel()
 	outer := begin(t.Context(), "outer")
-	inner := begin(context.WithValue(outer, "k", "v"), "inner")
+	inner := begin(context.WithValue(outer, key{}, "v"), "inner")
 	for _, c := range []struct {
 		ctx          context.Context
 		outer, inner bool
@@ -32,7 +34,7 @@ func TestWithin(t *testing.T) {
 			t.Errorf("got within %v, %v, want %v, %v, and the innermost", o, i, c.outer, c.inner)
 		}
 	}
-	if inner.Value("k") != "v" {
+	if inner.Value(key{}) != "v" {
 		t.Error("a value is lost")
 	}
 }

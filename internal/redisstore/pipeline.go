@@ -16,7 +16,7 @@ import (
 // would gain it little, and others would wait for it.
 const AloneBytes = 16 << 10
 
-// Call is a request for a lease, or a fill, or what a lease has in between. When many miss
+// Call is a request for a lease, a fill, or the extension or release of a lease. When many miss
 // at once, as after a Clear, they share round trips: see [Store.Together].
 type Call struct {
 	Key   string

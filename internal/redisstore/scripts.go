@@ -109,7 +109,7 @@ local function answer(state, text, deadline) return {state, text, deadline or ''
 `
 
 // luaSeen describes the value in KEYS[1], nil when there is none: when it ends, and its
-// length. Whatever is stored in its place differs in one of them. A user who may not ask for
+// length. Another value in its place differs in one of them. A user who may not ask for
 // the length has the value read.
 const luaSeen = `
 local function seen(now)

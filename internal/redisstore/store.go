@@ -241,14 +241,13 @@ func (b *Store) GetMarked(ctx context.Context, key string) ([]byte, backend.Mark
 	return found[0].Value, found[0].Mark, found[0].OK, found[0].Err
 }
 
-// Ask is a question of GetMany: for a key's value and, if Marked is set, what stands beside
-// it.
+// Ask is a question of GetMany: for a key's value and, if Marked is set, its mark.
 type Ask struct {
 	Key    string
 	Marked bool
 }
 
-// Read is an answer of GetMany: what Get, or GetMarked, returns.
+// Read is an answer of GetMany, as Get, or GetMarked, returns it.
 type Read struct {
 	Value []byte
 	Mark  backend.Mark
@@ -316,8 +315,8 @@ func element(v any) ([]byte, bool) {
 	return unsafe.Slice(unsafe.StringData(text), len(text)), ok // not copied, as it is not modified
 }
 
-// getEach asks for each key by itself. Where the user may not read what stands beside a
-// value, the value is taken for fresh: the user may not have it refreshed, either.
+// getEach asks for each key by itself. Where the user may not read the lease
+// key, the value is taken for fresh: the user may not have it refreshed, either.
 func (b *Store) getEach(ctx context.Context, asks []Ask) ([]Read, error) {
 	out := make([]Read, len(asks))
 	var first error

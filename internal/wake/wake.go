@@ -98,7 +98,7 @@ type Waiter struct {
 // Waiter returns one that asks for the lease of key.
 func (h *Hub) Waiter(key string) *Waiter { return &Waiter{hub: h, key: key} }
 
-// And returns one that asks for the lease of another key as well: what wakes one of them ends
+// And returns one that asks for the lease of another key as well: a message for one of them ends
 // the pause of any.
 func (w *Waiter) And(key string) *Waiter {
 	if w.woken == nil {
