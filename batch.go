@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,7 +53,7 @@ func (b *loadBatch) run() {
 			b.proceed(loads)
 		} else if len(waits) > 0 && hears {
 			b.seat.Leave() // others load meanwhile
-			waits[0].wait.Pause(ask, time.Since(start))
+			waits[0].wait.Pause(ask, time.Since(start), nil)
 		}
 		ask.End()
 		if left = waits; len(left) > 0 {
@@ -64,8 +65,50 @@ func (b *loadBatch) run() {
 				b.giveUp(left, nil)
 				return
 			}
+			left = b.lookInLine(left, start)
 		}
 	}
+}
+
+// lookInLine looks, while the batch is in line for its place, for what the processes that it
+// waited for have stored. It returns the members that have no value yet when its turn comes.
+func (b *loadBatch) lookInLine(ms []*member, start time.Time) (left []*member) {
+	for turn := b.seat.Turn(); turn != nil && slices.ContainsFunc(ms, (*member).mayLook); turn = b.seat.Turn() {
+		if ms = b.look(ms); len(ms) == 0 {
+			break
+		}
+		ask := b.newAsk()
+		paused := ms[0].wait.Pause(ask, time.Since(start), turn)
+		if ask.End(); !paused {
+			break
+		}
+	}
+	return ms
+}
+
+// look ends the members that have a value now, and returns the others.
+func (b *loadBatch) look(ms []*member) (left []*member) {
+	var looking []*member
+	var asks []redisstore.Ask
+	for _, m := range ms {
+		if !m.mayLook() {
+			left = append(left, m)
+			continue
+		}
+		looking, asks = append(looking, m), append(asks, redisstore.Ask{Key: m.key})
+	}
+	asOf := b.f.flights.seq.Add(1)
+	for i, got := range b.f.askAll(b.ctx.Context, asks) {
+		m := looking[i]
+		if got.err != nil || !m.finds(got, asOf) {
+			left = append(left, m)
+			continue
+		}
+		m.wait.Answered(true)
+		m.data, m.stored = got.value, true
+		m.end()
+	}
+	return left
 }
 
 // mayRefresh reports whether the batch may refresh values: all of them take one place. It

@@ -409,19 +409,36 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 		}
 		req.WaitedFor, req.Overdue = lease.Token, wait.Overdue(lease.Deadline)
 		fl.seat.Leave() // others load meanwhile
-		paused := wait.Pause(&fl.ask, time.Since(start))
-		if paused && fl.refresh == nil && !fl.fresh && fl.f.places.Full() && !fl.isDetached() && !fl.f.queue.Distrusts(fl.key) {
+		paused := wait.Pause(&fl.ask, time.Since(start), nil)
+		seat, ok := fl.f.flights.takeSeat(fl.f, fl.loading)
+		for turn := seat.Turn(); paused && turn != nil && fl.mayLook(); turn = seat.Turn() {
 			asOf := fl.f.flights.seq.Add(1)
-			if got, err := fl.f.get(fl.ctx.Context, fl.key, fl.f.newBudget()); err == nil && got.ok && !bytes.Equal(got.value, fl.bad) {
-				fl.asOf.Store(asOf)
+			got, err := fl.f.get(fl.ctx.Context, fl.key, fl.f.newBudget())
+			if err == nil && fl.finds(got, asOf) {
+				wait.Answered(true)
 				return backend.Lease{State: backend.Present, Value: got.value}, false
 			}
+			paused = wait.Pause(&fl.ask, time.Since(start), turn)
 		}
-		seat, ok := fl.f.flights.takeSeat(fl.f, fl.loading)
 		if !ok || !seat.Wait(fl.ctx.Done()) || !paused {
 			return backend.Lease{}, false
 		}
 	}
+}
+
+// mayLook reports whether the flight, while it is in line for its place, takes what the
+// process that it waited for has stored.
+func (fl *flight) mayLook() bool {
+	return fl.refresh == nil && !fl.fresh && !fl.isDetached() && !fl.f.queue.Distrusts(fl.key)
+}
+
+// finds reports whether a look as of that event has found a value.
+func (fl *flight) finds(got found, asOf uint64) bool {
+	if !got.ok || bytes.Equal(got.value, fl.bad) {
+		return false
+	}
+	fl.asOf.Store(asOf)
+	return true
 }
 
 // leaseTTL is how long a lease lasts unless extended. One in this process needs no

@@ -6,6 +6,7 @@ package aside_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -32,12 +33,24 @@ func twoProcesses(t *testing.T, cfg aside.Config) (one, two aside.Cache) {
 // loadsSlowly begins a load of the key in c, and returns what ends it.
 func loadsSlowly(c aside.Cache, key aside.Key, v string, err error) (end func()) {
 	in, out := make(chan struct{}), make(chan struct{})
-	go aside.GetOrLoad(context.Background(), c, key, func(context.Context) (string, error) {
-		close(in)
-		<-out
-		return v, err
-	})
-	<-in
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		aside.GetOrLoad(context.Background(), c, key, func(context.Context) (string, error) {
+			close(in)
+			<-out
+			return v, err
+		})
+	}()
+	select {
+	case <-in:
+	case <-returned:
+		select {
+		case <-in:
+		default:
+			panic("it did not load " + key.String())
+		}
+	}
 	return func() { close(out) }
 }
 
@@ -228,7 +241,7 @@ func TestKeepFor_Last(t *testing.T) {
 
 // holdsThePlace takes the only place of c until the test ends.
 func holdsThePlace(t *testing.T, c aside.Cache) {
-	end := loadsSlowly(c, room, "held", nil)
+	end := loadsSlowly(c, aside.Keyspace{Name: "held"}.Key(t.Name()), "held", nil)
 	t.Cleanup(end)
 }
 
@@ -270,6 +283,66 @@ func TestMaxLoads_StoredValues(t *testing.T) {
 		redistest.Eventually(t, "it waits for the other process", func() bool { return stats(t, one).Waited > 0 })
 		holdsThePlace(t, one)
 		end()
+		group.Wait()
+	})
+}
+
+// Who has waited for another process's load, and is in line since it lost its place
+// meanwhile, takes what that load stores.
+func TestMaxLoads_StoredWhileInLine(t *testing.T) {
+	t.Parallel()
+	for _, many := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			one, two := twoProcesses(t, aside.Config{MaxLoads: 1})
+			s := aside.Keyspace{Name: "s"}
+			end := loadsSlowly(two, s.Key("A"), "v", nil)
+			var group sync.WaitGroup
+			group.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				var v string
+				var err error
+				if many {
+					var got map[string]string
+					got, err = aside.GetOrLoadMany(ctx, one, []string{"A"}, s.Key, func(context.Context, []string) (map[string]string, error) {
+						return nil, errors.New("loaded though it was stored")
+					})
+					v = got["A"]
+				} else {
+					v, err = aside.GetOrLoad(ctx, one, s.Key("A"), fails(t))
+				}
+				if v != "v" || err != nil {
+					t.Errorf("many %v: got %q, %v, want what another process stored", many, v, err)
+				}
+			})
+			time.Sleep(time.Second)
+			holdsThePlace(t, one)
+			time.Sleep(time.Second)
+			end()
+			group.Wait()
+		})
+	}
+}
+
+// A fresh read in line takes no load that began before it came.
+func TestMaxLoads_FreshInLine(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		one, two := twoProcesses(t, aside.Config{MaxLoads: 1})
+		s := aside.Keyspace{Name: "s"}
+		end := loadsSlowly(two, s.Key("A"), "before", nil)
+		var group sync.WaitGroup
+		group.Go(func() {
+			if v, err := aside.GetOrLoad(aside.Fresh(t.Context()), one, s.Key("A"), loaded("mine")); v != "mine" || err != nil {
+				t.Errorf("got %q, %v, want the load that began after it came", v, err)
+			}
+		})
+		time.Sleep(time.Second)
+		release := loadsSlowly(one, s.Key("B"), "held", nil)
+		time.Sleep(time.Second)
+		end()
+		time.Sleep(time.Second)
+		release()
 		group.Wait()
 	})
 }

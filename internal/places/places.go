@@ -70,6 +70,19 @@ func (p *Places) TryTake() (s *Seat, ok bool) {
 	return s, true
 }
 
+// Turn returns a channel that is closed when the load may go on, or nil if it may already.
+func (s *Seat) Turn() <-chan struct{} {
+	if s == nil {
+		return nil
+	}
+	select {
+	case <-s.granted:
+		return nil
+	default:
+		return s.granted
+	}
+}
+
 // Wait waits until the load may go on, or done is closed, and reports whether it may.
 func (s *Seat) Wait(done <-chan struct{}) bool {
 	if s == nil {

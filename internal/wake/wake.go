@@ -128,14 +128,16 @@ func (w *Waiter) Channel() string {
 	return h.Name
 }
 
-// Pause returns when it is time to ask again, or false when ctx has ended. The
-// lease has been waited for so long.
-func (w *Waiter) Pause(ctx context.Context, waited time.Duration) bool {
-	timer := time.NewTimer(w.patience(waited))
+// Pause returns when it is time to ask again, or false when ctx has ended. The lease has
+// been waited for so long. turn is closed when the waiter may ask for the lease, and nil if
+// it may at once: until then it only looks for what the lease's holder stores.
+func (w *Waiter) Pause(ctx context.Context, waited time.Duration, turn <-chan struct{}) bool {
+	timer := time.NewTimer(w.patience(waited, turn == nil))
 	defer timer.Stop()
 	w.timedOut = false
 	select {
 	case <-w.woken:
+	case <-turn:
 	case <-timer.C:
 		w.timedOut = w.subscribed
 	case <-ctx.Done():
@@ -144,7 +146,7 @@ func (w *Waiter) Pause(ctx context.Context, waited time.Duration) bool {
 	return true
 }
 
-func (w *Waiter) patience(waited time.Duration) time.Duration {
+func (w *Waiter) patience(waited time.Duration, mayAsk bool) time.Duration {
 	h := w.hub
 	polling := min(max(waited/16, pollMin), pollMax)
 	if h.Listen == nil {
@@ -158,7 +160,7 @@ func (w *Waiter) patience(waited time.Duration) time.Duration {
 	switch {
 	case w.subscribed && h.missed < maxMissed:
 		return min(max(waited/2, notifiedMin), notifiedMax)
-	case h.subscribed && !w.subscribed:
+	case h.subscribed && !w.subscribed && mayAsk:
 		return 0 // it listens since, and what was told before is lost
 	case h.running && !h.subscribed && waited < pollMax:
 		return pollMax - waited // it is about to, and then wakes all

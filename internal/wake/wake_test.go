@@ -66,7 +66,7 @@ func newStore(t *testing.T) *store {
 func listening(t *testing.T) *store {
 	s := newStore(t)
 	w := s.Waiter("first")
-	w.Pause(t.Context(), 0)
+	w.Pause(t.Context(), 0, nil)
 	synctest.Wait()
 	w.Done()
 	return s
@@ -76,7 +76,7 @@ func listening(t *testing.T) *store {
 func paused(t *testing.T, w *wake.Waiter, waited time.Duration) time.Duration {
 	t.Helper()
 	start := time.Now()
-	if !w.Pause(t.Context(), waited) {
+	if !w.Pause(t.Context(), waited, nil) {
 		t.Error("got false of Pause, want true")
 	}
 	return time.Since(start)
@@ -166,7 +166,7 @@ func TestWaiter_PauseEndsWithItsContext(t *testing.T) {
 		w := listening(t).Waiter("k")
 		w.Channel()
 		start := time.Now()
-		if w.Pause(ctx, time.Second) || time.Since(start) != 5*time.Millisecond {
+		if w.Pause(ctx, time.Second, nil) || time.Since(start) != 5*time.Millisecond {
 			t.Errorf("got true or a pause of %v, want false after 5ms", time.Since(start))
 		}
 	})
@@ -210,7 +210,7 @@ func TestHub_ListensWhileWanted(t *testing.T) {
 		if s.Wanted() || w.Channel() != "" {
 			t.Error("got a hub that listens after more than a minute, want it not to")
 		}
-		w.Pause(t.Context(), 0)
+		w.Pause(t.Context(), 0, nil)
 		synctest.Wait()
 		if s.listens != 2 {
 			t.Errorf("got %d calls of Listen, want 2", s.listens)
@@ -253,7 +253,7 @@ func TestHub_LosesItsSubscription(t *testing.T) {
 					t.Errorf("got it tried again %v after it was lost, want %v", late+test.retry, test.retry)
 				}
 				for range 1000 { // it is tried again, and fails again
-					w.Pause(t.Context(), time.Second)
+					w.Pause(t.Context(), time.Second, nil)
 				}
 				if n := strings.Count(s.log.String(), "\n"); n != test.logs {
 					t.Errorf("got %d lines of log, want %d:\n%s", n, test.logs, &s.log)
@@ -272,7 +272,7 @@ func TestHub_MissedMessages(t *testing.T) {
 		finds := func(stored bool) {
 			w := s.Waiter("k")
 			w.Channel()
-			w.Pause(t.Context(), 0)
+			w.Pause(t.Context(), 0, nil)
 			w.Answered(stored)
 			w.Done()
 		}
@@ -337,14 +337,14 @@ func TestWaiter_And(t *testing.T) {
 				time.Sleep(time.Millisecond)
 				s.Heard(key)
 			}()
-			if !a.Pause(t.Context(), time.Second) || time.Since(start) != time.Millisecond {
+			if !a.Pause(t.Context(), time.Second, nil) || time.Since(start) != time.Millisecond {
 				t.Errorf("%s: woken after %v, want a millisecond", key, time.Since(start))
 			}
 		}
 		b.Done()
 		start := time.Now()
 		go s.Heard("b")
-		if a.Pause(t.Context(), time.Second); time.Since(start) < 100*time.Millisecond {
+		if a.Pause(t.Context(), time.Second, nil); time.Since(start) < 100*time.Millisecond {
 			t.Error("woken for a key that is not waited for any more")
 		}
 		a.Done()
