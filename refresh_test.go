@@ -385,7 +385,7 @@ func TestRefresh_ReplacesOnlyWhatItSaw(t *testing.T) {
 		"DEL of the value alone": func(r *redis.Client) error { return r.Del(ctx, key).Err() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := overRedis(t, server.Addr, aside.Config{})
+			c := overRedis(t, server.Addr, aside.Config{Timeout: 10 * time.Second}) // a fill that times out is not refused
 			if err := aside.Invalidate(ctx, c, s.Key("A")); err != nil {
 				t.Fatal(err)
 			}
