@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/hook"
 	"github.com/cacheaside/aside/internal/loadctx"
 )
 
@@ -109,16 +110,15 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 	if err := ctx.Err(); err != nil {
 		return zero, err
 	}
-	var start time.Time
-	if f.cfg.OnRead != nil {
-		start = time.Now()
-	}
 	space := &key.space // on the stack: see read
 	name := f.name(key.text)
 	if space.Codec != nil {
 		space.forKey(name)
 	}
-	r := read{request: request{key: name}, arrived: f.flights.seq.Load(), mode: modeOf[T](space)}
+	r := read{request: request{key: name}, arrived: f.flights.seq.Load(), mode: modeOf[T](space), count: f.counts.of(space.Name)}
+	if f.hooks.hits {
+		r.start = time.Now()
+	}
 	if r.refreshes = f.ttl.refreshAfter(space) != 0; r.refreshes {
 		if err := f.ttl.checkRefresh(space); err != nil {
 			return zero, err
@@ -128,19 +128,19 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 	r.audited = f.cfg.Audit > 0 && mathrand.Float64() < f.cfg.Audit
 	if value, ok := lookup[T](ctx, f, space, &r); ok {
 		if r.old {
-			return hitOld[T](ctx, f, space, &r, start, load, value)
+			return hitOld[T](ctx, f, space, &r, load, value)
 		}
 		if r.audited {
 			f.flights.audit(ctx, f, space, typed[T]{}, &r.request, r.served, func(ctx context.Context) (any, error) { return load(ctx) })
 		}
-		f.hit(ctx, space, &r, start, nil)
+		f.hit(ctx, space, &r, nil)
 		return value, nil
 	}
 	value, hit, err := join(ctx, f, space, &r, load)
 	if hit {
-		f.hit(ctx, space, &r, start, err)
+		f.hit(ctx, space, &r, err)
 	} else {
-		f.missed(ctx, space, &r, start, err)
+		f.missed(ctx, space, &r, err)
 	}
 	return value, err
 }
@@ -162,7 +162,10 @@ type read struct {
 	leased      bool   // and somebody has a lease on it
 	audited     bool   // a value that is found is loaded once more, to compare
 	served      []byte // the value that was found, if it is audited
-	mode        mode   // how its value is handed out
+	count       *counters
+	start       time.Time       // when it began, if hooks are told of it
+	load        context.Context // of the load whose result it took, as hooks made it
+	mode        mode            // how its value is handed out
 }
 
 // maxRounds is how often a caller joins flights before it loads by itself. Two
@@ -174,6 +177,7 @@ const maxRounds = 4
 // that the value was there, or being stored, before anything was loaded or waited for: its
 // fill may have ended between the first look and the request for a lease.
 func join[T any](ctx context.Context, f *front, space *Keyspace, r *read, load func(context.Context) (T, error)) (value T, hit bool, err error) {
+	r.begin(f)
 	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
 	for round := 0; ; round++ {
 		if round > 0 && !r.alone && r.bad == nil {
@@ -199,6 +203,7 @@ func landed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r
 	if err := fl.wait(ctx, r); err != nil {
 		return value, false, false, err
 	}
+	r.load = fl.hooked()
 	if fl.expired { // also to a caller who came late: a loader that waits for its own key must not begin anew for ever
 		return value, false, false, fl.err
 	}
@@ -208,7 +213,7 @@ func landed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r
 	hit = wasLoaded && fl.err == nil || fl.found && !r.fresh
 	if !fl.accepts(r.arrived) || r.fresh && fl.began.Load() <= r.arrived {
 		if !r.degraded && fl.failed {
-			r.degrade(f) // the wait has cost a budget already
+			r.degrade() // the wait has cost a budget already
 		}
 		return value, hit, true, nil
 	}
@@ -227,10 +232,10 @@ func lookup[T any](ctx context.Context, f *front, space *Keyspace, r *read) (val
 		return value, false
 	}
 	if f.queue.Distrusts(r.key) {
-		r.degrade(f)
+		r.degrade()
 		return value, false
 	}
-	e, old, ok := f.lookupLocal(space, r.key, r.refreshes)
+	e, old, ok := f.lookupLocal(space, r)
 	r.old, r.leased = old, false
 	if !ok {
 		if f.memory != nil {
@@ -254,6 +259,7 @@ func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read
 		r.asks = true
 		return value, false
 	}
+	r.begin(f)
 	if r.skipped = !r.looked && !f.places.Full() && f.misses.Expect(space.Name, r.key, r.refreshes); r.skipped {
 		r.looked = true
 		return value, false
@@ -267,7 +273,7 @@ func lookupRemote[T any](ctx context.Context, f *front, space *Keyspace, r *read
 func looked[T any](ctx context.Context, f *front, space *Keyspace, r *read, got found, err error) (value T, ok bool) {
 	if err != nil {
 		if r.shortOfTime = f.shortOfTime(ctx); ctx.Err() == nil {
-			r.degrade(f)
+			r.degrade()
 		}
 		return value, false
 	}
@@ -289,15 +295,15 @@ func looked[T any](ctx context.Context, f *front, space *Keyspace, r *read, got 
 	return value, true
 }
 
-func (r *read) degrade(f *front) {
+func (r *read) degrade() {
 	r.degraded = true
-	f.count.degraded.Add(1)
+	r.count.degraded.Add(1)
 }
 
 func (r *read) undecodable(f *front, space *Keyspace, data []byte, err error) {
 	r.bad = data
 	f.near.Drop(r.key)
-	f.count.decodeErrors.Add(1)
+	r.count.decodeErrors.Add(1)
 	f.warnOnce(space, r.key, "cache: stored values do not decode and are loaded again (logged once per keyspace)", err)
 }
 
@@ -325,7 +331,7 @@ func take[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) (va
 		return value, false, nil
 	}
 	if value, ok, err = resultOf[T](f, fl, space, r, leads); ok && !leads {
-		f.count.coalesced.Add(1)
+		r.count.coalesced.Add(1)
 	}
 	if ok && fl.panics != nil {
 		panic(fl.panics)
@@ -360,21 +366,22 @@ func resultOf[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool)
 
 // hitOld is a hit of a value that is older than its keyspace's RefreshAfter. It has the
 // value loaded anew, and waits for that as long as the keyspace says.
-func hitOld[T any](ctx context.Context, f *front, space *Keyspace, r *read, start time.Time, load func(context.Context) (T, error), old T) (value T, err error) {
+func hitOld[T any](ctx context.Context, f *front, space *Keyspace, r *read, load func(context.Context) (T, error), old T) (value T, err error) {
+	r.begin(f)
 	waits := space.RefreshWait != 0
 	if r.leased && !waits {
-		f.hitStale(ctx, space, r, start)
+		f.hitStale(ctx, space, r)
 		return old, nil
 	}
 	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
-	return refreshed(ctx, f, f.flights.refresh(ctx, f, space, typed[T]{}, &r.request, boxed), space, r, start, old)
+	return refreshed(ctx, f, f.flights.refresh(ctx, f, space, typed[T]{}, &r.request, boxed), space, r, old)
 }
 
 // refreshed returns the result of a refresh of an old value in the time that a reader waits
 // for it. fl is nil when the reader does not.
-func refreshed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r *read, start time.Time, old T) (value T, err error) {
+func refreshed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r *read, old T) (value T, err error) {
 	if fl == nil {
-		f.hitStale(ctx, space, r, start)
+		f.hitStale(ctx, space, r)
 		return old, nil
 	}
 	wait := ctx
@@ -388,61 +395,67 @@ func refreshed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace
 		return value, ctx.Err()
 	}
 	if err == nil && (fl.err == nil || fl.notFound) {
+		r.load = fl.hooked()
 		if fl.accepts(r.arrived) {
 			if value, ok, err := take[T](f, fl, space, r, false); ok {
-				f.missed(ctx, space, r, start, err)
+				f.missed(ctx, space, r, err)
 				return value, err
 			}
 		}
 		if value, ok := lookup[T](ctx, f, space, r); ok && !r.old { // another process's, or one that was being stored
-			f.hit(ctx, space, r, start, nil)
+			f.hit(ctx, space, r, nil)
 			return value, nil
 		}
 	}
-	f.hitStale(ctx, space, r, start)
+	f.hitStale(ctx, space, r)
 	return old, nil
 }
 
+// begin notes when a read began that is not answered from this process's memory, for hooks.
+func (r *read) begin(f *front) {
+	if f.hooks.reads && r.start.IsZero() {
+		r.start = time.Now()
+	}
+}
+
 // hit counts, logs and reports a read of a value that was stored, or being stored, as it came.
-func (f *front) hit(ctx context.Context, space *Keyspace, r *read, start time.Time, err error) {
-	f.count.hits.Add(1)
+func (f *front) hit(ctx context.Context, space *Keyspace, r *read, err error) {
+	r.count.hits.Add(1)
 	if f.logs.Enabled(ctx, slog.LevelDebug) {
 		f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key)
 	}
-	if f.cfg.OnRead != nil {
-		f.observe(ctx, space, outcomeHit, start, err)
+	if f.hooks.hits {
+		f.report(ctx, space, r, hook.Hit, err)
 	}
 }
 
 // missed counts, logs and reports a read that was no hit.
-func (f *front) missed(ctx context.Context, space *Keyspace, r *read, start time.Time, err error) {
-	outcome := outcomeOff
+func (f *front) missed(ctx context.Context, space *Keyspace, r *read, err error) {
+	outcome := hook.Off
 	if !f.off {
-		outcome = outcomeMiss
-		f.count.misses.Add(1)
+		outcome = hook.Miss
+		r.count.misses.Add(1)
 		if f.logs.Enabled(ctx, slog.LevelDebug) {
 			f.log.DebugContext(ctx, "[CACHE MISS]", "key", r.key)
 		}
 	}
-	if f.cfg.OnRead != nil {
-		f.observe(ctx, space, outcome, start, err)
-	}
+	f.report(ctx, space, r, outcome, err)
 }
 
 // hitStale counts, logs and reports a read that returned a value older than RefreshAfter.
-func (f *front) hitStale(ctx context.Context, space *Keyspace, r *read, start time.Time) {
-	f.count.hits.Add(1)
-	f.count.staleHits.Add(1)
+func (f *front) hitStale(ctx context.Context, space *Keyspace, r *read) {
+	r.count.hits.Add(1)
+	r.count.staleHits.Add(1)
 	if f.logs.Enabled(ctx, slog.LevelDebug) {
 		f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key, "stale", true)
 	}
-	if f.cfg.OnRead != nil {
-		f.observe(ctx, space, outcomeOld, start, nil)
-	}
+	f.report(ctx, space, r, hook.Stale, nil)
 }
 
-func (f *front) observe(ctx context.Context, space *Keyspace, outcome string, start time.Time, err error) {
-	f.cfg.OnRead(ctx, ReadEvent{Keyspace: space.Name, Outcome: outcome, Duration: time.Since(start), Err: err})
+func (f *front) report(ctx context.Context, space *Keyspace, r *read, outcome string, err error) {
+	if f.hooks.reads {
+		f.hooks.read(ctx, hook.Read{Keyspace: space.Name, Outcome: outcome, Err: err, Duration: time.Since(r.start), Load: r.load})
+	}
 }
 
 // Peek returns the value that the cache has under key, and for how long still, without loading it or

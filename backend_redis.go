@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/cacheaside/aside/hook"
 	"github.com/cacheaside/aside/internal/near"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
@@ -97,7 +98,9 @@ func (f *front) startNear(b *redisstore.Store) {
 	}
 	f.near = near.New(f.cfg.NearMaxBytes, nearMaxAge)
 	f.life.Go(func() {
-		b.Track(f.life.Context(), prefixes, f.near, f.log)
+		b.Track(f.life.Context(), prefixes, f.near, f.log, func(lost bool, err error) {
+			f.hooks.turn(hook.State{Trouble: hook.Near, Begins: lost, Err: err})
+		})
 		f.near.Close()
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/hook"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/redisstore"
 	"github.com/cacheaside/aside/internal/wake"
@@ -212,7 +213,7 @@ func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits 
 				continue
 			}
 			if m.waitedFor == "" {
-				f.count.waited.Add(1)
+				m.count().waited.Add(1)
 			}
 			if m.wait == nil {
 				if m.wait, hears = f.wakes.Waiter(m.key), false; len(waits) > 0 {
@@ -268,9 +269,9 @@ func (b *loadBatch) proceed(ms []*member) {
 	if t := f.cfg.LoadTimeout; t > 0 {
 		ctx.Limit(t)
 	}
-	f.count.loads.Add(1)
+	ms[0].count().loads.Add(1)
 	if b.refreshes {
-		f.count.refreshes.Add(1)
+		ms[0].count().refreshes.Add(1)
 	}
 	asOf := f.flights.seq.Add(1)
 	for _, m := range ms {
@@ -283,7 +284,7 @@ func (b *loadBatch) proceed(ms []*member) {
 	case outs := <-results:
 		b.finish(ms, outs)
 	case <-ctx.Done():
-		f.count.loadErrors.Add(1)
+		ms[0].count().loadErrors.Add(1)
 		err := errAbandoned
 		if ctx.Err() == context.DeadlineExceeded {
 			err = &loadTimeout{ms[0].key, f.cfg.LoadTimeout}
@@ -319,7 +320,7 @@ func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []
 	for i, m := range ms {
 		which[i] = m.place
 	}
-	all.call(ctx, func(ctx context.Context) (any, error) { return b.load(ctx, which) })
+	b.callLoader(ctx, ms, &all, func(ctx context.Context) (any, error) { return b.load(ctx, which) })
 	valueOf, _ := all.value.(func(int) (any, bool))
 	all.value = nil
 	if all.notFound { // which of them is not there, it does not say
@@ -354,11 +355,26 @@ func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []
 	}
 }
 
+// callLoader is that of a flight, for the members.
+func (b *loadBatch) callLoader(ctx context.Context, ms []*member, out *outcome, load func(context.Context) (any, error)) {
+	if !b.f.hooks.loads {
+		out.call(ctx, load)
+		return
+	}
+	out.err = errGoexit
+	ctx, ended := b.f.hooks.load(ctx, hook.Load{Keyspace: ms[0].space.Name, Reason: ms[0].reason(), Keys: len(ms)})
+	for _, m := range ms {
+		m.hookedCtx.Store(&ctx)
+	}
+	defer func() { ended(out.err) }()
+	out.call(ctx, load)
+}
+
 // finish hands out the loader's results, stores those that are to be stored, and ends the
 // members.
 func (b *loadBatch) finish(ms []*member, outs []outcome) {
 	if err := outs[0].err; err != nil && !outs[0].notFound {
-		b.f.count.loadErrors.Add(1)
+		ms[0].count().loadErrors.Add(1)
 		ms[0].refreshFailed(err)
 	}
 	b.seat.Leave()
@@ -391,7 +407,7 @@ func (b *loadBatch) store(ms []*member) {
 	kept := ms[:0:0]
 	for _, m := range ms {
 		if m.lost.Load() {
-			f.count.staleFills.Add(1)
+			m.count().staleFills.Add(1)
 			m.end()
 			continue
 		}

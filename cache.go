@@ -132,6 +132,7 @@ func newFront(store backend.Backend, cfg Config) *front {
 		deadlines: deadline.NewShared(cfg.Timeout),
 		life:      lifecycle.New(),
 	}
+	f.hooks = newHooks(cfg.Hooks, f.log)
 	f.answers = f.deliver
 	wakes := wake.Options{Name: f.name("aside:wake"), Refused: redisstore.Answered, Log: f.log, Stop: f.life.Context(), Go: f.life.Go}
 	if b, ok := store.(*redisstore.Store); ok {

@@ -1,7 +1,6 @@
 package aside
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -12,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/cacheaside/aside/hook"
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
@@ -142,10 +142,9 @@ type Config struct {
 	// redis.SetLogger changes that.
 	Logger *slog.Logger
 
-	// OnRead, if any, is called at the end of each GetOrLoad, and for each id of a
-	// GetOrLoadMany, in the caller's goroutine and with its context, before they return.
-	// It must be quick, and may be called concurrently.
-	OnRead func(ctx context.Context, e ReadEvent)
+	// Hooks are told of reads that were no hits, of loads, writes and trouble, in their
+	// order here: for metrics and traces.
+	Hooks []hook.Hooks
 
 	// Warnings are written to Logger at warn level, once, when the cache is opened.
 	// ConfigFromEnv puts in them the variables that it does not know, and those that

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/hook"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/jsonvalue"
 	"github.com/cacheaside/aside/internal/loadctx"
@@ -63,6 +64,8 @@ type flight struct {
 	// sending of a fill that was accepted. 0 is none.
 	asOf  atomic.Uint64
 	began atomic.Uint64 // the start of its load; 0 is none
+
+	hookedCtx atomic.Pointer[context.Context] // see hooked
 
 	garbled atomic.Bool // data does not decode to what it was encoded from
 
@@ -264,9 +267,9 @@ func (fl *flight) proceed(lease backend.Lease) {
 	if t := fl.f.cfg.LoadTimeout; t > 0 {
 		fl.ctx.Limit(t)
 	}
-	fl.f.count.loads.Add(1)
+	fl.count().loads.Add(1)
 	if fl.refresh != nil && !fl.refresh.audits {
-		fl.f.count.refreshes.Add(1)
+		fl.count().refreshes.Add(1)
 	}
 	fl.began.Store(fl.f.flights.seq.Add(1))
 	fl.asOf.Store(fl.began.Load())
@@ -284,7 +287,7 @@ func (fl *flight) proceed(lease backend.Lease) {
 		stopRenewing()
 		fl.finish(&out, token)
 	}()
-	out.call(&fl.ctx, fl.load)
+	fl.callLoader(&out)
 	if out.err == nil && (token != "" || fl.leaveMap()) {
 		fl.encode(&out)
 	}
@@ -294,7 +297,7 @@ func (fl *flight) proceed(lease backend.Lease) {
 // giveUp ends a load whose context has ended before its loader did: every caller has
 // left, or it has taken longer than it may. The next caller must not wait for it.
 func (fl *flight) giveUp(cause error, token string) {
-	fl.f.count.loadErrors.Add(1)
+	fl.count().loadErrors.Add(1)
 	if fl.expired = cause == context.DeadlineExceeded; fl.expired {
 		fl.err = &loadTimeout{fl.key, fl.f.cfg.LoadTimeout}
 	} else {
@@ -319,7 +322,7 @@ func (fl *flight) late(o *outcome) {
 func (fl *flight) finish(o *outcome, token string) {
 	fl.seat.Leave()
 	if o.err != nil && !o.notFound {
-		fl.f.count.loadErrors.Add(1)
+		fl.count().loadErrors.Add(1)
 		fl.refreshFailed(o.err)
 	}
 	fl.outcome = *o
@@ -405,7 +408,7 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 			return backend.Lease{}, false
 		}
 		if req.WaitedFor == "" {
-			fl.f.count.waited.Add(1)
+			fl.count().waited.Add(1)
 		}
 		req.WaitedFor, req.Overdue = lease.Token, wait.Overdue(lease.Deadline)
 		fl.seat.Leave() // others load meanwhile
@@ -510,6 +513,43 @@ func (fl *flight) keepLease(token string) (stop func()) {
 	})
 }
 
+// callLoader calls the loader, with what hooks make of its context.
+func (fl *flight) callLoader(out *outcome) {
+	if !fl.f.hooks.loads {
+		out.call(&fl.ctx, fl.load)
+		return
+	}
+	out.err = errGoexit // a hook may exit
+	ctx, ended := fl.f.hooks.load(&fl.ctx, hook.Load{Keyspace: fl.space.Name, Reason: fl.reason(), Keys: 1})
+	fl.hookedCtx.Store(&ctx)
+	defer func() { ended(out.err) }()
+	out.call(ctx, fl.load)
+}
+
+// hooked returns the context that hooks made for the load, or nil.
+func (fl *flight) hooked() context.Context {
+	if ctx := fl.hookedCtx.Load(); ctx != nil {
+		return *ctx
+	}
+	return nil
+}
+
+// reason is why the flight loads, for hooks.
+func (fl *flight) reason() string {
+	switch {
+	case fl.refresh != nil && fl.refresh.audits:
+		return hook.ForAudit
+	case fl.refresh != nil:
+		return hook.ForRefresh
+	case fl.fresh:
+		return hook.ForFresh
+	}
+	return hook.ForMiss
+}
+
+// count are the counters of its keyspace.
+func (fl *flight) count() *counters { return fl.f.counts.of(fl.space.Name) }
+
 // call runs the loader, and keeps what it returns, or what it panics with.
 func (o *outcome) call(ctx context.Context, load func(context.Context) (any, error)) {
 	defer func() {
@@ -562,7 +602,7 @@ func (fl *flight) store(token string) {
 	stored := false
 	defer func() { fl.audited(stored) }()
 	if fl.lost.Load() {
-		f.count.staleFills.Add(1)
+		fl.count().staleFills.Add(1)
 		return
 	}
 	fill, sent, ok := fl.toStore()
@@ -592,7 +632,7 @@ func (fl *flight) filled(fill backend.Fill, sent uint64, stored bool, err error)
 			fl.asOf.Store(sent)
 		}
 	default:
-		fl.f.count.staleFills.Add(1)
+		fl.count().staleFills.Add(1)
 	}
 }
 
@@ -600,7 +640,7 @@ func (fl *flight) filled(fill backend.Fill, sent uint64, stored bool, err error)
 // has come so far would keep it, and when the fill is sent.
 func (fl *flight) toStore() (fill backend.Fill, sent uint64, ok bool) {
 	if fill, sent, ok = fl.storable(); ok && (fl.isDetached() || fl.f.queue.Distrusts(fl.key)) {
-		fl.f.count.staleFills.Add(1)
+		fl.count().staleFills.Add(1)
 		ok = false
 	}
 	return fill, sent, ok

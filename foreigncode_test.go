@@ -148,28 +148,28 @@ func TestP5_ABackendsErrorWhoseMethodsPanic(t *testing.T) {
 	}
 }
 
-// hook is a hook of a Redis client that panics now and then, or answers with an error
+// redisHook is a hook of a Redis client that panics now and then, or answers with an error
 // that does.
-type hook struct{ on atomic.Pointer[func()] }
+type redisHook struct{ on atomic.Pointer[func()] }
 
-func (h *hook) run() {
+func (h *redisHook) run() {
 	if f := h.on.Load(); f != nil {
 		(*f)()
 	}
 }
 
-func (h *hook) DialHook(next redis.DialHook) redis.DialHook {
+func (h *redisHook) DialHook(next redis.DialHook) redis.DialHook {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		h.run()
 		return next(ctx, network, addr)
 	}
 }
 
-func (h *hook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+func (h *redisHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error { h.run(); return next(ctx, cmd) }
 }
 
-func (h *hook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (h *redisHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error { h.run(); return next(ctx, cmds) }
 }
 
@@ -187,7 +187,7 @@ func TestP5_AHookThatPanicsHarmsNobody(t *testing.T) {
 					MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 				})
 				defer client.Close()
-				h := new(hook)
+				h := new(redisHook)
 				client.AddHook(h)
 				c := must(aside.NewRedis(client, aside.Config{NearMaxBytes: near, Timeout: 5 * time.Second}))
 				var calls atomic.Int64
@@ -274,27 +274,6 @@ func TestP5_ALogHandlerThatPanicsHarmsNobody(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestAnOnReadThatPanicsReachesItsCallerAndLeavesNothing(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := must(aside.Open(aside.Config{Type: "memory", OnRead: func(context.Context, aside.ReadEvent) { panic("a hook") }}))
-		for range 3 {
-			func() {
-				defer func() {
-					if p := recover(); p != "a hook" {
-						t.Errorf("recovered %v, want the hook's panic", p)
-					}
-				}()
-				aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) { return "v", nil })
-			}()
-		}
-		writes["Update"](t, c)
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // net/http knows http.ErrAbortHandler by its identity, and logs any other panic.

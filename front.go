@@ -47,7 +47,8 @@ type front struct {
 	wakes   *wake.Hub
 	misses  *expect.Misses // which reads ask for a lease at once
 	queue   *outbox.Outbox
-	count   counters
+	counts  counts
+	hooks   *hooks
 	memory  *memoryBackend // backend, when it is one
 	memo    *entry.Memo
 	near    *near.Cache // nil when there is none
@@ -86,9 +87,15 @@ func (f *front) checkSize(key string, value []byte) error {
 	return nil
 }
 
+// countOf returns the counters of the keyspace of a key that was made from a [Key], in full.
+func (f *front) countOf(key string) *counters {
+	space, _, _ := strings.Cut(strings.TrimPrefix(key, f.cfg.KeyPrefix), ":")
+	return f.counts.of(space)
+}
+
 // notStored counts a value that cannot be stored.
 func (f *front) notStored(space *Keyspace, key string, err error) {
-	f.count.encodeErrors.Add(1)
+	f.counts.of(space.Name).encodeErrors.Add(1)
 	f.warnOnce(space, key, "cache: loaded values are returned but not stored (logged once per keyspace)", err)
 }
 

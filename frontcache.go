@@ -246,7 +246,7 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 		return true
 	})
 	s.Queued, s.Overflowed = f.queue.Status()
-	s.Stats = f.count.stats()
+	s.Stats, s.Keyspaces = f.counts.stats()
 	return s, err
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/hook"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -229,12 +230,12 @@ func TestBadCalls(t *testing.T) {
 
 func second[T any](_ T, err error) error { return err }
 
-func TestLogAndOnRead(t *testing.T) {
+func TestLogAndReads(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	var seen []string
 	c := open(t, aside.Config{
-		Type: "memory", OnRead: func(_ context.Context, e aside.ReadEvent) { seen = append(seen, e.Outcome) },
+		Type: "memory", Hooks: []hook.Hooks{{Hits: true, Read: func(_ context.Context, r hook.Read) { seen = append(seen, r.Outcome) }}},
 		Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	for range 2 {

@@ -58,7 +58,7 @@ func GetOrLoadMany[K comparable, T any](ctx context.Context, c Cache, ids []K, k
 	if key == nil || load == nil {
 		return nil, errors.New("aside: GetOrLoadMany: a function for the keys and a loader are needed, and one is nil")
 	}
-	m := &many[K, T]{f: f, load: load, start: time.Now()}
+	m := &many[K, T]{f: f, load: load}
 	if err := m.add(ctx, ids, key); err != nil {
 		return nil, err
 	}
@@ -87,7 +87,6 @@ func GetOrLoadMany[K comparable, T any](ctx context.Context, c Cache, ids []K, k
 type many[K comparable, T any] struct {
 	f      *front
 	load   func(context.Context, []K) (map[K]T, error)
-	start  time.Time
 	wanted []wanted[K, T]
 	values map[K]T
 
@@ -119,6 +118,10 @@ func (m *many[K, T]) add(ctx context.Context, ids []K, key func(K) Key) error {
 	seen := make(map[K]struct{}, len(ids))
 	arrived := f.flights.seq.Load()
 	fresh := loadctx.IsFresh(ctx)
+	var start time.Time
+	if f.hooks.reads {
+		start = time.Now()
+	}
 	for _, id := range ids {
 		if _, ok := seen[id]; ok {
 			continue
@@ -129,7 +132,7 @@ func (m *many[K, T]) add(ctx context.Context, ids []K, key func(K) Key) error {
 			return fmt.Errorf("aside: GetOrLoadMany: the key of id %.200q: %w", fmt.Sprint(id), err)
 		}
 		w := wanted[K, T]{id: id, space: k.space}
-		w.read = read{request: request{key: f.name(k.text)}, arrived: arrived, mode: modeOf[T](&w.space), together: true}
+		w.read = read{request: request{key: f.name(k.text)}, arrived: arrived, mode: modeOf[T](&w.space), together: true, count: f.counts.of(k.space.Name), start: start}
 		w.fresh = fresh
 		w.space.forKey(w.key)
 		if w.refreshes = f.ttl.refreshAfter(&w.space) != 0; w.refreshes {
@@ -244,7 +247,7 @@ func (m *many[K, T]) refresh(ctx context.Context, ids []*wanted[K, T]) {
 			continue
 		}
 		m.values[w.id] = w.stale
-		m.f.hitStale(ctx, &w.space, &w.read, m.start)
+		m.f.hitStale(ctx, &w.space, &w.read)
 	}
 }
 
@@ -253,7 +256,7 @@ func (m *many[K, T]) awaitRefreshes(ctx context.Context) {
 	for _, w := range m.refreshing {
 		fl := w.fl
 		w.fl = nil
-		value, err := refreshed(ctx, m.f, fl, &w.space, &w.read, m.start, w.stale)
+		value, err := refreshed(ctx, m.f, fl, &w.space, &w.read, w.stale)
 		if err == nil {
 			m.values[w.id] = value
 		} else if m.hasEnded(ctx) {
@@ -275,7 +278,7 @@ func (m *many[K, T]) await(ctx context.Context, ids []*wanted[K, T]) (again []*w
 	for _, w := range ids {
 		fl := w.fl
 		if fl == nil && m.hasEnded(ctx) {
-			m.f.missed(ctx, &w.space, &w.read, m.start, m.ended)
+			m.f.missed(ctx, &w.space, &w.read, m.ended)
 			continue
 		}
 		w.fl = nil // landed leaves it
@@ -310,9 +313,9 @@ func (m *many[K, T]) leave() {
 
 func (m *many[K, T]) count(ctx context.Context, w *wanted[K, T], hit bool, err error) {
 	if hit {
-		m.f.hit(ctx, &w.space, &w.read, m.start, err)
+		m.f.hit(ctx, &w.space, &w.read, err)
 	} else {
-		m.f.missed(ctx, &w.space, &w.read, m.start, err)
+		m.f.missed(ctx, &w.space, &w.read, err)
 	}
 }
 

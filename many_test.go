@@ -18,6 +18,7 @@ import (
 
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/hook"
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
@@ -819,11 +820,11 @@ func TestMany_IsObserved(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
 	told := make(map[string]int)
-	c := open(t, aside.Config{Type: "memory", OnRead: func(_ context.Context, e aside.ReadEvent) {
+	c := open(t, aside.Config{Type: "memory", Hooks: []hook.Hooks{{Hits: true, Read: func(_ context.Context, r hook.Read) {
 		mu.Lock()
 		defer mu.Unlock()
-		told[fmt.Sprint(e.Keyspace, " ", e.Outcome, " ", e.Err)]++
-	}})
+		told[fmt.Sprint(r.Keyspace, " ", r.Outcome, " ", r.Err)]++
+	}}}})
 	many(t, c, &table{}, 1, 2, 100)
 	many(t, c, &table{}, 1, 2, 3, 100)
 	want := map[string]int{"number miss <nil>": 3, "number hit <nil>": 2, "number miss " + aside.ErrNotFound.Error(): 2}

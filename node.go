@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside/backend"
+	"github.com/cacheaside/aside/hook"
 	"github.com/cacheaside/aside/internal/batch"
 	"github.com/cacheaside/aside/internal/breaker"
 	"github.com/cacheaside/aside/internal/deadline"
@@ -130,7 +131,11 @@ func (f *front) newBreaker(shard, does string, connected func() int64, probe fun
 		silence = 0 // WAIT is silent for as long as the replicas are
 	}
 	return breaker.New(breaker.Options{
-		Does: does, Log: log, Stop: f.life.Context(), Go: f.life.Go, Answers: f.answers, Silence: silence, Connected: connected,
+		Does: does, Log: log,
+		Turned: func(open bool, err error) {
+			f.hooks.turn(hook.State{Trouble: does, Begins: open, Node: shard, Err: err})
+		},
+		Stop: f.life.Context(), Go: f.life.Go, Answers: f.answers, Silence: silence, Connected: connected,
 		Probe: func() error {
 			ctx, cancel := context.WithTimeout(f.life.Context(), f.cfg.Timeout)
 			defer cancel()

@@ -1,33 +1,19 @@
 package aside
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"maps"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
-)
 
-// ReadEvent is one finished call of GetOrLoad, or one id of GetOrLoadMany, as Config.OnRead is told of it.
-type ReadEvent struct {
-	// Keyspace is the name of the key's keyspace, for a label; keys are too many.
-	Keyspace string
-
-	// Outcome is "hit" for a value that the cache had, or was storing, when the call came,
-	// "stale" for one that is older than its keyspace's RefreshAfter, "off" for one from the loader while the cache is switched off, and "miss" for
-	// all else: from the loader, another caller's load, or a later look, and a remembered
-	// ErrNotFound.
-	Outcome string
-
-	Duration time.Duration // of the whole call
-	Err      error         // returned by the call
-}
-
-// The outcomes of a read.
-const (
-	outcomeHit  = "hit"
-	outcomeOld  = "stale"
-	outcomeMiss = "miss"
-	outcomeOff  = "off"
+	"github.com/cacheaside/aside/hook"
 )
 
 // Status describes a Cache.
@@ -43,6 +29,9 @@ type Status struct {
 	Queued     int    // invalidations waiting to be delivered
 	Overflowed bool   // the queue was full: nothing cached is trusted until a Clear went through
 	Stats      Stats
+
+	// Keyspaces are the Stats of each keyspace, by name: of the first 256 that were used.
+	Keyspaces map[string]Stats
 }
 
 // Stats are counts since the Cache was made, of this process alone.
@@ -69,6 +58,61 @@ type Stats struct {
 	InvalidationQueued int64 // keys whose invalidation had to be queued
 }
 
+// counts are counters by keyspace.
+type counts struct {
+	known atomic.Pointer[map[string]*counters] // copied when a keyspace is added
+	mu    sync.Mutex                           // of who adds one
+	rest  counters
+}
+
+// maxCounted is how many keyspaces are counted by themselves.
+const maxCounted = 256
+
+// of returns the counters of the keyspace of a name.
+func (c *counts) of(space string) *counters {
+	if known := c.known.Load(); known != nil {
+		if of, ok := (*known)[space]; ok {
+			return of
+		}
+	}
+	return c.add(space)
+}
+
+func (c *counts) add(space string) *counters {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known := make(map[string]*counters)
+	if old := c.known.Load(); old != nil {
+		if of, ok := (*old)[space]; ok {
+			return of
+		}
+		if len(*old) >= maxCounted {
+			return &c.rest
+		}
+		maps.Copy(known, *old)
+	}
+	of := &counters{}
+	known[strings.Clone(space)] = of
+	c.known.Store(&known)
+	return of
+}
+
+// stats returns what was counted in all, and by keyspace.
+func (c *counts) stats() (all Stats, each map[string]Stats) {
+	each = make(map[string]Stats)
+	c.rest.addTo(&all)
+	if known := c.known.Load(); known != nil {
+		for space, of := range *known {
+			var s Stats
+			of.addTo(&s)
+			of.addTo(&all)
+			each[space] = s
+		}
+	}
+	return all, each
+}
+
+// counters are those of a keyspace.
 type counters struct {
 	hits, nearHits, staleHits                                   striped
 	audited, auditDifferences, auditsUndecided                  atomic.Int64
@@ -77,29 +121,27 @@ type counters struct {
 	staleFills, decodeErrors, encodeErrors, invalidated, queued atomic.Int64
 }
 
-func (c *counters) stats() Stats {
-	return Stats{
-		Hits:               c.hits.Load(),
-		NearHits:           c.nearHits.Load(),
-		StaleHits:          c.staleHits.Load(),
-		Misses:             c.misses.Load(),
-		Loads:              c.loads.Load(),
-		LoadErrors:         c.loadErrors.Load(),
-		Refreshes:          c.refreshes.Load(),
-		RefreshErrors:      c.refreshErrors.Load(),
-		RefreshesSkipped:   c.refreshesSkipped.Load(),
-		Audited:            c.audited.Load(),
-		AuditDifferences:   c.auditDifferences.Load(),
-		AuditsUndecided:    c.auditsUndecided.Load(),
-		Coalesced:          c.coalesced.Load(),
-		Waited:             c.waited.Load(),
-		Degraded:           c.degraded.Load(),
-		StaleFills:         c.staleFills.Load(),
-		DecodeErrors:       c.decodeErrors.Load(),
-		EncodeErrors:       c.encodeErrors.Load(),
-		Invalidated:        c.invalidated.Load(),
-		InvalidationQueued: c.queued.Load(),
-	}
+func (c *counters) addTo(s *Stats) {
+	s.Hits += c.hits.Load()
+	s.NearHits += c.nearHits.Load()
+	s.StaleHits += c.staleHits.Load()
+	s.Misses += c.misses.Load()
+	s.Loads += c.loads.Load()
+	s.LoadErrors += c.loadErrors.Load()
+	s.Refreshes += c.refreshes.Load()
+	s.RefreshErrors += c.refreshErrors.Load()
+	s.RefreshesSkipped += c.refreshesSkipped.Load()
+	s.Audited += c.audited.Load()
+	s.AuditDifferences += c.auditDifferences.Load()
+	s.AuditsUndecided += c.auditsUndecided.Load()
+	s.Coalesced += c.coalesced.Load()
+	s.Waited += c.waited.Load()
+	s.Degraded += c.degraded.Load()
+	s.StaleFills += c.staleFills.Load()
+	s.DecodeErrors += c.decodeErrors.Load()
+	s.EncodeErrors += c.encodeErrors.Load()
+	s.Invalidated += c.invalidated.Load()
+	s.InvalidationQueued += c.queued.Load()
 }
 
 // striped counts what many processors count at once: one word for all of them would
@@ -135,4 +177,120 @@ func humanBytes(n int64) string {
 		return fmt.Sprintf("%dB", n)
 	}
 	return fmt.Sprintf("%.2f%c", f, units[i])
+}
+
+// hooks are Config.Hooks, ready to be called.
+type hooks struct {
+	all                  []hook.Hooks
+	reads, hits          bool // one is told of reads, or of hits as well
+	loads, writes, state bool
+
+	log      *slog.Logger
+	panicked sync.Once
+
+	mu      sync.Mutex
+	states  []hook.State // that are to be told of
+	telling bool         // a goroutine tells of them
+}
+
+func newHooks(all []hook.Hooks, log *slog.Logger) *hooks {
+	h := &hooks{all: all, log: log}
+	for _, k := range all {
+		h.reads = h.reads || k.Read != nil
+		h.hits = h.hits || k.Read != nil && k.Hits
+		h.loads = h.loads || k.Load != nil
+		h.writes = h.writes || k.Write != nil
+		h.state = h.state || k.State != nil
+	}
+	return h
+}
+
+// call calls one of the hooks.
+func (h *hooks) call(one func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			stack := debug.Stack()
+			h.panicked.Do(func() {
+				h.log.Error("cache: a hook panicked (logged once)", "panic", fmt.Sprint(p), "stack", string(stack))
+			})
+		}
+	}()
+	one()
+}
+
+func (h *hooks) read(ctx context.Context, r hook.Read) {
+	for _, k := range h.all {
+		if k.Read != nil && (k.Hits || r.Outcome != hook.Hit) {
+			h.call(func() { k.Read(ctx, r) })
+		}
+	}
+}
+
+// load returns the context for a loader, and a function that tells of its end.
+func (h *hooks) load(ctx context.Context, l hook.Load) (loader context.Context, ended func(err error)) {
+	loader = ctx
+	var ends []func(hook.LoadEnd)
+	for _, k := range h.all {
+		if k.Load == nil {
+			continue
+		}
+		h.call(func() {
+			made, end := k.Load(loader, l)
+			if made != nil {
+				loader = made
+			}
+			if end != nil {
+				ends = append(ends, end)
+			}
+		})
+	}
+	start := time.Now()
+	return loader, func(err error) {
+		e := hook.LoadEnd{Duration: time.Since(start), Err: err}
+		for _, end := range slices.Backward(ends) {
+			h.call(func() { end(e) })
+		}
+	}
+}
+
+func (h *hooks) write(ctx context.Context, w hook.Write) {
+	for _, k := range h.all {
+		if k.Write != nil {
+			h.call(func() { k.Write(ctx, w) })
+		}
+	}
+}
+
+// turn tells of trouble that begins or ends, in order, in a goroutine of its own: whoever
+// notices it holds locks.
+func (h *hooks) turn(s hook.State) {
+	if !h.state {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.states = append(h.states, s); !h.telling {
+		h.telling = true
+		go h.tell()
+	}
+}
+
+func (h *hooks) tell() {
+	for s, ok := h.next(); ok; s, ok = h.next() {
+		for _, k := range h.all {
+			if k.State != nil {
+				h.call(func() { k.State(s) })
+			}
+		}
+	}
+}
+
+func (h *hooks) next() (s hook.State, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.telling = len(h.states) > 0; !h.telling {
+		return s, false
+	}
+	s, h.states = h.states[0], h.states[1:]
+	return s, true
 }

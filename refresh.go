@@ -54,7 +54,7 @@ func (fs *flights) boardRefresh(ctx context.Context, f *front, space *Keyspace, 
 		return nil, false
 	}
 	if !may() {
-		f.count.refreshesSkipped.Add(1)
+		f.counts.of(space.Name).refreshesSkipped.Add(1)
 		return nil, false
 	}
 	fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
@@ -112,7 +112,7 @@ func (fl *flight) refreshFailed(err error) {
 	if fl.refresh.audits {
 		return
 	}
-	fl.f.count.refreshErrors.Add(1)
+	fl.count().refreshErrors.Add(1)
 	fl.f.warnOnce(&fl.space, fl.key, "cache: loads that were to refresh values failed, and the old values stay until their time to live is over (logged once per keyspace)", err)
 }
 
@@ -144,7 +144,7 @@ func (fl *flight) mayAudit(lease backend.Lease) bool {
 			return true
 		}
 	}
-	fl.f.count.auditsUndecided.Add(1)
+	fl.count().auditsUndecided.Add(1)
 	return false
 }
 
@@ -175,14 +175,14 @@ func (fl *flight) audited(stored bool) {
 	case r == nil || !r.audits:
 		return
 	case !stored:
-		f.count.auditsUndecided.Add(1)
+		fl.count().auditsUndecided.Add(1)
 		return
 	}
-	f.count.audited.Add(1)
+	fl.count().audited.Add(1)
 	if !r.differs {
 		return
 	}
-	f.count.auditDifferences.Add(1)
+	fl.count().auditDifferences.Add(1)
 	now := time.Now().UnixNano()
 	if last := f.auditLogged.Load(); now-last >= int64(auditLogs) && f.auditLogged.CompareAndSwap(last, now) {
 		f.log.Warn("cache: the database has another value than a hit has returned, and no invalidation came between (Config.Audit; logged every 10 seconds at most)", "key", fl.key, "served", r.began)

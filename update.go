@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cacheaside/aside/hook"
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/outbox"
 	"github.com/cacheaside/aside/internal/redisstore"
@@ -42,7 +43,13 @@ func Update(ctx context.Context, c Cache, write func(context.Context) error, key
 		return err
 	}
 	u := update{f: f, keys: names, token: rand.Text(), budget: f.newBudget()}
-	return u.run(ctx, write)
+	if !f.hooks.writes {
+		return u.run(ctx, write)
+	}
+	start := time.Now()
+	err = u.run(ctx, write)
+	f.wrote(ctx, hook.Write{Update: true, Keyspace: keys[0].space.Name, Duration: time.Since(start), Err: err}, names)
+	return err
 }
 
 // Invalidate removes keys from the cache after their values have changed in the
@@ -58,7 +65,24 @@ func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
 	if err != nil {
 		return err
 	}
-	return f.invalidate(ctx, f.newBudget(), names...)
+	if !f.hooks.writes {
+		return f.invalidate(ctx, f.newBudget(), names...)
+	}
+	start := time.Now()
+	err = f.invalidate(ctx, f.newBudget(), names...)
+	f.wrote(ctx, hook.Write{Keyspace: keys[0].space.Name, Duration: time.Since(start), Err: err}, names)
+	return err
+}
+
+// wrote tells hooks of a write of keys.
+func (f *front) wrote(ctx context.Context, w hook.Write, keys []string) {
+	w.Keys = len(keys)
+	for _, key := range keys {
+		if f.queue.Distrusts(key) {
+			w.Queued++
+		}
+	}
+	f.hooks.write(ctx, w)
 }
 
 // Pending reports whether reads of at least one of keys bypass the cache in this
@@ -270,15 +294,20 @@ func (f *front) unblockNow(ctx context.Context, b *budget, of outbox.Scope, toke
 // those that nobody is going to deliver.
 func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error {
 	f.near.Drop(keys...) // what was asked for before now may be older
-	f.count.invalidated.Add(int64(len(keys) - len(failed)))
+	for _, key := range without(keys, failed) {
+		f.countOf(key).invalidated.Add(1)
+	}
 	if len(failed) == 0 {
 		return nil
 	}
 	if n, _ := f.queue.Status(); n == 0 {
 		f.log.Warn("cache: invalidations are kept until the backend takes them", "err", err)
+		f.hooks.turn(hook.State{Trouble: hook.Queue, Begins: true, Err: err})
 	}
 	refused := f.queue.Add(failed, of)
-	f.count.queued.Add(int64(len(failed) - refused))
+	for _, key := range failed[:len(failed)-refused] {
+		f.countOf(key).queued.Add(1)
+	}
 	if f.life.IsOver() {
 		return fmt.Errorf("%w: %d keys could not be invalidated any more", ErrClosed, len(failed))
 	}
@@ -324,6 +353,7 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 	n, overflowed := f.queue.Status()
 	if n == 0 && !overflowed && ctx.Err() == nil {
 		f.log.Warn("cache: all invalidations that were kept are delivered")
+		f.hooks.turn(hook.State{Trouble: hook.Queue})
 	}
 	return n == 0 && !overflowed
 }
@@ -393,10 +423,10 @@ func (f *front) deliverBatch(ctx context.Context, batch []outbox.Due) {
 	for _, d := range batch {
 		if !undelivered[d.Key] {
 			done = append(done, d)
+			f.countOf(d.Key).invalidated.Add(1)
 		}
 	}
 	f.near.Drop(keys...)
-	f.count.invalidated.Add(int64(len(done)))
 	f.queue.Delivered(done)
 }
 

@@ -131,20 +131,20 @@ func (f *front) isNear(space *Keyspace) bool { return f.near != nil && f.nearSpa
 
 // lookupLocal returns a key's value that is in this process. In a keyspace that refreshes,
 // old says whether it is not fresh.
-func (f *front) lookupLocal(space *Keyspace, key string, refreshes bool) (e *entry.Entry, old, ok bool) {
+func (f *front) lookupLocal(space *Keyspace, r *read) (e *entry.Entry, old, ok bool) {
 	if f.memory != nil {
-		m, ok := f.memory.entry(key)
+		m, ok := f.memory.entry(r.key)
 		if !ok {
 			return nil, false, false
 		}
-		return &m.Entry, refreshes && !f.memory.isFresh(m), true
+		return &m.Entry, r.refreshes && !f.memory.isFresh(m), true
 	}
 	if f.isNear(space) {
-		e, old, ok = f.near.Get(key)
+		e, old, ok = f.near.Get(r.key)
 		if ok {
-			f.count.nearHits.Add(1)
+			r.count.nearHits.Add(1)
 		}
-		return e, old && refreshes, ok
+		return e, old && r.refreshes, ok
 	}
 	return nil, false, false
 }

@@ -198,7 +198,7 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 	redis.SetLogger(&quiet)
 	metrics := newMetrics()
 	set.cache.Logger = log
-	set.cache.OnRead = onRead(metrics)
+	set.cache.Hooks = hooks(metrics)
 
 	db, err := openDatabase(ctx, set.databaseURL)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/hook"
 )
 
 // metrics are the server's, for Prometheus.
@@ -48,8 +49,8 @@ func (m *metrics) request(route, method string, code int, took time.Duration) {
 	m.requests.WithLabelValues(route, method, strconv.Itoa(code)).Observe(took.Seconds())
 }
 
-func (m *metrics) read(e aside.ReadEvent) {
-	m.reads.WithLabelValues(e.Keyspace, e.Outcome).Observe(e.Duration.Seconds())
+func (m *metrics) read(r hook.Read) {
+	m.reads.WithLabelValues(r.Keyspace, r.Outcome).Observe(r.Duration.Seconds())
 }
 
 // watch has the cache's own counts collected.

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/hook"
 )
 
 // trace tells a request how its read of the cache went.
@@ -35,14 +35,14 @@ func timeLoad(ctx context.Context) (done func()) {
 	return func() { t.database.Add(int64(time.Since(start))) }
 }
 
-// onRead returns the cache's: it is called with the context of the read.
-func onRead(m *metrics) func(context.Context, aside.ReadEvent) {
-	return func(ctx context.Context, e aside.ReadEvent) {
+// hooks are the cache's: Read is called with the context of the read.
+func hooks(m *metrics) []hook.Hooks {
+	return []hook.Hooks{{Hits: true, Read: func(ctx context.Context, r hook.Read) {
 		if t, ok := ctx.Value(traceKey{}).(*trace); ok {
-			t.outcome = strings.ToUpper(e.Outcome)
+			t.outcome = strings.ToUpper(r.Outcome)
 		}
-		m.read(e)
-	}
+		m.read(r)
+	}}}
 }
 
 // chatRead is one read of a conversation, as pages show it.

@@ -51,7 +51,7 @@ func serverOn(t *testing.T, env map[string]string) *client {
 	}
 	log := slog.New(slog.DiscardHandler)
 	metrics := newMetrics()
-	set.cache.Logger, set.cache.OnRead = log, onRead(metrics)
+	set.cache.Logger, set.cache.Hooks = log, hooks(metrics)
 	db, err := openDatabase(t.Context(), set.databaseURL)
 	if err != nil {
 		t.Fatal(err)

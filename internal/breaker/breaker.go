@@ -50,10 +50,11 @@ type Breaker struct {
 
 // Options configure a Breaker.
 type Options struct {
-	Does    string        // the task of the node, for the log: "answer", or "store"
-	Probe   func() error  // asks the node something small
-	Answers func()        // is called when the breaker has closed
-	Silence time.Duration // how long the node may be silent while commands wait; 0 is for ever
+	Does    string                     // the task of the node, for the log: "answer", or "store"
+	Probe   func() error               // asks the node something small
+	Answers func()                     // is called when the breaker has closed
+	Turned  func(open bool, err error) // is called when it has opened, with the error that did it, or is about to close; may be nil
+	Silence time.Duration              // how long the node may be silent while commands wait; 0 is for ever
 	Log     *slog.Logger
 	Stop    context.Context        // after which nothing is probed
 	Go      func(work func()) bool // runs work in a goroutine, or reports that nothing is begun any more
@@ -64,7 +65,12 @@ type Options struct {
 }
 
 // New returns a Breaker that is closed.
-func New(o Options) *Breaker { return &Breaker{Options: o} }
+func New(o Options) *Breaker {
+	if o.Turned == nil {
+		o.Turned = func(bool, error) {}
+	}
+	return &Breaker{Options: o}
+}
 
 // IsOpen reports whether the node is to be left alone.
 func (b *Breaker) IsOpen() bool { return b.open.Load() }
@@ -158,6 +164,7 @@ func (b *Breaker) Failure(err error, weight int32) {
 		return
 	}
 	b.Log.Warn("cache backend does not "+b.Does+": going on without it", "err", err)
+	b.Turned(true, err)
 	b.Go(b.untilAnswered)
 }
 
@@ -174,6 +181,7 @@ func (b *Breaker) untilAnswered() {
 	}
 	b.failures.Store(0)
 	b.heard.Store(time.Now().UnixNano())
+	b.Turned(false, nil)
 	b.open.Store(false)
 	b.Log.Warn("cache backend " + b.Does + "s again")
 	b.Answers()

@@ -32,9 +32,10 @@ type Changes interface {
 	Coherent(coherent bool) // any key may have changed, and whether changes are heard from now on
 }
 
-// Track tells changes of the keys that start with one of prefixes, until ctx ends.
-func (b *Store) Track(ctx context.Context, prefixes []string, changes Changes, log *slog.Logger) {
-	t := &tracking{changes: changes, backend: b, prefixes: prefixes, log: log, nodes: make(map[string]*trackedNode)}
+// Track tells changes of the keys that start with one of prefixes, until ctx ends. It calls
+// turned when changes are not heard any more, and when they are again.
+func (b *Store) Track(ctx context.Context, prefixes []string, changes Changes, log *slog.Logger, turned func(lost bool, err error)) {
+	t := &tracking{changes: changes, backend: b, prefixes: prefixes, log: log, turned: turned, nodes: make(map[string]*trackedNode)}
 	t.run(ctx)
 }
 
@@ -50,6 +51,7 @@ type tracking struct {
 	backend  *Store
 	prefixes []string
 	log      *slog.Logger
+	turned   func(lost bool, err error)
 
 	mu    sync.Mutex
 	nodes map[string]*trackedNode // as masters names them
@@ -232,6 +234,7 @@ func (t *tracking) hears(node *trackedNode, heard bool, err error) {
 	all := t.allHeard()
 	t.changes.Coherent(all)
 	if lost := !all; lost != t.lost {
+		t.turned(lost, err)
 		if t.lost = lost; lost && err != nil {
 			t.log.Warn("cache: the near cache is not used: Redis's invalidations are not heard", "err", err)
 		} else if !lost {

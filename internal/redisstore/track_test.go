@@ -23,7 +23,7 @@ func TestTrack_WhatRedisSays(t *testing.T) {
 	t.Parallel()
 	n := kept{}
 	node := &trackedNode{}
-	tr := &tracking{changes: n, nodes: map[string]*trackedNode{"node": node}, log: slog.New(slog.DiscardHandler)}
+	tr := &tracking{changes: n, nodes: map[string]*trackedNode{"node": node}, log: slog.New(slog.DiscardHandler), turned: func(bool, error) {}}
 	tr.hears(node, true, nil)
 	says := func(what any) {
 		if err := tr.HandlePushNotification(t.Context(), push.NotificationHandlerContext{}, []any{"invalidate", what}); err != nil {

@@ -1,0 +1,254 @@
+package aside_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/hook"
+	"github.com/cacheaside/aside/internal/redistest"
+)
+
+// told is what hooks were told, in order.
+type told struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (t *told) add(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.list = append(t.list, fmt.Sprintf(format, args...))
+}
+
+func (t *told) all() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.list)
+}
+
+type spanKey struct{}
+
+// hooks are told of everything but hits. The context of each load has a span: the value
+// that its hook put there.
+func (t *told) hooks() []hook.Hooks {
+	return []hook.Hooks{{
+		Read: func(_ context.Context, r hook.Read) {
+			var span any
+			if r.Load != nil {
+				span = r.Load.Value(spanKey{})
+			}
+			t.add("read %s %s %v of %v", r.Keyspace, r.Outcome, r.Err, span)
+		},
+		Load: func(ctx context.Context, l hook.Load) (context.Context, func(hook.LoadEnd)) {
+			t.add("load %s %s %d", l.Keyspace, l.Reason, l.Keys)
+			return context.WithValue(ctx, spanKey{}, l.Reason), func(e hook.LoadEnd) { t.add("loaded %v", e.Err) }
+		},
+		Write: func(_ context.Context, w hook.Write) {
+			t.add("write %s update %v, %d keys, %d queued, %v", w.Keyspace, w.Update, w.Keys, w.Queued, w.Err)
+		},
+		State: func(s hook.State) { t.add("state %s begins %v", s.Trouble, s.Begins) },
+	}}
+}
+
+// A loader gets the context that hooks make, and the read that takes its result is told of
+// with it. A hit tells nobody.
+func TestHooks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var told told
+		c := open(t, aside.Config{Type: "memory", Hooks: told.hooks()})
+		s := aside.Keyspace{Name: "s", TTL: time.Hour, RefreshAfter: 30 * time.Minute}
+		load := func(ctx context.Context) (string, error) {
+			told.add("in %v", ctx.Value(spanKey{}))
+			aside.KeepFor(ctx, 50*time.Minute)
+			return "v", nil
+		}
+		must(aside.GetOrLoad(t.Context(), c, s.Key("A"), load))
+		must(aside.GetOrLoad(t.Context(), c, s.Key("A"), load))
+		must(aside.GetOrLoad(aside.Fresh(t.Context()), c, s.Key("A"), load))
+		time.Sleep(40 * time.Minute)
+		must(aside.GetOrLoad(t.Context(), c, s.Key("A"), load))
+		synctest.Wait()
+		time.Sleep(49 * time.Minute)
+		if _, _, ok, _ := aside.Peek[string](t.Context(), c, s.Key("A")); !ok {
+			t.Error("the refresh was not stored")
+		}
+		time.Sleep(2 * time.Minute)
+		if _, err := aside.GetOrLoad(t.Context(), c, s.Key("A"), func(context.Context) (string, error) { return "", aside.ErrNotFound }); !errors.Is(err, aside.ErrNotFound) {
+			t.Error(err)
+		}
+		must(aside.GetOrLoadMany(t.Context(), c, []string{"1", "2"}, s.Key, func(ctx context.Context, _ []string) (map[string]string, error) {
+			told.add("in %v", ctx.Value(spanKey{}))
+			return map[string]string{"1": "v", "2": "v"}, nil
+		}))
+		if err := aside.Invalidate(t.Context(), c, s.Key("A"), s.Key("B")); err != nil {
+			t.Error(err)
+		}
+		failed := errors.New("failed")
+		if err := aside.Update(t.Context(), c, func(context.Context) error { return failed }, s.Key("A")); err != failed {
+			t.Error(err)
+		}
+		want := []string{
+			"load s miss 1", "in miss", "loaded <nil>", "read s miss <nil> of miss",
+			"load s fresh 1", "in fresh", "loaded <nil>", "read s miss <nil> of fresh",
+			"read s stale <nil> of <nil>", "load s refresh 1", "in refresh", "loaded <nil>",
+			"load s miss 1", "loaded aside: not found", "read s miss aside: not found of miss",
+			"load s miss 2", "in miss", "loaded <nil>", "read s miss <nil> of miss", "read s miss <nil> of miss",
+			"write s update false, 2 keys, 0 queued, <nil>",
+			"write s update true, 1 keys, 0 queued, failed",
+		}
+		if diff := cmp.Diff(want, told.all()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// Who joins a load is told of with the context of the load that it joined.
+func TestHooks_OfWhoJoins(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var told told
+		c := open(t, aside.Config{Type: "memory", Hooks: told.hooks()})
+		var group sync.WaitGroup
+		for range 2 {
+			group.Go(func() {
+				must(aside.GetOrLoad(t.Context(), c, room, func(context.Context) (string, error) { time.Sleep(time.Second); return "v", nil }))
+			})
+		}
+		group.Wait()
+		want := []string{"load chat_messages miss 1", "loaded <nil>", "read chat_messages miss <nil> of miss", "read chat_messages miss <nil> of miss"}
+		if diff := cmp.Diff(want, told.all()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// Trouble is told of when it begins and when it ends, and writes say how many of their keys
+// wait for it to end.
+func TestHooks_OfTrouble(t *testing.T) {
+	t.Parallel()
+	r := redistest.Start(t)
+	var told told
+	c := overRedis(t, r.Addr, aside.Config{Timeout: 100 * time.Millisecond, NearMaxBytes: 1 << 20, Hooks: told.hooks()})
+	for i := 0; stats(t, c).NearHits == 0; i++ { // once Redis tells of changes
+		get(t, c, aside.Keyspace{Name: "chat_messages"}, loaded("v"), "v")
+	}
+	r.Pause()
+	for !slices.Contains(told.all(), "state answer begins true") {
+		must(aside.GetOrLoad(t.Context(), c, aside.ChatMessages(fmt.Sprint(time.Now())), loaded("v")))
+	}
+	if err := aside.Invalidate(t.Context(), c, room); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"write chat_messages update false, 1 keys, 1 queued, <nil>", "state queue begins true", "state near begins true"} {
+		redistest.Eventually(t, want, func() bool { return slices.Contains(told.all(), want) })
+	}
+	r.Resume()
+	for _, want := range []string{"state answer begins false", "state queue begins false", "state near begins false"} {
+		redistest.Eventually(t, want, func() bool { return slices.Contains(told.all(), want) })
+	}
+}
+
+// A hook that panics changes nothing, and is told of once. One that exits ends a load, and
+// stores nothing.
+func TestHooks_ThatPanic(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		c := open(t, aside.Config{
+			Type: "memory", Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			Hooks: []hook.Hooks{{
+				Hits: true,
+				Read: func(context.Context, hook.Read) { panic("a hook of reads") },
+				Load: func(context.Context, hook.Load) (context.Context, func(hook.LoadEnd)) {
+					return nil, func(hook.LoadEnd) { panic("a hook of ends") }
+				},
+				Write: func(context.Context, hook.Write) { panic("a hook of writes") },
+			}, {
+				Load: func(context.Context, hook.Load) (context.Context, func(hook.LoadEnd)) { panic("a hook of loads") },
+			}},
+		})
+		for range 2 {
+			if v, err := aside.GetOrLoad(t.Context(), c, room, loaded("v")); v != "v" || err != nil {
+				t.Errorf("got %q, %v", v, err)
+			}
+		}
+		if err := aside.Invalidate(t.Context(), c, room); err != nil {
+			t.Error(err)
+		}
+		if s := stats(t, c); s.Hits != 1 || s.Misses != 1 {
+			t.Errorf("%+v, want a hit and a miss", s)
+		}
+		if n := strings.Count(log.String(), "a hook panicked"); n != 1 {
+			t.Errorf("told of %d times, want once:\n%s", n, &log)
+		}
+	})
+}
+
+func TestHooks_ThatExit(t *testing.T) {
+	t.Parallel()
+	for _, many := range []bool{false, true} {
+		c := open(t, aside.Config{Type: "memory", Hooks: []hook.Hooks{{
+			Load: func(context.Context, hook.Load) (context.Context, func(hook.LoadEnd)) {
+				runtime.Goexit()
+				return nil, nil
+			},
+		}}})
+		var err error
+		if many {
+			_, err = aside.GetOrLoadMany(t.Context(), c, []string{"A"}, aside.ChatMessages, func(context.Context, []string) (map[string]string, error) {
+				return map[string]string{"A": "v"}, nil
+			})
+		} else {
+			_, err = aside.GetOrLoad(t.Context(), c, room, loaded("v"))
+		}
+		if err == nil {
+			t.Errorf("many %v: no error", many)
+		}
+		if _, ok, err := c.Get(t.Context(), room.String()); ok || err != nil {
+			t.Errorf("many %v: stored %v, %v", many, ok, err)
+		}
+	}
+}
+
+// Each keyspace is counted by itself, up to 256 of them.
+func TestStatus_ByKeyspace(t *testing.T) {
+	t.Parallel()
+	c := open(t, aside.Config{Type: "memory"})
+	for range 2 {
+		must(aside.GetOrLoad(t.Context(), c, room, loaded("v")))
+	}
+	must(aside.GetOrLoad(t.Context(), c, aside.UserChats("u"), loaded("v")))
+	if err := aside.Invalidate(t.Context(), c, room, aside.UserChats("u"), aside.UserChats("w")); err != nil {
+		t.Fatal(err)
+	}
+	s := must(c.Status(t.Context()))
+	want := map[string]aside.Stats{
+		"chat_messages": {Hits: 1, Misses: 1, Loads: 1, Invalidated: 1},
+		"user_chats":    {Misses: 1, Loads: 1, Invalidated: 2},
+	}
+	if diff := cmp.Diff(want, s.Keyspaces); diff != "" {
+		t.Error(diff)
+	}
+	if want := (aside.Stats{Hits: 1, Misses: 2, Loads: 2, Invalidated: 3}); s.Stats != want {
+		t.Errorf("in all %+v, want %+v", s.Stats, want)
+	}
+	for i := range 300 {
+		must(aside.GetOrLoad(t.Context(), c, aside.Keyspace{Name: fmt.Sprint("s", i)}.Key("A"), loaded("v")))
+	}
+	if s := must(c.Status(t.Context())); len(s.Keyspaces) != 256 || s.Stats.Misses != 302 {
+		t.Errorf("%d keyspaces and %d misses, want 256 and 302", len(s.Keyspaces), s.Stats.Misses)
+	}
+}
