@@ -248,7 +248,11 @@ func TestStatus_ByKeyspace(t *testing.T) {
 	for i := range 300 {
 		must(aside.GetOrLoad(t.Context(), c, aside.Keyspace{Name: fmt.Sprint("s", i)}.Key("A"), loaded("v")))
 	}
-	if s := must(c.Status(t.Context())); len(s.Keyspaces) != 256 || s.Stats.Misses != 302 {
-		t.Errorf("%d keyspaces and %d misses, want 256 and 302", len(s.Keyspaces), s.Stats.Misses)
+	if err := c.Delete(t.Context(), "\xff:not a keyspace"); err != nil {
+		t.Fatal(err)
+	}
+	rest := aside.Stats{Misses: 46, Loads: 46, Invalidated: 1}
+	if s := must(c.Status(t.Context())); len(s.Keyspaces) != 257 || s.Stats.Misses != 302 || s.Keyspaces[""] != rest {
+		t.Errorf("%d keyspaces, %d misses, the rest %+v, want 257, 302 and %+v", len(s.Keyspaces), s.Stats.Misses, s.Keyspaces[""], rest)
 	}
 }

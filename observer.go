@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 	"unsafe"
 
 	"github.com/cacheaside/aside/hook"
@@ -30,7 +31,8 @@ type Status struct {
 	Overflowed bool   // the queue was full: nothing cached is trusted until a Clear went through
 	Stats      Stats
 
-	// Keyspaces are the Stats of each keyspace, by name: of the first 256 that were used.
+	// Keyspaces are the Stats of each keyspace, by name, for the first 256 that were used.
+	// Those of all others together have the name "".
 	Keyspaces map[string]Stats
 }
 
@@ -86,10 +88,10 @@ func (c *counts) add(space string) *counters {
 		if of, ok := (*old)[space]; ok {
 			return of
 		}
-		if len(*old) >= maxCounted {
-			return &c.rest
-		}
 		maps.Copy(known, *old)
+	}
+	if len(known) >= maxCounted || space == "" || !utf8.ValidString(space) { // a label's value
+		return &c.rest
 	}
 	of := &counters{}
 	known[strings.Clone(space)] = of
@@ -100,14 +102,16 @@ func (c *counts) add(space string) *counters {
 // stats returns what was counted in all, and by keyspace.
 func (c *counts) stats() (all Stats, each map[string]Stats) {
 	each = make(map[string]Stats)
-	c.rest.addTo(&all)
+	if rest := c.rest.stats(); rest != (Stats{}) {
+		each[""] = rest
+	}
 	if known := c.known.Load(); known != nil {
 		for space, of := range *known {
-			var s Stats
-			of.addTo(&s)
-			of.addTo(&all)
-			each[space] = s
+			each[space] = of.stats()
 		}
+	}
+	for _, s := range each {
+		all.add(s)
 	}
 	return all, each
 }
@@ -121,27 +125,52 @@ type counters struct {
 	staleFills, decodeErrors, encodeErrors, invalidated, queued atomic.Int64
 }
 
-func (c *counters) addTo(s *Stats) {
-	s.Hits += c.hits.Load()
-	s.NearHits += c.nearHits.Load()
-	s.StaleHits += c.staleHits.Load()
-	s.Misses += c.misses.Load()
-	s.Loads += c.loads.Load()
-	s.LoadErrors += c.loadErrors.Load()
-	s.Refreshes += c.refreshes.Load()
-	s.RefreshErrors += c.refreshErrors.Load()
-	s.RefreshesSkipped += c.refreshesSkipped.Load()
-	s.Audited += c.audited.Load()
-	s.AuditDifferences += c.auditDifferences.Load()
-	s.AuditsUndecided += c.auditsUndecided.Load()
-	s.Coalesced += c.coalesced.Load()
-	s.Waited += c.waited.Load()
-	s.Degraded += c.degraded.Load()
-	s.StaleFills += c.staleFills.Load()
-	s.DecodeErrors += c.decodeErrors.Load()
-	s.EncodeErrors += c.encodeErrors.Load()
-	s.Invalidated += c.invalidated.Load()
-	s.InvalidationQueued += c.queued.Load()
+func (c *counters) stats() Stats {
+	return Stats{
+		Hits:               c.hits.Load(),
+		NearHits:           c.nearHits.Load(),
+		StaleHits:          c.staleHits.Load(),
+		Misses:             c.misses.Load(),
+		Loads:              c.loads.Load(),
+		LoadErrors:         c.loadErrors.Load(),
+		Refreshes:          c.refreshes.Load(),
+		RefreshErrors:      c.refreshErrors.Load(),
+		RefreshesSkipped:   c.refreshesSkipped.Load(),
+		Audited:            c.audited.Load(),
+		AuditDifferences:   c.auditDifferences.Load(),
+		AuditsUndecided:    c.auditsUndecided.Load(),
+		Coalesced:          c.coalesced.Load(),
+		Waited:             c.waited.Load(),
+		Degraded:           c.degraded.Load(),
+		StaleFills:         c.staleFills.Load(),
+		DecodeErrors:       c.decodeErrors.Load(),
+		EncodeErrors:       c.encodeErrors.Load(),
+		Invalidated:        c.invalidated.Load(),
+		InvalidationQueued: c.queued.Load(),
+	}
+}
+
+func (s *Stats) add(o Stats) {
+	s.Hits += o.Hits
+	s.NearHits += o.NearHits
+	s.StaleHits += o.StaleHits
+	s.Misses += o.Misses
+	s.Loads += o.Loads
+	s.LoadErrors += o.LoadErrors
+	s.Refreshes += o.Refreshes
+	s.RefreshErrors += o.RefreshErrors
+	s.RefreshesSkipped += o.RefreshesSkipped
+	s.Audited += o.Audited
+	s.AuditDifferences += o.AuditDifferences
+	s.AuditsUndecided += o.AuditsUndecided
+	s.Coalesced += o.Coalesced
+	s.Waited += o.Waited
+	s.Degraded += o.Degraded
+	s.StaleFills += o.StaleFills
+	s.DecodeErrors += o.DecodeErrors
+	s.EncodeErrors += o.EncodeErrors
+	s.Invalidated += o.Invalidated
+	s.InvalidationQueued += o.InvalidationQueued
 }
 
 // striped counts what many processors count at once: one word for all of them would

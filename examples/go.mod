@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/cacheaside/aside v0.0.0
+	github.com/cacheaside/aside/asideprom v0.0.0
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0
 	github.com/go-json-experiment/json v1.27.2
@@ -50,4 +51,7 @@ require (
 	modernc.org/memory v1.12.1 // indirect
 )
 
-replace github.com/cacheaside/aside => ../
+replace (
+	github.com/cacheaside/aside => ../
+	github.com/cacheaside/aside/asideprom => ../asideprom
+)

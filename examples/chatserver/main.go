@@ -214,7 +214,7 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 			log.Warn("closing the cache", "err", err)
 		}
 	}()
-	metrics.watch(cache)
+	metrics.cache.Watch(cache)
 	if _, err := cache.Status(ctx); err != nil {
 		log.Warn("the cache does not answer: the chat goes on from the database", "err", err)
 	}

@@ -35,13 +35,13 @@ func timeLoad(ctx context.Context) (done func()) {
 	return func() { t.database.Add(int64(time.Since(start))) }
 }
 
-// hooks are the cache's: Read is called with the context of the read.
+// hooks are the cache's: those of the metrics, and one that is called with the context of
+// each read.
 func hooks(m *metrics) []hook.Hooks {
-	return []hook.Hooks{{Hits: true, Read: func(ctx context.Context, r hook.Read) {
+	return []hook.Hooks{m.cache.Hooks(), {Hits: true, Read: func(ctx context.Context, r hook.Read) {
 		if t, ok := ctx.Value(traceKey{}).(*trace); ok {
 			t.outcome = strings.ToUpper(r.Outcome)
 		}
-		m.read(r)
 	}}}
 }
 

@@ -60,7 +60,7 @@ func serverOn(t *testing.T, env map[string]string) *client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	metrics.watch(cache)
+	metrics.cache.Watch(cache)
 	repo := &Repository{db, cache, set.databaseDelay}
 	stopping, stop := context.WithCancel(t.Context())
 	s, err := newServer(stopping, set, repo, metrics, log)

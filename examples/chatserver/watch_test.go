@@ -149,8 +149,10 @@ func TestMetrics(t *testing.T) {
 		t.Fatalf("%d, %v", res.StatusCode, err)
 	}
 	for _, line := range []string{
-		`cache_hits_total 1`, `cache_misses_total 1`, `cache_loads_total 1`, `cache_stale_hits_total 0`, `cache_refreshes_total 0`, `cache_refresh_errors_total 0`, `cache_refreshes_skipped_total 0`, `cache_up 1`, `cache_breaker_open 0`, `cache_queued_invalidations 0`,
-		`cache_read_duration_seconds_count\{keyspace="chat_messages",outcome="hit"\} 1`,
+		`aside_up\{cache="chat"\} 1`, `aside_breaker_open\{cache="chat"\} 0`, `aside_queued_invalidations\{cache="chat"\} 0`,
+		`aside_reads_total\{cache="chat",keyspace="chat_messages",outcome="hit"\} 1`,
+		`aside_reads_total\{cache="chat",keyspace="chat_messages",outcome="miss"\} 1`,
+		`aside_load_duration_seconds_count\{cache="chat",keyspace="chat_messages",reason="miss",result="ok"\} 1`,
 		`http_request_duration_seconds_count\{code="405",method="other",route="/api/v1/chats"\} 3`,
 		`http_request_duration_seconds_count\{code="200",method="GET",route="/api/v1/chats/\{chat_id\}/messages"\} 2`,
 	} {

@@ -1,0 +1,249 @@
+// Package asideprom exports what a [aside.Cache] counts to Prometheus.
+//
+//	metrics := asideprom.New("chat")
+//	cfg.Hooks = append(cfg.Hooks, metrics.Hooks())
+//	cache, err := aside.Open(cfg)
+//	…
+//	metrics.Watch(cache)
+//	prometheus.MustRegister(metrics)
+//
+// Each metric has the label cache, the name given to [New], so that several caches can be
+// registered with one registry. Those that are counted for each keyspace have its name as
+// the label keyspace; it is empty for all keyspaces after the first 256 together. No label
+// holds a key. What is counted is of this process alone.
+//
+//	aside_reads_total{keyspace,outcome}           reads by outcome: hit, stale (a value older than RefreshAfter) or miss
+//	aside_near_hits_total{keyspace}               of the hits and stale ones, those from the near cache
+//	aside_coalesced_reads_total{keyspace}         of the misses, those that took the result of another caller's load
+//	aside_degraded_reads_total{keyspace}          reads that went without the backend because of trouble
+//	aside_waits_total{keyspace}                   waits for a load in another process
+//	aside_miss_duration_seconds{keyspace}         histogram: time of reads that missed
+//	aside_load_duration_seconds{keyspace,reason,result}
+//	                                              histogram: time of loaders by reason (miss, refresh, fresh, audit)
+//	                                              and result (ok, not_found, error)
+//	aside_refreshes_skipped_total{keyspace}       refreshes that were not begun, as there was no place for them
+//	aside_fills_refused_total{keyspace}           loaded values that were not stored, as a write came between
+//	aside_decode_errors_total{keyspace}           stored values that did not decode
+//	aside_encode_errors_total{keyspace}           loaded values that could not be stored
+//	aside_audits_total{keyspace,result}           audits of hits by result: equal, different or undecided
+//	aside_invalidations_total{keyspace,result}    keys whose invalidation was applied, or queued for later
+//	aside_queued_invalidations                    keys whose invalidation waits to be delivered
+//	aside_queue_overflowed                        1 while the queue was full, so that nothing cached is trusted
+//	aside_breaker_open                            1 while a node of the backend is left alone
+//	aside_trouble{trouble,node}                   1 while there is trouble: answer, store, queue or near (see package hook)
+//	aside_up                                      1 if the backend has answered as the metrics were collected
+//
+// Alert rules for them are in alerts.yaml, and a Grafana dashboard in dashboard.json.
+package asideprom
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/hook"
+)
+
+// Metrics are those of one Cache. They are a [prometheus.Collector], to be registered once.
+// Their methods may be called concurrently.
+type Metrics struct {
+	misses, loads *prometheus.HistogramVec
+	trouble       *prometheus.GaugeVec
+	pulled        descs
+
+	mu    sync.Mutex
+	cache aside.Cache // nil until Watch
+}
+
+// durations are buckets from a database's quickest answer to one that everybody waits for.
+var durations = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// New returns the metrics of a cache, with a name to tell it from others in the process.
+func New(name string) *Metrics {
+	own := prometheus.Labels{"cache": strings.ToValidUTF8(name, "?")}
+	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, ConstLabels: own, Buckets: durations}, labels)
+	}
+	return &Metrics{
+		misses: histogram("aside_miss_duration_seconds", "Time of reads that missed.", "keyspace"),
+		loads:  histogram("aside_load_duration_seconds", "Time of loaders.", "keyspace", "reason", "result"),
+		trouble: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "aside_trouble", Help: "Whether there is trouble with the backend.", ConstLabels: own,
+		}, []string{"trouble", "node"}),
+		pulled: newDescs(own),
+	}
+}
+
+// Hooks returns the hooks that time misses and loads, and are told of trouble, for
+// aside.Config.Hooks of the cache.
+func (m *Metrics) Hooks() hook.Hooks {
+	return hook.Hooks{
+		Read: func(_ context.Context, r hook.Read) {
+			if r.Outcome == hook.Miss {
+				m.misses.WithLabelValues(r.Keyspace).Observe(r.Duration.Seconds())
+			}
+		},
+		Load: func(ctx context.Context, l hook.Load) (context.Context, func(hook.LoadEnd)) {
+			return ctx, func(e hook.LoadEnd) {
+				m.loads.WithLabelValues(l.Keyspace, l.Reason, resultOf(e.Err)).Observe(e.Duration.Seconds())
+			}
+		},
+		State: func(s hook.State) {
+			m.trouble.WithLabelValues(s.Trouble, s.Node).Set(oneIf(s.Begins))
+		},
+	}
+}
+
+// Watch has the counters of a cache collected, in place of those of one before it.
+func (m *Metrics) Watch(cache aside.Cache) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cache = cache
+}
+
+// Describe is that of [prometheus.Collector].
+func (m *Metrics) Describe(out chan<- *prometheus.Desc) {
+	m.misses.Describe(out)
+	m.loads.Describe(out)
+	m.trouble.Describe(out)
+	m.pulled.describe(out)
+}
+
+// Collect is that of [prometheus.Collector]. It asks the backend for its status, for which
+// it takes aside.Config.Timeout at most.
+func (m *Metrics) Collect(out chan<- prometheus.Metric) {
+	m.misses.Collect(out)
+	m.loads.Collect(out)
+	m.trouble.Collect(out)
+	m.mu.Lock()
+	cache := m.cache
+	m.mu.Unlock()
+	if cache == nil {
+		return
+	}
+	s, err := cache.Status(context.Background())
+	out <- m.pulled.up.metric(oneIf(err == nil))
+	if !errors.Is(err, aside.ErrClosed) { // of a closed cache, nothing is known
+		m.pulled.collect(out, s)
+	}
+}
+
+// resultOf is the label of a load's result. The methods of an error are its author's, and may
+// panic.
+func resultOf(err error) (result string) {
+	defer func() {
+		if recover() != nil {
+			result = "error"
+		}
+	}()
+	switch {
+	case err == nil:
+		return "ok"
+	case errors.Is(err, aside.ErrNotFound):
+		return "not_found"
+	}
+	return "error"
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// desc describes a metric that is pulled.
+type desc struct {
+	*prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func (d desc) metric(value float64, labels ...string) prometheus.Metric {
+	return prometheus.MustNewConstMetric(d.Desc, d.kind, value, labels...)
+}
+
+// counter is one that is counted for each keyspace. Its second label, if it has one, has one
+// of several values.
+type counter struct {
+	desc
+	counts []count
+}
+
+type count struct {
+	label string
+	of    func(s *aside.Stats) int64
+}
+
+type descs struct {
+	up, queued, overflowed, open desc
+	counters                     []counter
+}
+
+func newDescs(own prometheus.Labels) descs {
+	gauge := func(name, help string) desc {
+		return desc{prometheus.NewDesc(name, help, nil, own), prometheus.GaugeValue}
+	}
+	by := func(name, help, label string, counts ...count) counter {
+		return counter{desc{prometheus.NewDesc(name, help, []string{"keyspace", label}, own), prometheus.CounterValue}, counts}
+	}
+	plain := func(name, help string, of func(*aside.Stats) int64) counter {
+		return counter{desc{prometheus.NewDesc(name, help, []string{"keyspace"}, own), prometheus.CounterValue}, []count{{"", of}}}
+	}
+	return descs{
+		up:         gauge("aside_up", "Whether the backend has answered."),
+		queued:     gauge("aside_queued_invalidations", "Keys whose invalidation waits to be delivered."),
+		overflowed: gauge("aside_queue_overflowed", "Whether the queue was full, so that nothing cached is trusted."),
+		open:       gauge("aside_breaker_open", "Whether a node of the backend is left alone."),
+		counters: []counter{
+			by("aside_reads_total", "Reads by outcome.", "outcome",
+				count{"hit", func(s *aside.Stats) int64 { return max(0, s.Hits-s.StaleHits) }},
+				count{"stale", func(s *aside.Stats) int64 { return s.StaleHits }},
+				count{"miss", func(s *aside.Stats) int64 { return s.Misses }}),
+			plain("aside_near_hits_total", "Reads answered from the near cache, which are hits or stale, too.", func(s *aside.Stats) int64 { return s.NearHits }),
+			plain("aside_coalesced_reads_total", "Reads that took the result of another caller's load.", func(s *aside.Stats) int64 { return s.Coalesced }),
+			plain("aside_degraded_reads_total", "Reads that went without the backend because of trouble.", func(s *aside.Stats) int64 { return s.Degraded }),
+			plain("aside_waits_total", "Waits for a load in another process.", func(s *aside.Stats) int64 { return s.Waited }),
+			plain("aside_refreshes_skipped_total", "Refreshes that were not begun, as there was no place for them.", func(s *aside.Stats) int64 { return s.RefreshesSkipped }),
+			plain("aside_fills_refused_total", "Loaded values that were not stored, as a write came between.", func(s *aside.Stats) int64 { return s.StaleFills }),
+			plain("aside_decode_errors_total", "Stored values that did not decode.", func(s *aside.Stats) int64 { return s.DecodeErrors }),
+			plain("aside_encode_errors_total", "Loaded values that could not be stored.", func(s *aside.Stats) int64 { return s.EncodeErrors }),
+			by("aside_audits_total", "Audits of hits by result.", "result",
+				count{"equal", func(s *aside.Stats) int64 { return max(0, s.Audited-s.AuditDifferences) }},
+				count{"different", func(s *aside.Stats) int64 { return s.AuditDifferences }},
+				count{"undecided", func(s *aside.Stats) int64 { return s.AuditsUndecided }}),
+			by("aside_invalidations_total", "Keys whose invalidation was applied, or queued for later.", "result",
+				count{"applied", func(s *aside.Stats) int64 { return s.Invalidated }},
+				count{"queued", func(s *aside.Stats) int64 { return s.InvalidationQueued }}),
+		},
+	}
+}
+
+func (d *descs) describe(out chan<- *prometheus.Desc) {
+	for _, one := range []desc{d.up, d.queued, d.overflowed, d.open} {
+		out <- one.Desc
+	}
+	for _, c := range d.counters {
+		out <- c.Desc
+	}
+}
+
+func (d *descs) collect(out chan<- prometheus.Metric, s aside.Status) {
+	out <- d.queued.metric(float64(s.Queued))
+	out <- d.overflowed.metric(oneIf(s.Overflowed))
+	out <- d.open.metric(oneIf(s.Breaker == "open"))
+	for keyspace, stats := range s.Keyspaces {
+		for _, c := range d.counters {
+			for _, n := range c.counts {
+				labels := []string{keyspace}
+				if len(c.counts) > 1 {
+					labels = append(labels, n.label)
+				}
+				out <- c.metric(float64(n.of(&stats)), labels...)
+			}
+		}
+	}
+}
