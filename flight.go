@@ -416,7 +416,7 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 		seat, ok := fl.f.flights.takeSeat(fl.f, fl.loading)
 		for turn := seat.Turn(); paused && turn != nil && fl.mayLook(); turn = seat.Turn() {
 			asOf := fl.f.flights.seq.Add(1)
-			got, err := fl.f.get(fl.ctx.Context, fl.key, fl.f.newBudget())
+			got, err := fl.get()
 			if err == nil && fl.finds(got, asOf) {
 				wait.Answered(true)
 				return backend.Lease{State: backend.Present, Value: got.value}, false
@@ -482,6 +482,21 @@ func (fl *flight) askLease(req backend.LeaseRequest) (lease backend.Lease, overt
 		fl.giveBack(lease.Token)
 	}
 	return lease, overtaken, err
+}
+
+// get asks the backend for the value. When code of the backend ends this goroutine, the
+// flight goes on in another, without the backend.
+func (fl *flight) get() (found, error) {
+	returned := false
+	defer func() {
+		if !returned {
+			fl.failed = true
+			go fl.proceed(backend.Lease{})
+		}
+	}()
+	got, err := fl.f.get(fl.ctx.Context, fl.key, fl.f.newBudget())
+	returned = true
+	return got, err
 }
 
 // giveBack releases a lease under which nothing is to be stored.

@@ -139,7 +139,7 @@ func (fs *flights) audit(ctx context.Context, f *front, space *Keyspace, typ val
 // mayAudit reports whether the key still has the value that is to be compared, under a lease.
 func (fl *flight) mayAudit(lease backend.Lease) bool {
 	if lease.State == backend.Granted {
-		got, err := fl.f.get(fl.ctx.Context, fl.key, fl.f.newBudget())
+		got, err := fl.get()
 		if err == nil && got.ok && bytes.Equal(got.value, fl.refresh.served) {
 			return true
 		}

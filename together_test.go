@@ -18,6 +18,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/asidetest"
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/redistest"
 )
@@ -344,6 +345,64 @@ func TestMaxLoads_FreshInLine(t *testing.T) {
 		time.Sleep(time.Second)
 		release()
 		group.Wait()
+	})
+}
+
+// A backend whose code ends the goroutine of a flight that looks for a value leaves no reader
+// of its key waiting.
+func TestFlightThatABackendEndsAsItLooks(t *testing.T) {
+	t.Parallel()
+	exits := func(method string, at int) (fault asidetest.Fault, arm func()) {
+		var armed atomic.Bool
+		var calls atomic.Int64
+		return func(_ context.Context, called string) error {
+			if called == method && armed.Load() && calls.Add(1) == int64(at) {
+				runtime.Goexit()
+			}
+			return nil
+		}, func() { armed.Store(true) }
+	}
+	t.Run("for an audit", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			faulty := &asidetest.Faulty{Backend: asidetest.Memory()}
+			c := must(aside.New(faulty, aside.Config{Audit: 1}))
+			defer c.Close()
+			s := aside.Keyspace{Name: "s"}
+			get(t, c, s, loaded("v"), "v")
+			fault, arm := exits("Get", 2) // the first is the hit's
+			faulty.SetFault(fault)
+			arm()
+			get(t, c, s, loaded("v"), "v")
+			synctest.Wait()
+			if err := faulty.Delete(t.Context(), s.Key("A").String()); err != nil {
+				t.Fatal(err)
+			}
+			if v, err := aside.GetOrLoad(soon(t), c, s.Key("A"), loaded("w")); v != "w" || err != nil {
+				t.Errorf("got %q, %v", v, err)
+			}
+		})
+	})
+	t.Run("in line", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			faulty := &asidetest.Faulty{Backend: asidetest.Memory()}
+			one, two := must(aside.New(faulty, aside.Config{MaxLoads: 1})), must(aside.New(faulty, aside.Config{}))
+			defer two.Close()
+			defer one.Close()
+			s := aside.Keyspace{Name: "s"}
+			defer loadsSlowly(two, s.Key("A"), "theirs", nil)()
+			var group sync.WaitGroup
+			group.Go(func() {
+				if v, err := aside.GetOrLoad(soon(t), one, s.Key("A"), loaded("mine")); v != "mine" || err != nil {
+					t.Errorf("got %q, %v", v, err)
+				}
+			})
+			time.Sleep(time.Second)
+			fault, arm := exits("Get", 1)
+			faulty.SetFault(fault)
+			defer loadsSlowly(one, s.Key("B"), "held", nil)()
+			arm()
+			group.Wait()
+		})
 	})
 }
 
