@@ -23,13 +23,13 @@ func TestSecrets_Text(t *testing.T) {
 	t.Parallel()
 	s := redact.New([]string{"", "hunter2", "hunter2-of/all"}, nil)
 	for text, want := range map[string]string{
-		"ERR invalid password hunter2":                                                   "ERR invalid password ***",
-		"hunter2-of/all, hunter2":                                                        "***, ***",
-		"hunter2-of%2Fall":                                                               "***",
-		"hunter22 and xhunter2":                                                          "hunter22 and xhunter2", // short: it may be a part of a word by chance
-		"xhunter2-of/allx":                                                               "x***x",
-		"a longer text":                                                                  "a longer text",
-		"ERR unknown command 'AUTH', with args beginning with: 'x' 'y' ":                 "ERR unknown command 'AUTH', with args beginning with: ***",
+		"ERR invalid password hunter2": "ERR invalid password ***",
+		"hunter2-of/all, hunter2":      "***, ***",
+		"hunter2-of%2Fall":             "***",
+		"hunter22 and xhunter2":        "hunter22 and xhunter2", // short: it may be a part of a word by chance
+		"xhunter2-of/allx":             "x***x",
+		"a longer text":                "a longer text",
+		"ERR unknown command 'AUTH', with args beginning with: 'x' 'y' ":                  "ERR unknown command 'AUTH', with args beginning with: ***",
 		"ERR unknown command 'AUTH', with args beginning with: 'x' \nERR another hunter2": "ERR unknown command 'AUTH', with args beginning with: ***\nERR another ***",
 	} {
 		if got := s.Text(text); got != want {
