@@ -98,7 +98,8 @@ func Open(cfg Config) (Cache, error) {
 			return nil, err
 		}
 		cfg.Warnings = slices.Concat(cfg.Warnings, notes)
-		o := redisstore.Options{Owned: true, Master: strings.TrimSpace(cfg.Redis.SentinelMaster)}
+		o := redisstore.Options{Owned: true, Master: strings.TrimSpace(cfg.Redis.SentinelMaster),
+			SentinelUser: strings.TrimSpace(cfg.Redis.SentinelUsername), SentinelPassword: cfg.Redis.SentinelPassword}
 		return newFront(newRedisStore(client, cfg, o), cfg), nil
 	}
 }

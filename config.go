@@ -194,7 +194,8 @@ type Redis struct {
 	SentinelMaster string
 
 	// SentinelUsername and SentinelPassword authenticate with the Sentinels, for
-	// which Username and Password are not used. They appear in no error and no log.
+	// which Username and Password are not used. They appear in no error and no log, but for
+	// that of go-redis where a Sentinel is so old that it does not know AUTH, and repeats it.
 	SentinelUsername, SentinelPassword string
 }
 
@@ -231,7 +232,7 @@ func (c Config) validate() error {
 	switch c.Type {
 	case "", typeRedis, typeMemory, typeNone:
 	default:
-		bad("Config.Type %q: %q, %q or %q is accepted", c.Type, typeRedis, typeMemory, typeNone)
+		bad("Config.Type: %q, %q or %q is accepted", typeRedis, typeMemory, typeNone) // a URL came here, perhaps
 	}
 	if p := c.KeyPrefix; strings.ContainsAny(p, "{}") && (strings.Count(p, "{") != 1 || strings.Count(p, "}") != 1 || redisstore.HashTag(p) == p) {
 		bad("Config.KeyPrefix %q: braces are accepted only as one hash tag, {tag}", p)

@@ -122,8 +122,9 @@ type envReader struct {
 }
 
 // readVar parses a variable into field. The error of parse says only that the text is
-// wrong; the message says what is accepted, and shows the text unless it may hold a
-// secret. ok is false when there is such an error.
+// wrong; the message says what is accepted, and shows the text only if it is a number
+// or a duration. Any other may be a secret that came under a wrong name. ok is false when
+// there is such an error.
 func readVar[T any](e *envReader, name, accepted string, field *T, parse func(string) (T, error)) (ok bool) {
 	text := strings.TrimSpace(e.env[name])
 	if text == "" {
@@ -132,25 +133,14 @@ func readVar[T any](e *envReader, name, accepted string, field *T, parse func(st
 	v, err := parse(text)
 	if err != nil {
 		shown := ""
-		if isHarmless(name, text) {
-			shown = fmt.Sprintf("=%.80q", text)
+		if settings.IsMeasure(text) {
+			shown = fmt.Sprintf("=%q", text)
 		}
 		e.errs = append(e.errs, fmt.Errorf("aside: %s%s: %s is accepted", name, shown, accepted))
 		return false
 	}
 	*field = v
 	return true
-}
-
-// isHarmless reports whether a wrong text may be shown: it has nothing that stands in
-// URLs and connection strings, and is a number where a password may be taken for it, as
-// under REDIS_ or in another program's CACHE_REFRESH_TOKEN.
-func isHarmless(name, text string) bool {
-	if strings.HasPrefix(name, "REDIS_") || strings.HasPrefix(name, "CACHE_REFRESH_") {
-		_, err := strconv.ParseFloat(text, 64)
-		return err == nil && len(text) <= 12
-	}
-	return !strings.ContainsAny(text, "@=/$")
 }
 
 // ofKeyspaces calls read for each variable with the prefix that is set and names a

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
+	"github.com/cacheaside/aside/internal/redact"
 	"github.com/cacheaside/aside/internal/settings"
 )
 
@@ -302,8 +303,41 @@ func (r Redis) client() (redis.UniversalClient, []string, error) {
 	return redis.NewUniversalClient(o), texts, nil
 }
 
-// secretSet stands in the place of a name or password in a Config that is for showing.
-const secretSet = "***"
+// shown returns r with "***" in the place of what is secret or may have a secret in it:
+// names, passwords, the URL, and hosts and a master's name that are none. TLSConfig is
+// empty, or nil. It is the one form in which a Redis is printed.
+func (r Redis) shown() Redis {
+	for _, secret := range []*string{&r.URL, &r.Username, &r.Password, &r.SentinelUsername, &r.SentinelPassword} {
+		if *secret != "" {
+			*secret = redact.Shown
+		}
+	}
+	if r.TLSConfig != nil {
+		r.TLSConfig = new(tls.Config)
+	}
+	r.Hosts = slices.Clone(r.Hosts)
+	for i, host := range r.Hosts {
+		if _, _, err := settings.SplitHost(strings.TrimSpace(host)); err != nil && !strings.HasPrefix(host, "/") { // InForce has a socket's path
+			r.Hosts[i] = redact.Shown
+		}
+	}
+	if r.SentinelMaster != "" && !settings.IsName(strings.TrimSpace(r.SentinelMaster)) {
+		r.SentinelMaster = redact.Shown
+	}
+	return r
+}
+
+// Format prints r, with each verb, without its secrets: a Config is often logged. It
+// does so for a Config that is printed by itself or in exported fields; package fmt calls
+// no methods of what is in an unexported field.
+func (r Redis) Format(state fmt.State, verb rune) {
+	type plain Redis
+	fmt.Fprintf(state, fmt.FormatString(state, verb), plain(r.shown()))
+}
+
+// MarshalText returns r as it is printed, for logs in JSON and the like. It is no form
+// that r could be read from.
+func (r Redis) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%+v", r), nil }
 
 // InForce returns the settings that Open uses for c, for showing: defaults are filled
 // in, Redis has in Hosts, Port, DB, TLS, Cluster and SentinelMaster what its client is
@@ -328,13 +362,7 @@ func (c Config) InForce() (Config, error) {
 	if _, port, err := net.SplitHostPort(o.Addrs[0]); err == nil && o.Addrs[0][0] != '/' {
 		r.Port, _ = strconv.Atoi(port)
 	}
-	for to, secret := range map[*string]string{
-		&r.Username: o.Username, &r.Password: o.Password, &r.SentinelUsername: o.SentinelUsername, &r.SentinelPassword: o.SentinelPassword,
-	} {
-		if secret != "" {
-			*to = secretSet
-		}
-	}
-	c.Redis = r
+	r.Username, r.Password, r.SentinelUsername, r.SentinelPassword = o.Username, o.Password, o.SentinelUsername, o.SentinelPassword
+	c.Redis = r.shown()
 	return c, nil
 }

@@ -70,7 +70,7 @@ func TestSettings_RefreshAfterWhatValuesDoNotReach(t *testing.T) {
 		"CACHE_REFRESH_X=61 CACHE_TTL_X=60":                          {"CACHE_REFRESH_X", "CACHE_TTL_X (1m0s)"},
 		"CACHE_REFRESH_X=60 CACHE_TTL_X=60":                          nil,
 		"CACHE_REFRESH_CHAT_MESSAGES=27m CACHE_TTL_JITTER=0.1":       nil,
-		"CACHE_REFRESH_CHAT_MESSAGES=1h CACHE_TTL_CHAT_MESSAGES=1h1": {"CACHE_TTL_CHAT_MESSAGES=\"1h1\""}, // which is all that is wrong
+		"CACHE_REFRESH_CHAT_MESSAGES=1h CACHE_TTL_CHAT_MESSAGES=-1h": {"CACHE_TTL_CHAT_MESSAGES=\"-1h\""}, // which is all that is wrong
 	} {
 		env := make(map[string]string)
 		for variable := range strings.FieldsSeq(text) {

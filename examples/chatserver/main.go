@@ -101,7 +101,7 @@ func readSettings(env map[string]string) (settings, error) {
 	}
 	port, err := strconv.ParseUint(get("PORT", "8000"), 10, 16)
 	if err != nil {
-		bad("PORT=%.80q: want a port from 0 to 65535", get("PORT", ""))
+		bad("PORT%s: want a port from 0 to 65535", shown(get("PORT", "")))
 	}
 	host := get("HOST", "127.0.0.1")
 	if strings.HasPrefix(host, "[") {
@@ -109,7 +109,7 @@ func readSettings(env map[string]string) (settings, error) {
 	}
 	s.addr = net.JoinHostPort(host, strconv.FormatUint(port, 10))
 	if text := get("LOG_LEVEL", ""); text != "" && s.logLevel.UnmarshalText([]byte(text)) != nil {
-		bad("LOG_LEVEL=%.80q: want debug, info, warn or error", text)
+		bad("LOG_LEVEL%s: want debug, info, warn or error", shown(text))
 	}
 	duration := func(name string, fallback, least time.Duration) time.Duration {
 		text := get(name, "")
@@ -121,7 +121,7 @@ func readSettings(env map[string]string) (settings, error) {
 			d, err = time.ParseDuration(text + "s") // as the cache's settings are
 		}
 		if err != nil || d < least {
-			bad("%s=%.80q: want seconds, or a duration like 60ms, from %v", name, text, least)
+			bad("%s%s: want seconds, or a duration like 60ms, from %v", name, shown(text), least)
 		}
 		return d
 	}
@@ -137,6 +137,16 @@ func readSettings(env map[string]string) (settings, error) {
 	s.name = get("SERVER_NAME", s.addr)
 	s.cache = cache
 	return s, errors.Join(append(errs, cacheErr)...)
+}
+
+// shown returns "=" and a wrong value, if it is an integer or an IP address. Any other may
+// be a secret, or an address with one, that came under a wrong name.
+func shown(text string) string {
+	_, number := strconv.Atoi(text)
+	if number != nil && net.ParseIP(text) == nil || len(text) > 39 {
+		return ""
+	}
+	return "=" + text
 }
 
 // variables returns those of the form NAME=value by their names.

@@ -11,6 +11,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -94,6 +95,9 @@ func (m model) ask(ctx context.Context, history []Message) (*chunks, error) {
 	var res *http.Response
 	err := m.client.Post(ctx, "chat/completions", openai.ChatCompletionNewParams{Model: m.name, Messages: prompt(history)}, &res,
 		option.WithJSONSet("stream", true), option.WithHeader("Accept", "text/event-stream"))
+	if failed := (*url.Error)(nil); errors.As(err, &failed) {
+		err = failed.Err // without the URL, whose user or query may be a key
+	}
 	if err != nil {
 		return nil, err
 	}

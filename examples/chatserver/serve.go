@@ -31,7 +31,7 @@ func serve(ctx context.Context, addr string, handler http.Handler, log *slog.Log
 		} else if errors.As(err, &op) {
 			err = op.Err
 		}
-		return fmt.Errorf("HOST=%.80q and PORT=%s: want a name or address of this machine, and a port that is free: %w", host, port, err)
+		return fmt.Errorf("HOST%s and PORT=%s: want a name or address of this machine, and a port that is free: %w", shown(host), port, err)
 	}
 	return serveOn(ctx, listener, handler, log)
 }

@@ -105,7 +105,7 @@ func TestServe_Address(t *testing.T) {
 	} {
 		err := serve(t.Context(), addr, http.NotFoundHandler(), slog.New(slog.DiscardHandler))
 		host, port, _ := net.SplitHostPort(addr)
-		if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("HOST=%q", host)) || !strings.Contains(err.Error(), "PORT="+port) || !strings.Contains(err.Error(), reason) {
+		if err == nil || !strings.Contains(err.Error(), "HOST"+shown(host)+" and") || !strings.Contains(err.Error(), "PORT="+port) || !strings.Contains(err.Error(), reason) {
 			t.Errorf("%s: %v", addr, err)
 		}
 	}

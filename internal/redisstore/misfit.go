@@ -69,6 +69,7 @@ func (b *Store) told(err error) error {
 		}
 		return nil
 	}
+	err = b.secretsOut(err)
 	reply, own := ownReply(err)
 	if !own || reply == redis.Nil && b.doubts {
 		return b.unreached(err)
@@ -86,6 +87,16 @@ func (b *Store) told(err error) error {
 	}
 	b.reached.Store(true)
 	return err
+}
+
+// secretsOut returns err without the secrets that a server may have repeated in it. Each
+// error of the client passes here before anything else is made of it.
+func (b *Store) secretsOut(err error) error {
+	switch err.(type) {
+	case *Misfit, *foreign.Panic: // of this process's own words
+		return err
+	}
+	return b.secrets.Error(err)
 }
 
 // unreached is an error that says nothing of a command: no reply is found in it.

@@ -35,6 +35,7 @@ import (
 
 	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/foreign"
+	"github.com/cacheaside/aside/internal/redact"
 )
 
 // Options are the settings of a Store.
@@ -49,6 +50,10 @@ type Options struct {
 	// name these. Master is the name that Sentinels know its master by, if it has one.
 	Owned  bool
 	Master string
+
+	// SentinelUser and SentinelPassword are in no error, if the Store's client uses them.
+	// It does not tell, as it does its own.
+	SentinelUser, SentinelPassword string
 
 	// Covers reports whether a Clear of prefixes removes key. Defaults to whether key has
 	// one of them.
@@ -73,6 +78,8 @@ type Store struct {
 	closed  atomic.Bool
 	limited bool // client has a limiter that may refuse commands
 
+	secrets redact.Secrets // of the client, which a server may repeat in an error
+
 	misfit   atomic.Pointer[Misfit] // nil unless the server is one
 	moves    atomic.Int64           // how many times it became one, or was replaced: what connections are kept lead elsewhere
 	checking sync.Mutex             // held while it is seen whether it still is
@@ -90,18 +97,23 @@ func New(client redis.UniversalClient, o Options) *Store {
 		}
 	}
 	b := &Store{Options: o, client: client, turns: newTurns(0, 0)}
+	users, passwords := []string{o.SentinelUser}, []string{o.SentinelPassword}
 	switch c := client.(type) {
 	case *redis.Client:
 		b.node = c
 		o := c.Options()
 		b.obeys, b.doubts = o.ContextTimeoutEnabled, o.OnConnect != nil
+		users, passwords = append(users, o.Username), append(passwords, o.Password)
 		b.limited, b.turns = o.Limiter != nil, newTurns(o.PoolSize, o.MaxActiveConns)
 	case *redis.ClusterClient:
 		// It is not among the obedient: it looks up its nodes and commands with
 		// deadlines of its own.
 		b.cluster = c
-		b.doubts = c.Options().OnConnect != nil
+		o := c.Options()
+		users, passwords = append(users, o.Username), append(passwords, o.Password)
+		b.doubts = o.OnConnect != nil
 	}
+	b.secrets = redact.New(passwords, users)
 	return b
 }
 

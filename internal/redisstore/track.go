@@ -124,7 +124,7 @@ func (t *tracking) follow(ctx context.Context, masters map[string]redis.Options,
 func (t *tracking) stay(ctx context.Context, node *trackedNode, options redis.Options) {
 	defer node.stop()
 	for ctx.Err() == nil {
-		err := t.listen(ctx, node, options)
+		err := t.backend.secretsOut(t.listen(ctx, node, options))
 		if ctx.Err() != nil {
 			err = nil // it was told to stop
 		}

@@ -70,3 +70,16 @@ func Duration(low, high time.Duration) func(string) (time.Duration, error) {
 		return d, nil
 	}
 }
+
+// IsMeasure reports whether s is a number or a duration, of at most 12 characters. An error
+// may show it: nobody's secret looks like one, but for a PIN.
+func IsMeasure(s string) bool {
+	if len(s) > 12 {
+		return false
+	}
+	_, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		_, err = time.ParseDuration(s)
+	}
+	return err == nil
+}
