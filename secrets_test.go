@@ -1,7 +1,6 @@
 package aside_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -9,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/url"
 	"reflect"
 	"strconv"
@@ -209,86 +207,6 @@ func saysNothing(t *testing.T, where string, cfg aside.Config) {
 	secrettest.Check(t, where+": Open", fmt.Sprint(err, inForce, log))
 }
 
-// repeating is a server that answers each command, or only those of a connection's
-// beginning, with a text in which %s is all that it was sent.
-func repeating(t *testing.T, text string, answers func(command string) bool) (addr string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var conns sync.WaitGroup
-	var mu sync.Mutex
-	open := make(map[net.Conn]bool)
-	conns.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			open[conn] = true
-			mu.Unlock()
-			conns.Go(func() {
-				defer conn.Close()
-				for r := bufio.NewReader(conn); ; {
-					words, err := wordsFrom(r)
-					if err != nil {
-						return
-					}
-					answer := "-ERR unknown command '" + words[0] + "'"
-					if answers(strings.ToLower(words[0])) {
-						answer = "-" + strings.ReplaceAll(text, "%s", strings.Join(words[1:], "' '"))
-					}
-					answer = strings.NewReplacer("\r", " ", "\n", " ").Replace(answer)
-					if _, err := conn.Write([]byte(answer + "\r\n")); err != nil {
-						return
-					}
-				}
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		mu.Lock()
-		for conn := range open {
-			conn.Close()
-		}
-		mu.Unlock()
-		conns.Wait()
-	})
-	return l.Addr().String()
-}
-
-// wordsFrom reads a command with its arguments.
-func wordsFrom(r *bufio.Reader) (words []string, err error) {
-	line, err := r.ReadString('\n')
-	if err != nil {
-		return nil, err
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(line[1:]))
-	for i := 0; i < n && err == nil; i++ {
-		if line, err = r.ReadString('\n'); err != nil {
-			break
-		}
-		var size int
-		if size, err = strconv.Atoi(strings.TrimSpace(line[1:])); err != nil {
-			break
-		}
-		word := make([]byte, size+2)
-		for read := 0; read < len(word) && err == nil; {
-			var k int
-			k, err = r.Read(word[read:])
-			read += k
-		}
-		words = append(words, string(word[:size]))
-	}
-	if err == nil && len(words) == 0 {
-		err = errors.New("no command")
-	}
-	return words, err
-}
-
 // clientLog is where go-redis logs during all tests. It keeps the lines with a secret.
 type clientLog struct {
 	mu    sync.Mutex
@@ -410,7 +328,7 @@ func TestSecrets_ServersThatRepeatWhatTheyWereSent(t *testing.T) {
 			} {
 				t.Run(when+" "+how+" "+text, func(t *testing.T) {
 					t.Parallel()
-					cfg, make := open(repeating(t, text, answers))
+					cfg, make := open(secrettest.Repeating(t, text, answers))
 					said := used(t, cfg, make)
 					secrettest.Check(t, how, said)
 					if !strings.Contains(said, "unavailable") && !strings.Contains(said, "ERR") {

@@ -97,7 +97,7 @@ fuzz() {
 # nothing_left fails when a process that a step started is still there. It looks
 # for the variable of this run, so that other programs of the machine do not count.
 nothing_left() {
-	step "nothing is left running"
+	step "nothing is left running, and no file"
 	local dir pid left=0
 	for dir in /proc/[0-9]*; do
 		pid=${dir#/proc/}
@@ -109,6 +109,7 @@ nothing_left() {
 			esac
 		fi
 	done 2>/dev/null
+	[ -z "$(git status --porcelain)" ] || { echo "files were left:"; git status --short; left=1; }
 	[ "$left" = 0 ] || exit 1
 	finish_step
 }

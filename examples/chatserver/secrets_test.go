@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -148,37 +147,6 @@ func TestSecrets_WrongValues(t *testing.T) {
 	}
 }
 
-// repeating is a Redis that answers each command with what it was sent.
-func repeating(t *testing.T) (addr string) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				var sent []string
-				for r := bufio.NewScanner(conn); r.Scan(); {
-					if text := r.Text(); text != "" && text[0] != '$' && text[0] != '*' {
-						sent = append(sent, text)
-					}
-					if len(sent)%2 == 0 { // more answers than commands, of which each repeats all there was
-						fmt.Fprintf(conn, "-WRONGPASS of '%s'\r\n", strings.Join(sent, "' '"))
-					}
-				}
-			}()
-		}
-	}()
-	return l.Addr().String()
-}
-
 // A server with a secret in each setting is asked for all that it serves, with its Redis
 // and its model in trouble that repeats the secrets, until it stops. Neither an answer nor
 // the log shows one.
@@ -203,7 +171,7 @@ func TestSecrets_Server(t *testing.T) {
 			fmt.Fprint(w, r.Header)
 		},
 	} {
-		for backend, env := range map[string]string{"memory": "CACHE_TYPE=memory", "redis": "REDIS_URL=redis://u:" + secrettest.InURL + "@" + repeating(t)} {
+		for backend, env := range map[string]string{"memory": "CACHE_TYPE=memory", "redis": "REDIS_URL=redis://u:" + secrettest.InURL + "@" + secrettest.Repeating(t, "WRONGPASS of '%s'", func(string) bool { return true })} {
 			t.Run(name+" "+backend, func(t *testing.T) {
 				t.Parallel()
 				model := httptest.NewServer(http.HandlerFunc(refuse))
