@@ -80,7 +80,7 @@ func TestAUserWhoMayNotAskForTypes(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	admin := r.Client()
-	admin.Do(t.Context(), "ACL", "SETUSER", "some", "on", ">pw", "+@all", "-type", "~*", "&*")
+	r.SetUser("some", "on", ">pw", "+@all", "-type", "~*", "&*")
 	c := open(t, aside.Config{Redis: aside.Redis{Hosts: []string{r.Addr}, Username: "some", Password: "pw"}})
 	ask(t, c, items.Key("1"))
 	for range 2 {

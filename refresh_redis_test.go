@@ -238,7 +238,7 @@ func TestRefresh_AUserWhoMayNotReadLeaseKeys(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	admin := r.Client()
-	admin.Do(t.Context(), "ACL", "SETUSER", "some", "on", ">pw", "+@all", "resetkeys", "~aged:*", "~cancel:*", "&*")
+	r.SetUser("some", "on", ">pw", "+@all", "resetkeys", "~aged:*", "~cancel:*", "&*")
 	admin.Set(t.Context(), aged.Key("A").String(), `"old"`, time.Second)
 	admin.Persist(t.Context(), aged.Key("A").String())
 	for _, wait := range []time.Duration{0, -1} {
@@ -261,7 +261,7 @@ func TestRefresh_AUserWhoMayNotRunScripts(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
 	admin := r.Client()
-	admin.Do(t.Context(), "ACL", "SETUSER", "some", "on", ">pw", "+@all", "-eval", "-evalsha", "~*", "&*")
+	r.SetUser("some", "on", ">pw", "+@all", "-eval", "-evalsha", "~*", "&*")
 	admin.Set(t.Context(), aged.Key("A").String(), `"old"`, 0)
 	for _, wait := range []time.Duration{0, time.Second, -1} {
 		s := aged

@@ -334,9 +334,7 @@ func TestSettings_ATimeoutThatWasMeantInMilliseconds(t *testing.T) {
 func TestSettings_URLsReachTheirServer(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
-	if err := r.Client().Do(t.Context(), "ACL", "SETUSER", "app", "on", ">p/?#@%x", "~*", "&*", "+@all").Err(); err != nil {
-		t.Fatal(err)
-	}
+	r.SetUser("app", "on", ">p/?#@%x", "~*", "&*", "+@all")
 	for i, url := range []string{
 		"redis://app:p%2F%3F%23%40%25x@" + r.Addr + "/1?client_name=x&pool_size=3",
 		"REDIS://app@" + r.Addr + "/?db=1&password=p%2F%3F%23%40%25x&socket_timeout=5.5&socket_keepalive=true",

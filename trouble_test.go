@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
@@ -184,27 +186,82 @@ func TestP5_ARefusalToStoreIsNoOutage(t *testing.T) {
 	})
 }
 
+// A server that runs no scripts serves what others have stored and takes invalidations,
+// and the log says once what it lacks.
 func TestP5_NoScriptsAllowed(t *testing.T) {
 	t.Parallel()
-	r := redistest.Start(t)
-	admin := r.Client()
-	if err := admin.Do(t.Context(), "ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-@scripting").Err(); err != nil {
-		t.Fatal(err)
+	plain := func(t *testing.T, r *redistest.Server) aside.Redis {
+		if err := r.Client().Do(t.Context(), "ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-@scripting").Err(); err != nil {
+			t.Fatal(err)
+		}
+		return aside.Redis{Hosts: []string{r.Addr}, Username: "plain", Password: "secret"}
 	}
-	c := overRedis(t, r.Addr, aside.Config{Redis: aside.Redis{Username: "plain", Password: "secret"}})
-	admin.Set(t.Context(), room.String(), `"theirs"`, time.Minute)
+	for name, start := range map[string]func(t *testing.T) aside.Redis{
+		"for this user": func(t *testing.T) aside.Redis { return plain(t, redistest.Start(t)) },
+		"for anyone": func(t *testing.T) aside.Redis {
+			r := redistest.Start(t, "--rename-command", "EVAL", "", "--rename-command", "EVALSHA", "")
+			return aside.Redis{Hosts: []string{r.Addr}}
+		},
+		"a Valkey without Lua": func(t *testing.T) aside.Redis { return aside.Redis{Hosts: []string{withoutLua(t)}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			servesWithoutScripts(t, aside.Config{Timeout: 20 * time.Second, Redis: start(t)})
+		})
+	}
+}
+
+// withoutLua starts a server that answers as a Valkey 9.1 that was built without Lua: it
+// has the commands, and nothing to run a script with.
+func withoutLua(t *testing.T) (addr string) {
+	m := miniredis.RunT(t)
+	m.Server().SetPreHook(func(c *server.Peer, command string, _ ...string) bool {
+		switch command {
+		case "EVALSHA":
+			c.WriteError("NOSCRIPT No matching script.")
+		case "EVAL":
+			c.WriteError("ERR Could not find scripting engine 'lua'")
+		default:
+			return false
+		}
+		return true
+	})
+	return m.Addr()
+}
+
+func servesWithoutScripts(t *testing.T, cfg aside.Config) {
+	t.Helper()
+	var log logtest.Buffer
+	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	c := open(t, cfg)
+	others := redis.NewClient(&redis.Options{Addr: cfg.Redis.Hosts[0]})
+	t.Cleanup(func() { others.Close() })
+	store := func() { others.Set(t.Context(), room.String(), `"theirs"`, time.Minute) }
+	store()
 	if got := read(t, c, fails(t)); got != "theirs" {
 		t.Errorf("got %q", got)
 	}
 	for name, write := range writes {
-		admin.Set(t.Context(), room.String(), `"theirs"`, time.Minute)
+		store()
 		write(t, c)
-		if admin.Exists(t.Context(), room.String()).Val() != 0 || aside.Pending(c, room) {
+		if others.Exists(t.Context(), room.String()).Val() != 0 || aside.Pending(c, room) {
 			t.Errorf("%s was not applied", name)
 		}
 	}
-	if got := read(t, c, func(context.Context) (string, error) { return "v", nil }); got != "v" {
+	for range 5 {
+		if got := read(t, c, func(context.Context) (string, error) { return "v", nil }); got != "v" {
+			t.Errorf("got %q", got)
+		}
+	}
+	store()
+	if got := read(t, c, fails(t)); got != "theirs" {
 		t.Errorf("got %q", got)
+	}
+	if err := c.Clear(t.Context()); err != nil || others.Exists(t.Context(), room.String()).Val() != 0 {
+		t.Errorf("Clear: %v, or a value is left", err)
+	}
+	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "does not store") || !strings.Contains(text, "want EVAL and EVALSHA") {
+		t.Errorf("the log says:\n%s", text)
 	}
 }
 

@@ -464,9 +464,7 @@ func TestWake_Redis(t *testing.T) {
 // userOf returns a Cache of a user with rights to all but channels, and its log.
 func userOf(t *testing.T, r *redistest.Server) (aside.Cache, *logtest.Buffer) {
 	t.Helper()
-	if err := r.Client().Do(t.Context(), "ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "resetchannels").Err(); err != nil {
-		t.Fatal(err)
-	}
+	r.SetUser("app", "on", ">pw", "~*", "+@all", "resetchannels")
 	log := new(logtest.Buffer)
 	return open(t, aside.Config{Timeout: 20 * time.Second, Logger: slog.New(slog.NewTextHandler(log, nil)),
 		Redis: aside.Redis{Hosts: []string{r.Addr}, Username: "app", Password: "pw"}}), log

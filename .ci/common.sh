@@ -72,6 +72,40 @@ alerts() {
 	"$tmp/prometheus/usr/bin/promtool" check rules asideprom/alerts.yaml
 }
 
+# The servers of .ci/engines are kept between runs.
+engines=${XDG_CACHE_HOME:-$HOME/.cache}/aside/engines
+
+# have fetches the engines, prints the versions of those that are there, and in capital
+# letters which ones are not. It fails when one is missing.
+have() {
+	local engine missing=0
+	.ci/engines "$engines" || true
+	for engine in "$@"; do
+		if "$engines/$engine/redis-server" --version 2>/dev/null; then continue; fi
+		printf 'NOT TESTED ON %s: IT COULD NOT BE FETCHED\n' "$(echo "$engine" | tr a-z- 'A-Z ')"
+		missing=1
+	done
+	return $missing
+}
+
+# on runs go test with the servers of an engine, if it is there.
+on() {
+	local engine=$1
+	shift
+	[ -x "$engines/$engine/redis-server" ] || return 0
+	PATH=$engines/$engine:$PATH go test -count=1 "$@" >"$tmp/$engine" 2>&1 || { sed "s/^/$engine: /" "$tmp/$engine"; return 1; }
+	sed "s/^/$engine: /" "$tmp/$engine" | grep -E 'ok '
+}
+
+# trouble tests conformance and trouble on both engines at once, as it mostly waits.
+trouble() {
+	local one failed=0
+	on redis-8 "$@" . & one=$!
+	on valkey-8 "$@" . || failed=1
+	wait $one || failed=1
+	return $failed
+}
+
 models() {
 	docs/protocol/run >"$tmp/models" || { cat "$tmp/models"; return 1; }
 	echo "$(grep -c '^| .* | no error |' "$tmp/models") models without an error"

@@ -381,11 +381,13 @@ func TestTLS(t *testing.T) {
 	_, port, _ := net.SplitHostPort(server.Addr)
 	ca.issue(t, dir, "server")
 	clientCert := ca.issue(t, dir, "client")
+	app := []string{"--user", "app", "on", ">s3cret", "~*", "-@all", "+get", "+set", "+del", "+unlink", "+eval", "+evalsha",
+		"+hset", "+hdel", "+hget", "+hgetall", "+pexpire", "+pttl", "+time", "+scan", "+dbsize", "+info", "+ping", "+hello",
+		"+publish", "+subscribe", "&aside:wake"}
+	server.Args(redistest.Rights(app...)...)
 	server.Args("--port", "0", "--tls-port", port, "--tls-auth-clients", "yes", "--tls-ca-cert-file", filepath.Join(dir, "ca.pem"),
 		"--tls-cert-file", filepath.Join(dir, "server.pem"), "--tls-key-file", filepath.Join(dir, "server.key"),
-		"--user", "default", "off", "--user", "admin", "on", ">adm1n", "~*", "+@all", "--user", "app", "on", ">s3cret", "~*", "-@all", "+get", "+set", "+del", "+unlink", "+eval", "+evalsha",
-		"+hset", "+hdel", "+hget", "+hgetall", "+pexpire", "+pttl", "+time", "+scan", "+dbsize", "+info", "+ping", "+hello",
-		"+publish", "+subscribe", "&aside:wake")
+		"--user", "default", "off", "--user", "admin", "on", ">adm1n", "~*", "+@all")
 	server.Launch()
 	host := "127.0.0.1"
 	with := func(certs ...tls.Certificate) *tls.Config {

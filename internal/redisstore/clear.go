@@ -163,7 +163,14 @@ func (n *nodeSweep) step(ctx context.Context, b *Store, prefixes []string) error
 	}
 	var err error
 	if phase == 0 {
-		err = send(func(p redis.Pipeliner) { endLeases(ctx, p, batch, prefixes, b.Covers) })
+		err = send(func(p redis.Pipeliner) {
+			eachLease(batch, prefixes, b.Covers, func(lease, key string) { p.Eval(ctx, endLeaseSource, []string{lease}, key) })
+		})
+		if isForbidden(err) {
+			err = send(func(p redis.Pipeliner) {
+				eachLease(batch, prefixes, b.Covers, func(lease, _ string) { p.Del(ctx, lease) })
+			})
+		}
 	} else {
 		var pairs []string
 		eachValue(batch, prefixes, b.Covers, func(key string) { pairs = append(pairs, key, LeaseKey(key)) })
@@ -217,15 +224,12 @@ func (n *nodeSweep) advance() {
 	}
 }
 
-// endLeases ends the leases of the keys that start with one of prefixes.
-func endLeases(ctx context.Context, p redis.Pipeliner, batch, prefixes []string, covers func([]string, string) bool) {
-	owned := func(lease string) (key string, ok bool) {
-		key, ok = LeasedKey(lease)
-		return key, ok && covers(prefixes, key)
-	}
+// eachLease calls end with the lease keys of batch, and their keys, that a Clear of
+// prefixes ends.
+func eachLease(batch, prefixes []string, covers func([]string, string) bool, end func(lease, key string)) {
 	for _, lease := range batch {
-		if key, ok := owned(lease); ok {
-			p.Eval(ctx, endLeaseSource, []string{lease}, key)
+		if key, ok := LeasedKey(lease); ok && covers(prefixes, key) {
+			end(lease, key)
 		}
 	}
 }

@@ -94,7 +94,7 @@ func (c *Call) script() (script *redis.Script, args []any) {
 func (b *Store) reply(c *Call, res any, err error) (r Reply) {
 	switch {
 	case err != nil:
-		r.Err, r.Elsewhere = err, b.cluster != nil && isElsewhere(err)
+		r.Err, r.Elsewhere = explained(err), b.cluster != nil && isElsewhere(err)
 	case c.Lease != nil:
 		r.Lease, r.Err = b.leaseFrom(res, c.nonce)
 	default:

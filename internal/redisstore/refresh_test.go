@@ -249,7 +249,7 @@ func TestRefresh_Scripts(t *testing.T) {
 			s.wantMark(backend.Unmarked)
 		}},
 		{"a user who may not read lease keys", func(s *refreshing) {
-			s.r.Do(s.Context(), "ACL", "SETUSER", "some", "on", ">pw", "+@all", "resetkeys", "~item:*", "&*")
+			server.SetUser("some", "on", ">pw", "+@all", "resetkeys", "~item:*", "&*")
 			s.r.Set(s.Context(), valueKey, "old", time.Hour)
 			client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "some", Password: "pw"})
 			defer client.Close()
@@ -261,7 +261,7 @@ func TestRefresh_Scripts(t *testing.T) {
 			}
 		}},
 		{"a user who may not ask for lengths", func(s *refreshing) {
-			s.r.Do(s.Context(), "ACL", "SETUSER", "short", "on", ">pw", "+@all", "-strlen", "~*", "&*")
+			server.SetUser("short", "on", ">pw", "+@all", "-strlen", "~*", "&*")
 			client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "short", Password: "pw"})
 			defer client.Close()
 			s.Store = redisstore.New(client, redisstore.Options{})

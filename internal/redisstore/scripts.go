@@ -36,7 +36,7 @@ import "github.com/redis/go-redis/v9"
 // A Redis that is out of memory refuses a script's first write when it is one that
 // needs memory, and none after a first write that does not. So scripts that
 // invalidate delete before they set anything, and always go through; scripts that
-// store set before they delete, and do not. They run on Redis 6.2 and later, Valkey
+// store set before they delete, and do not. They run on Redis 6.0 and later, Valkey
 // and miniredis.
 
 // script makes a script whose first line is its name, for who reads what Redis is

@@ -435,7 +435,20 @@ func (b *Store) orPlain(ctx context.Context, err error, keys []string, block str
 
 // isForbidden reports whether err is the answer of a Redis that does not allow scripts.
 func isForbidden(err error) bool {
-	return redis.HasErrorPrefix(err, "NOPERM") || isUnknownCommand(err)
+	return redis.HasErrorPrefix(err, "NOPERM") || isUnknownCommand(err) || lacksLua(err)
+}
+
+// lacksLua reports whether err is the answer of a Valkey that was built without Lua, or
+// has unloaded it. Such a server has EVAL, and nothing to run a script with.
+func lacksLua(err error) bool { return redis.HasErrorPrefix(err, "Could not find scripting engine") }
+
+// explained adds what is wanted to the answer of a server that runs no scripts.
+func explained(err error) error {
+	refusesEval := redis.HasErrorPrefix(err, "NOPERM") && strings.Contains(strings.ToLower(err.Error()), "'eval")
+	if refusesEval || isUnknownCommand(err) || lacksLua(err) {
+		return fmt.Errorf("the server runs no scripts: want EVAL and EVALSHA, with Lua, for the user: %w", err)
+	}
+	return err
 }
 
 func isUnknownCommand(err error) bool {
