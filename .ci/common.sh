@@ -42,14 +42,14 @@ lint() {
 	local unformatted
 	unformatted=$(gofmt -l .)
 	[ -z "$unformatted" ] || { echo "gofmt: $unformatted"; return 1; }
-	go vet ./... ./bench/... ./examples/... ./proof/...
+	go vet ./... ./asideotel/... ./bench/... ./examples/... ./proof/...
 	go vet -tags soak ./proof
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./... ./bench/... ./examples/... ./proof/...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./... ./asideotel/... ./bench/... ./examples/... ./proof/...
 }
 
 tidy() {
 	local dir
-	for dir in . bench examples proof; do
+	for dir in . asideotel bench examples proof; do
 		(cd "$dir" && GOWORK=off go mod tidy -diff)
 	done
 }
