@@ -41,7 +41,7 @@ func TestSpans(t *testing.T) {
 	if load.Status().Code != codes.Unset || len(load.Links()) != 0 {
 		t.Errorf("status %v, links %v, want none", load.Status(), load.Links())
 	}
-	for _, caller := range l.ended("caller") { // whose own load it was, or who had a hit
+	for _, caller := range l.ended("caller") { // of its own load, or of a hit
 		if len(caller.Links()) != 0 || len(caller.Events()) != 0 || len(caller.Attributes()) != 0 {
 			t.Errorf("a caller has links %v, events %v, attributes %v", caller.Links(), caller.Events(), caller.Attributes())
 		}
