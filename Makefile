@@ -9,7 +9,7 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 test: ## all tests, with the servers that are installed
-	go test ./... ./asideprom/... ./examples/... ./proof/...
+	go test ./... ./asideotel/... ./asideprom/... ./examples/... ./proof/...
 
 race: ## the root's and the internal packages' tests under the race detector
 	@. .ci/common.sh; race

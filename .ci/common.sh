@@ -42,14 +42,14 @@ lint() {
 	local unformatted
 	unformatted=$(gofmt -l .)
 	[ -z "$unformatted" ] || { echo "gofmt: $unformatted"; return 1; }
-	go vet ./... ./asideprom/... ./bench/... ./examples/... ./proof/...
+	go vet ./... ./asideotel/... ./asideprom/... ./bench/... ./examples/... ./proof/...
 	go vet -tags soak ./proof
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./... ./asideprom/... ./bench/... ./examples/... ./proof/...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./... ./asideotel/... ./asideprom/... ./bench/... ./examples/... ./proof/...
 }
 
 tidy() {
 	local dir
-	for dir in . asideprom bench examples proof; do
+	for dir in . asideotel asideprom bench examples proof; do
 		(cd "$dir" && GOWORK=off go mod tidy -diff)
 	done
 }
@@ -62,7 +62,7 @@ knot() {
 
 # race leaves those tests to .ci/nightly that take the detector minutes each.
 race() {
-	go test -race -timeout 30m -skip 'TestMemory_|TestJSONHasOneMeaning|WhatOtherPrograms|TestALease|TestALost|TestAClaim|TestScripts' ./... ./asideprom/...
+	go test -race -timeout 30m -skip 'TestMemory_|TestJSONHasOneMeaning|WhatOtherPrograms|TestALease|TestALost|TestAClaim|TestScripts' ./... ./asideotel/... ./asideprom/...
 	go test -race -run '^TestSimulation$' ./proof -seeds 50
 }
 

@@ -26,7 +26,8 @@
 //	aside_decode_errors_total{keyspace}           stored values that did not decode
 //	aside_encode_errors_total{keyspace}           loaded values that could not be stored
 //	aside_audits_total{keyspace,result}           audits of hits by result: equal, different or undecided
-//	aside_invalidations_total{keyspace,result}    keys whose invalidation was applied, or queued for later
+//	aside_invalidations_total{keyspace}           keys whose invalidation was applied
+//	aside_invalidations_queued_total{keyspace}    keys whose invalidation was queued, and is applied later
 //	aside_queued_invalidations                    keys whose invalidation waits to be delivered
 //	aside_queue_overflowed                        1 while the queue was full, so that nothing cached is trusted
 //	aside_breaker_open                            1 while a node of the backend is left alone
@@ -56,7 +57,14 @@ type Metrics struct {
 	pulled        descs
 
 	mu    sync.Mutex
-	cache aside.Cache // nil until Watch
+	cache aside.Cache        // nil until Watch
+	last  map[series]float64 // what was collected of it last
+}
+
+// series is one of a counter's.
+type series struct {
+	desc            *prometheus.Desc
+	keyspace, label string
 }
 
 // durations are buckets from a database's quickest answer to one that everybody waits for.
@@ -102,7 +110,7 @@ func (m *Metrics) Hooks() hook.Hooks {
 func (m *Metrics) Watch(cache aside.Cache) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.cache = cache
+	m.cache, m.last = cache, make(map[series]float64)
 }
 
 // Describe is that of [prometheus.Collector].
@@ -120,15 +128,36 @@ func (m *Metrics) Collect(out chan<- prometheus.Metric) {
 	m.loads.Collect(out)
 	m.trouble.Collect(out)
 	m.mu.Lock()
-	cache := m.cache
-	m.mu.Unlock()
-	if cache == nil {
+	defer m.mu.Unlock()
+	if m.cache == nil {
 		return
 	}
-	s, err := cache.Status(context.Background())
+	s, err := m.cache.Status(context.Background())
 	out <- m.pulled.up.metric(oneIf(err == nil))
-	if !errors.Is(err, aside.ErrClosed) { // of a closed cache, nothing is known
-		m.pulled.collect(out, s)
+	if errors.Is(err, aside.ErrClosed) { // nothing is known of it
+		return
+	}
+	out <- m.pulled.queued.metric(float64(s.Queued))
+	out <- m.pulled.overflowed.metric(oneIf(s.Overflowed))
+	out <- m.pulled.open.metric(oneIf(s.Breaker == "open"))
+	for keyspace, stats := range s.Keyspaces {
+		for _, c := range m.pulled.counters {
+			m.count(out, c, keyspace, &stats)
+		}
+	}
+}
+
+// count collects the series of a counter. A difference of two counts may dip, as they are
+// not read at once, and Prometheus takes a counter that falls for one that began anew.
+func (m *Metrics) count(out chan<- prometheus.Metric, c counter, keyspace string, stats *aside.Stats) {
+	for _, n := range c.counts {
+		of := series{c.Desc, keyspace, n.label}
+		m.last[of] = max(m.last[of], float64(n.of(stats)))
+		labels := []string{keyspace}
+		if len(c.counts) > 1 {
+			labels = append(labels, n.label)
+		}
+		out <- c.metric(m.last[of], labels...)
 	}
 }
 
@@ -200,7 +229,7 @@ func newDescs(own prometheus.Labels) descs {
 		open:       gauge("aside_breaker_open", "Whether a node of the backend is left alone."),
 		counters: []counter{
 			by("aside_reads_total", "Reads by outcome.", "outcome",
-				count{"hit", func(s *aside.Stats) int64 { return max(0, s.Hits-s.StaleHits) }},
+				count{"hit", func(s *aside.Stats) int64 { return s.Hits - s.StaleHits }},
 				count{"stale", func(s *aside.Stats) int64 { return s.StaleHits }},
 				count{"miss", func(s *aside.Stats) int64 { return s.Misses }}),
 			plain("aside_near_hits_total", "Reads answered from the near cache, which are hits or stale, too.", func(s *aside.Stats) int64 { return s.NearHits }),
@@ -212,12 +241,11 @@ func newDescs(own prometheus.Labels) descs {
 			plain("aside_decode_errors_total", "Stored values that did not decode.", func(s *aside.Stats) int64 { return s.DecodeErrors }),
 			plain("aside_encode_errors_total", "Loaded values that could not be stored.", func(s *aside.Stats) int64 { return s.EncodeErrors }),
 			by("aside_audits_total", "Audits of hits by result.", "result",
-				count{"equal", func(s *aside.Stats) int64 { return max(0, s.Audited-s.AuditDifferences) }},
+				count{"equal", func(s *aside.Stats) int64 { return s.Audited - s.AuditDifferences }},
 				count{"different", func(s *aside.Stats) int64 { return s.AuditDifferences }},
 				count{"undecided", func(s *aside.Stats) int64 { return s.AuditsUndecided }}),
-			by("aside_invalidations_total", "Keys whose invalidation was applied, or queued for later.", "result",
-				count{"applied", func(s *aside.Stats) int64 { return s.Invalidated }},
-				count{"queued", func(s *aside.Stats) int64 { return s.InvalidationQueued }}),
+			plain("aside_invalidations_total", "Keys whose invalidation was applied.", func(s *aside.Stats) int64 { return s.Invalidated }),
+			plain("aside_invalidations_queued_total", "Keys whose invalidation was queued, and is applied later.", func(s *aside.Stats) int64 { return s.InvalidationQueued }),
 		},
 	}
 }
@@ -228,22 +256,5 @@ func (d *descs) describe(out chan<- *prometheus.Desc) {
 	}
 	for _, c := range d.counters {
 		out <- c.Desc
-	}
-}
-
-func (d *descs) collect(out chan<- prometheus.Metric, s aside.Status) {
-	out <- d.queued.metric(float64(s.Queued))
-	out <- d.overflowed.metric(oneIf(s.Overflowed))
-	out <- d.open.metric(oneIf(s.Breaker == "open"))
-	for keyspace, stats := range s.Keyspaces {
-		for _, c := range d.counters {
-			for _, n := range c.counts {
-				labels := []string{keyspace}
-				if len(c.counts) > 1 {
-					labels = append(labels, n.label)
-				}
-				out <- c.metric(float64(n.of(&stats)), labels...)
-			}
-		}
 	}
 }

@@ -1,0 +1,144 @@
+// Package asideotel reports a Cache to OpenTelemetry, as metrics and traces.
+//
+//	telemetry, err := asideotel.New(asideotel.Options{Name: "chat"})
+//	...
+//	cfg.Hooks = append(cfg.Hooks, telemetry.Hooks())
+//	cache, err := aside.Open(cfg)
+//	...
+//	err = telemetry.Watch(cache)
+//
+// Counters are read from aside.Status at each collection, so they cost a hit nothing. Hooks
+// report the durations of loads and misses, trouble, and spans.
+//
+// There is a span, aside.load, for each call of a loader, and none for a hit. It is a child of
+// the span of the caller that began the load, and the parent of those that the loader makes.
+// Refreshes and audits run in the background, so the span of one is a root with a link to the
+// caller's. A caller that takes the result of another's load, or waits for a refresh, gets a
+// link from its own span to the load's, and an event aside.joined. A load whose loader ignores
+// the end of its context has its span, and its duration, when the loader returns.
+//
+// OpenTelemetry has no semantic conventions for caches yet. All names start with "aside.", but
+// for error.type, server.address and server.port, and will change once there are some. README.md
+// has the list. Commands to Redis are reported by go-redis's own instrumentation.
+//
+// No key, no value and no text of an error is reported: hooks are not told of keys, and an
+// error is named by its type.
+package asideotel
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/hook"
+)
+
+const scope = "github.com/cacheaside/aside/asideotel"
+
+// The attributes, beside those of the semantic conventions.
+const (
+	cacheKey    = attribute.Key("aside.cache")
+	keyspaceKey = attribute.Key("aside.keyspace")
+	outcomeKey  = attribute.Key("aside.outcome")
+	reasonKey   = attribute.Key("aside.load.reason")
+	keysKey     = attribute.Key("aside.load.keys")
+	auditKey    = attribute.Key("aside.audit")
+	troubleKey  = attribute.Key("aside.trouble")
+)
+
+// Options configures a Telemetry. Its zero value uses the global providers.
+type Options struct {
+	// Name is the attribute aside.cache of all that is reported. Caches that share a provider
+	// must have different names. Defaults to none: the attribute is left out.
+	Name string
+
+	// MeterProvider and TracerProvider default to the global ones.
+	MeterProvider  metric.MeterProvider
+	TracerProvider trace.TracerProvider
+}
+
+// Telemetry reports one Cache. Its methods may be called concurrently.
+type Telemetry struct {
+	name   []attribute.KeyValue // aside.cache, if there is one
+	tracer trace.Tracer
+	meter  metric.Meter
+	instruments
+
+	mu           sync.Mutex
+	troubles     map[trouble]bool // each that there has been, and whether it lasts
+	registration metric.Registration
+}
+
+// New returns a Telemetry. The error is one of the MeterProvider, which refused an instrument.
+func New(o Options) (*Telemetry, error) {
+	if o.MeterProvider == nil {
+		o.MeterProvider = otel.GetMeterProvider()
+	}
+	if o.TracerProvider == nil {
+		o.TracerProvider = otel.GetTracerProvider()
+	}
+	t := &Telemetry{
+		tracer:   o.TracerProvider.Tracer(scope, trace.WithSchemaURL(semconv.SchemaURL)),
+		meter:    o.MeterProvider.Meter(scope, metric.WithSchemaURL(semconv.SchemaURL)),
+		troubles: make(map[trouble]bool),
+	}
+	if o.Name != "" {
+		t.name = []attribute.KeyValue{cacheKey.String(o.Name)}
+	}
+	var err error
+	if t.instruments, err = newInstruments(t.meter); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// Hooks returns the hooks for the aside.Config.Hooks of one Cache. The hooks after
+// them have the span of the load in its context.
+func (t *Telemetry) Hooks() hook.Hooks {
+	return hook.Hooks{Read: t.read, Load: t.load, State: t.state}
+}
+
+func (t *Telemetry) read(ctx context.Context, r hook.Read) {
+	t.joined(ctx, r)
+	if r.Outcome == hook.Miss {
+		t.missDuration.Record(ctx, r.Duration.Seconds(), t.with(failure(r.Err, keyspaceKey.String(r.Keyspace))...))
+	}
+}
+
+func (t *Telemetry) load(ctx context.Context, l hook.Load) (context.Context, func(hook.LoadEnd)) {
+	ctx, span := t.startLoad(ctx, l)
+	return ctx, func(e hook.LoadEnd) {
+		endLoad(span, e.Err)
+		t.loadDuration.Record(ctx, e.Duration.Seconds(), t.with(failure(e.Err, keyspaceKey.String(l.Keyspace), reasonKey.String(l.Reason))...))
+	}
+}
+
+// with returns attributes, and that of the cache's name.
+func (t *Telemetry) with(attrs ...attribute.KeyValue) metric.MeasurementOption {
+	return metric.WithAttributes(append(attrs, t.name...)...)
+}
+
+// failure adds error.type to attrs if err is a failure. Not found is none.
+func failure(err error, attrs ...attribute.KeyValue) []attribute.KeyValue {
+	var panicked *aside.PanicError // first: it may be one with ErrNotFound
+	switch {
+	case err == nil:
+		return attrs
+	case errors.As(err, &panicked):
+		return append(attrs, semconv.ErrorTypeKey.String("panic"))
+	case errors.Is(err, aside.ErrNotFound):
+		return attrs
+	case errors.Is(err, context.Canceled):
+		return append(attrs, semconv.ErrorTypeKey.String("canceled"))
+	case errors.Is(err, context.DeadlineExceeded):
+		return append(attrs, semconv.ErrorTypeKey.String("timeout"))
+	}
+	return append(attrs, semconv.ErrorType(err))
+}
