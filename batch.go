@@ -366,7 +366,13 @@ func (b *loadBatch) callLoader(ctx context.Context, ms []*member, out *outcome, 
 	for _, m := range ms {
 		m.hookedCtx.Store(&ctx)
 	}
-	defer func() { ended(out.err) }()
+	defer func() {
+		err := out.err
+		if out.notFound { // it says nothing of one of them
+			err = &notOfOne{err}
+		}
+		ended(err)
+	}()
 	out.call(ctx, load)
 }
 

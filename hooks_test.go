@@ -93,6 +93,8 @@ func TestHooks(t *testing.T) {
 			told.add("in %v", ctx.Value(spanKey{}))
 			return map[string]string{"1": "v", "2": "v"}, nil
 		}))
+		_, err := aside.GetOrLoadMany(t.Context(), c, []string{"3"}, s.Key, func(context.Context, []string) (map[string]string, error) { return nil, aside.ErrNotFound })
+		told.add("is not found: %v", errors.Is(err, aside.ErrNotFound))
 		if err := aside.Invalidate(t.Context(), c, s.Key("A"), s.Key("B")); err != nil {
 			t.Error(err)
 		}
@@ -106,6 +108,7 @@ func TestHooks(t *testing.T) {
 			"read s stale <nil> of <nil>", "load s refresh 1", "in refresh", "loaded <nil>",
 			"load s miss 1", "loaded aside: not found", "read s miss aside: not found of miss",
 			"load s miss 2", "in miss", "loaded <nil>", "read s miss <nil> of miss", "read s miss <nil> of miss",
+			"load s miss 1", "loaded aside: not found", "read s miss aside: not found of miss", "is not found: false",
 			"write s update false, 2 keys, 0 queued, <nil>",
 			"write s update true, 1 keys, 0 queued, failed",
 		}

@@ -39,8 +39,8 @@ type Status struct {
 // Stats are counts since the Cache was made, of this process alone.
 type Stats struct {
 	Hits               int64 // reads of values that the cache had, or was storing, when they came
-	NearHits           int64 // of these, from the near cache
-	StaleHits          int64 // of these, of values older than their keyspace's RefreshAfter
+	NearHits           int64 // looks that the near cache answered: nearly all are hits
+	StaleHits          int64 // hits of values older than their keyspace's RefreshAfter
 	Misses             int64 // the other reads, but for those while the cache is switched off
 	Loads              int64 // calls of loaders
 	LoadErrors         int64 // loads that ended with an error other than ErrNotFound, or a panic

@@ -13,7 +13,7 @@
 // holds a key. What is counted is of this process alone.
 //
 //	aside_reads_total{keyspace,outcome}           reads by outcome: hit, stale (a value older than RefreshAfter) or miss
-//	aside_near_hits_total{keyspace}               of the hits and stale ones, those from the near cache
+//	aside_near_hits_total{keyspace}               looks answered from the near cache: nearly all are hits, or stale
 //	aside_coalesced_reads_total{keyspace}         of the misses, those that took the result of another caller's load
 //	aside_degraded_reads_total{keyspace}          reads that went without the backend because of trouble
 //	aside_waits_total{keyspace}                   waits for a load in another process
@@ -232,7 +232,7 @@ func newDescs(own prometheus.Labels) descs {
 				count{"hit", func(s *aside.Stats) int64 { return s.Hits - s.StaleHits }},
 				count{"stale", func(s *aside.Stats) int64 { return s.StaleHits }},
 				count{"miss", func(s *aside.Stats) int64 { return s.Misses }}),
-			plain("aside_near_hits_total", "Reads answered from the near cache, which are hits or stale, too.", func(s *aside.Stats) int64 { return s.NearHits }),
+			plain("aside_near_hits_total", "Looks that the near cache answered.", func(s *aside.Stats) int64 { return s.NearHits }),
 			plain("aside_coalesced_reads_total", "Reads that took the result of another caller's load.", func(s *aside.Stats) int64 { return s.Coalesced }),
 			plain("aside_degraded_reads_total", "Reads that went without the backend because of trouble.", func(s *aside.Stats) int64 { return s.Degraded }),
 			plain("aside_waits_total", "Waits for a load in another process.", func(s *aside.Stats) int64 { return s.Waited }),
