@@ -53,7 +53,7 @@ func (t *told) hooks() []hook.Hooks {
 		},
 		Load: func(ctx context.Context, l hook.Load) (context.Context, func(hook.LoadEnd)) {
 			t.add("load %s %s %d", l.Keyspace, l.Reason, l.Keys)
-			return context.WithValue(ctx, spanKey{}, l.Reason), func(e hook.LoadEnd) { t.add("loaded %v", e.Err) }
+			return context.WithValue(ctx, spanKey{}, l.Reason), func(e hook.LoadEnd) { t.add("loaded %v, not found %v", e.Err, errors.Is(e.Err, aside.ErrNotFound)) }
 		},
 		Write: func(_ context.Context, w hook.Write) {
 			t.add("write %s update %v, %d keys, %d queued, %v", w.Keyspace, w.Update, w.Keys, w.Queued, w.Err)
@@ -103,12 +103,12 @@ func TestHooks(t *testing.T) {
 			t.Error(err)
 		}
 		want := []string{
-			"load s miss 1", "in miss", "loaded <nil>", "read s miss <nil> of miss",
-			"load s fresh 1", "in fresh", "loaded <nil>", "read s miss <nil> of fresh",
-			"read s stale <nil> of <nil>", "load s refresh 1", "in refresh", "loaded <nil>",
-			"load s miss 1", "loaded aside: not found", "read s miss aside: not found of miss",
-			"load s miss 2", "in miss", "loaded <nil>", "read s miss <nil> of miss", "read s miss <nil> of miss",
-			"load s miss 1", "loaded aside: not found", "read s miss aside: not found of miss", "is not found: false",
+			"load s miss 1", "in miss", "loaded <nil>, not found false", "read s miss <nil> of miss",
+			"load s fresh 1", "in fresh", "loaded <nil>, not found false", "read s miss <nil> of fresh",
+			"read s stale <nil> of <nil>", "load s refresh 1", "in refresh", "loaded <nil>, not found false",
+			"load s miss 1", "loaded aside: not found, not found true", "read s miss aside: not found of miss",
+			"load s miss 2", "in miss", "loaded <nil>, not found false", "read s miss <nil> of miss", "read s miss <nil> of miss",
+			"load s miss 1", "loaded aside: not found, not found false", "read s miss aside: not found of miss", "is not found: false",
 			"write s update false, 2 keys, 0 queued, <nil>",
 			"write s update true, 1 keys, 0 queued, failed",
 		}
@@ -131,7 +131,7 @@ func TestHooks_OfWhoJoins(t *testing.T) {
 			})
 		}
 		group.Wait()
-		want := []string{"load chat_messages miss 1", "loaded <nil>", "read chat_messages miss <nil> of miss", "read chat_messages miss <nil> of miss"}
+		want := []string{"load chat_messages miss 1", "loaded <nil>, not found false", "read chat_messages miss <nil> of miss", "read chat_messages miss <nil> of miss"}
 		if diff := cmp.Diff(want, told.all()); diff != "" {
 			t.Error(diff)
 		}
