@@ -62,7 +62,7 @@ knot() {
 
 # race leaves those tests to .ci/nightly that take the detector minutes each.
 race() {
-	go test -race -timeout 30m -skip 'TestMemory_|TestJSONHasOneMeaning|WhatOtherPrograms|TestALease|TestALost|TestAClaim|TestScripts' ./... ./asideotel/... ./asideprom/...
+	go test -race -timeout 30m -skip 'TestMemory_|TestJSONHasOneMeaning|WhatOtherPrograms|TestALease|TestALost|TestAClaim|TestScripts|TestSecrets' ./... ./asideotel/... ./asideprom/...
 	go test -race -run '^TestSimulation$' ./proof -seeds 50
 }
 
