@@ -51,6 +51,7 @@ type settings struct {
 	logLevel      slog.Level
 	responderWait time.Duration
 	name          string        // what pages call this server
+	tracesTo      string        // the address of a collector of spans, if there is one
 	databaseDelay time.Duration // by which the database is slower than it is
 	model         modelSettings
 	cache         aside.Config
@@ -134,10 +135,16 @@ func readSettings(env map[string]string) (settings, error) {
 	if u, err := url.Parse(s.model.baseURL); err != nil || s.model.baseURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
 		bad("OPENAI_BASE_URL: want an address like http://localhost:11434/v1")
 	}
+	s.tracesTo = get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+	if u, err := url.Parse(s.tracesTo); err != nil || s.tracesTo != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		errs = append(errs, errEndpoint)
+	}
 	s.name = get("SERVER_NAME", s.addr)
 	s.cache = cache
 	return s, errors.Join(append(errs, cacheErr)...)
 }
+
+var errEndpoint = errors.New("OTEL_EXPORTER_OTLP_ENDPOINT: want a collector's address like http://localhost:4318")
 
 // shown returns "=" and a wrong value, if it is an integer or an IP address. Any other may
 // be a secret, or an address with one, that came under a wrong name.
@@ -208,7 +215,16 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 	redis.SetLogger(&quiet)
 	metrics := newMetrics()
 	set.cache.Logger = log
-	set.cache.Hooks = hooks(metrics)
+	traces, err := openTraces(ctx, set.tracesTo, set.name, log)
+	if err != nil {
+		return err
+	}
+	defer traces.stop()
+	spans, err := traces.cacheHooks()
+	if err != nil {
+		return err
+	}
+	set.cache.Hooks = append(hooks(metrics), spans)
 
 	db, err := openDatabase(ctx, set.databaseURL)
 	if err != nil {
@@ -228,7 +244,7 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 	if _, err := cache.Status(ctx); err != nil {
 		log.Warn("the cache does not answer: the chat goes on from the database", "err", err)
 	}
-	server, err := newServer(ctx, set, &Repository{db, cache, set.databaseDelay}, metrics, log)
+	server, err := newServer(ctx, set, &Repository{db, cache, set.databaseDelay}, metrics, traces, log)
 	if err != nil {
 		return err
 	}
@@ -258,7 +274,7 @@ func redisName(c aside.Config) string {
 }
 
 // newServer makes the server that replies until ctx ends.
-func newServer(ctx context.Context, set settings, repo *Repository, metrics *metrics, log *slog.Logger) (*Server, error) {
+func newServer(ctx context.Context, set settings, repo *Repository, metrics *metrics, traces *traces, log *slog.Logger) (*Server, error) {
 	generations, err := aside.NewGenerations(repo.cache)
 	if err != nil {
 		return nil, err
@@ -276,6 +292,7 @@ func newServer(ctx context.Context, set settings, repo *Repository, metrics *met
 		generations: generations,
 		responder:   responder,
 		metrics:     metrics,
+		traces:      traces,
 		log:         log,
 		stopping:    ctx,
 	}, nil

@@ -36,7 +36,7 @@ var harmlessVars = map[string]string{
 }
 
 var secretFields = map[string]string{
-	"settings.databaseURL": "", "settings.adminToken": "", "settings.model.apiKey": "", "settings.model.baseURL": "",
+	"settings.databaseURL": "", "settings.tracesTo": "", "settings.adminToken": "", "settings.model.apiKey": "", "settings.model.baseURL": "",
 	"settings.cache.Redis.URL": "", "settings.cache.Redis.Hosts": "", "settings.cache.Redis.Username": "", "settings.cache.Redis.Password": "", "settings.cache.Redis.SentinelMaster": "",
 	"settings.cache.Redis.SentinelUsername": "", "settings.cache.Redis.SentinelPassword": "", "settings.cache.Redis.TLSConfig": "", "settings.cache.Type": "",
 }
@@ -182,6 +182,7 @@ func TestSecrets_Server(t *testing.T) {
 				}
 				file := env + "\nPORT=0\nLOG_LEVEL=debug\nSERVER_NAME=one\nCACHE_TIMEOUT=2\nOPENAI_MODEL=small\nOPENAI_TIMEOUT=20\n" +
 					"OPENAI_BASE_URL=" + strings.Replace(model.URL, "http://", "http://"+secrettest.InURL+":"+secrettest.InURL+"@", 1) + "/v1?api-key=" + secrettest.InURL + "\n" +
+					"OTEL_EXPORTER_OTLP_ENDPOINT=http://u:" + secrettest.InURL + "@127.0.0.1:1/" + secrettest.InURL + "?key=" + secrettest.InURL + "\n" +
 					"OPENAI_API_KEY='" + marker + "'\nCACHE_ADMIN_TOKEN='" + marker + "'\nREDIS_PASSWORD='" + marker + "'\nDATABASE_URL=" + dir + "/chat.db\n"
 				said := asked(t, file, filepath.Join(dir, "chat.db"))
 				secrettest.Check(t, "the server", said)
@@ -299,7 +300,7 @@ func TestSecrets_Panic(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := serverOn(t, map[string]string{"CACHE_TYPE": "memory"})
-	s, err := newServer(t.Context(), set, c.repo, newMetrics(), logger)
+	s, err := newServer(t.Context(), set, c.repo, newMetrics(), noTraces, logger)
 	if err != nil {
 		t.Fatal(err)
 	}

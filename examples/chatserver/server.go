@@ -27,6 +27,7 @@ type Server struct {
 	generations *aside.Generations
 	responder   Responder
 	metrics     *metrics
+	traces      *traces
 	reads       readLog
 	replies     replies
 	log         *slog.Logger
@@ -80,8 +81,10 @@ func (s *Server) observed(next http.Handler) http.Handler {
 		w.Header().Set("X-Server", s.about.Server)
 		timed := &timedWriter{ResponseWriter: w, start: start}
 		r = r.WithContext(context.WithValue(r.Context(), loggerKey{}, s.log))
+		r, traced := s.traces.request(r)
 		next.ServeHTTP(timed, r)
 		took := time.Since(start)
+		traced(r.Pattern, timed.code)
 		s.metrics.request(r.Pattern, r.Method, timed.code, took)
 		s.log.InfoContext(r.Context(), "request", "method", r.Method, "path", r.URL.Path, "code", timed.code, "ms", ms(took))
 	})

@@ -63,7 +63,7 @@ func serverOn(t *testing.T, env map[string]string) *client {
 	metrics.cache.Watch(cache)
 	repo := &Repository{db, cache, set.databaseDelay}
 	stopping, stop := context.WithCancel(t.Context())
-	s, err := newServer(stopping, set, repo, metrics, log)
+	s, err := newServer(stopping, set, repo, metrics, noTraces, log)
 	if err != nil {
 		t.Fatal(err)
 	}

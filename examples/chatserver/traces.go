@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	oteltrace "go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/cacheaside/aside/asideotel"
+	"github.com/cacheaside/aside/hook"
+)
+
+// traceTimeout is how long the server waits, as it stops, for its last spans to be sent.
+const traceTimeout = 5 * time.Second
+
+// traces are the server's spans: of requests, and of loads within them.
+type traces struct {
+	provider oteltrace.TracerProvider
+	stop     func() // sends what has not been sent
+}
+
+var noTraces = &traces{noop.NewTracerProvider(), func() {}}
+
+// openTraces returns spans that are sent by OTLP over HTTP to endpoint, the address of a
+// collector, and thrown away if that is empty.
+func openTraces(ctx context.Context, endpoint, server string, log *slog.Logger) (*traces, error) {
+	if endpoint == "" {
+		return noTraces, nil
+	}
+	to, err := url.JoinPath(endpoint, "v1", "traces")
+	if err != nil {
+		return nil, errEndpoint
+	}
+	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(to))
+	if err != nil {
+		return nil, withoutURL(err)
+	}
+	of, err := resource.Merge(resource.Default(), resource.NewSchemaless(semconv.ServiceName("chatserver"), semconv.ServiceInstanceID(server)))
+	if err != nil {
+		return nil, err
+	}
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("spans cannot be sent", "err", withoutURL(err)) }))
+	provider := sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(of))
+	return &traces{provider, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), traceTimeout)
+		defer cancel()
+		if err := provider.Shutdown(ctx); err != nil {
+			log.Warn("the last spans cannot be sent", "err", withoutURL(err))
+		}
+	}}, nil
+}
+
+// withoutURL returns err without the collector's address, which may have a token in it.
+func withoutURL(err error) error {
+	var of *url.Error
+	if errors.As(err, &of) {
+		return of.Err
+	}
+	return err
+}
+
+// cacheHooks make a span for each load.
+func (t *traces) cacheHooks() (hook.Hooks, error) {
+	telemetry, err := asideotel.New(asideotel.Options{Name: "chat", TracerProvider: t.provider})
+	if err != nil {
+		return hook.Hooks{}, err
+	}
+	return telemetry.Hooks(), nil
+}
+
+// request begins the span of a request, as a child of the client's if it sent one. The span is
+// named at its end, when the request's route is known.
+func (t *traces) request(r *http.Request) (*http.Request, func(route string, code int)) {
+	ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
+	ctx, span := t.provider.Tracer("chatserver").Start(ctx, r.Method, oteltrace.WithSpanKind(oteltrace.SpanKindServer))
+	return r.WithContext(ctx), func(route string, code int) {
+		span.SetName(r.Method + " " + route)
+		span.SetAttributes(semconv.HTTPRequestMethodKey.String(r.Method), semconv.HTTPRoute(route), semconv.HTTPResponseStatusCode(code))
+		span.End()
+	}
+}
