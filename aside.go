@@ -116,7 +116,7 @@ func GetOrLoad[T any](ctx context.Context, c Cache, key Key, load func(context.C
 		space.forKey(name)
 	}
 	r := read{request: request{key: name}, arrived: f.flights.seq.Load(), mode: modeOf[T](space), count: f.counts.of(space.Name)}
-	if f.hooks.hits {
+	if f.hooks.Hits {
 		r.start = time.Now()
 	}
 	if r.refreshes = f.ttl.refreshAfter(space) != 0; r.refreshes {
@@ -203,8 +203,8 @@ func landed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r
 	if err := fl.wait(ctx, r); err != nil {
 		return value, false, false, err
 	}
-	r.load = fl.hooked()
 	if fl.expired { // also to a caller who came late: a loader that waits for its own key must not begin anew for ever
+		r.load = fl.hooked()
 		return value, false, false, fl.err
 	}
 	if r.skipped && leads {
@@ -330,8 +330,11 @@ func take[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) (va
 	if fl.orphaned && !leads || fl.idle {
 		return value, false, nil
 	}
-	if value, ok, err = resultOf[T](f, fl, space, r, leads); ok && !leads {
-		r.count.coalesced.Add(1)
+	if value, ok, err = resultOf[T](f, fl, space, r, leads); ok {
+		r.load = fl.hooked()
+		if !leads {
+			r.count.coalesced.Add(1)
+		}
 	}
 	if ok && fl.panics != nil {
 		panic(fl.panics)
@@ -395,7 +398,6 @@ func refreshed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace
 		return value, ctx.Err()
 	}
 	if err == nil && (fl.err == nil || fl.notFound) {
-		r.load = fl.hooked()
 		if fl.accepts(r.arrived) {
 			if value, ok, err := take[T](f, fl, space, r, false); ok {
 				f.missed(ctx, space, r, err)
@@ -413,7 +415,7 @@ func refreshed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace
 
 // begin notes when a read began that is not answered from this process's memory, for hooks.
 func (r *read) begin(f *front) {
-	if f.hooks.reads && r.start.IsZero() {
+	if f.hooks.Reads && r.start.IsZero() {
 		r.start = time.Now()
 	}
 }
@@ -424,7 +426,7 @@ func (f *front) hit(ctx context.Context, space *Keyspace, r *read, err error) {
 	if f.logs.Enabled(ctx, slog.LevelDebug) {
 		f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key)
 	}
-	if f.hooks.hits {
+	if f.hooks.Hits {
 		f.report(ctx, space, r, hook.Hit, err)
 	}
 }
@@ -453,8 +455,8 @@ func (f *front) hitStale(ctx context.Context, space *Keyspace, r *read) {
 }
 
 func (f *front) report(ctx context.Context, space *Keyspace, r *read, outcome string, err error) {
-	if f.hooks.reads {
-		f.hooks.read(ctx, hook.Read{Keyspace: space.Name, Outcome: outcome, Err: err, Duration: time.Since(r.start), Load: r.load})
+	if f.hooks.Reads {
+		f.hooks.Read(ctx, hook.Read{Keyspace: space.Name, Outcome: outcome, Err: err, Duration: time.Since(r.start), Load: r.load})
 	}
 }
 

@@ -99,7 +99,7 @@ func (f *front) startNear(b *redisstore.Store) {
 	f.near = near.New(f.cfg.NearMaxBytes, nearMaxAge)
 	f.life.Go(func() {
 		b.Track(f.life.Context(), prefixes, f.near, f.log, func(lost bool, err error) {
-			f.hooks.turn(hook.State{Trouble: hook.Near, Begins: lost, Err: err})
+			f.hooks.State(hook.State{Trouble: hook.Near, Begins: lost, Err: err})
 		})
 		f.near.Close()
 	})

@@ -71,8 +71,8 @@ func (b *loadBatch) run() {
 	}
 }
 
-// lookInLine looks, while the batch is in line for its place, for what the processes that it
-// waited for have stored. It returns the members that have no value yet when its turn comes.
+// lookInLine looks, while the batch is in line for its place, for values that the processes
+// which it waited for have stored. It returns the members that have no value yet when its turn comes.
 func (b *loadBatch) lookInLine(ms []*member, start time.Time) (left []*member) {
 	for turn := b.seat.Turn(); turn != nil && slices.ContainsFunc(ms, (*member).mayLook); turn = b.seat.Turn() {
 		if ms = b.look(ms); len(ms) == 0 {
@@ -357,12 +357,12 @@ func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []
 
 // callLoader is that of a flight, for the members.
 func (b *loadBatch) callLoader(ctx context.Context, ms []*member, out *outcome, load func(context.Context) (any, error)) {
-	if !b.f.hooks.loads {
+	if !b.f.hooks.Loads {
 		out.call(ctx, load)
 		return
 	}
 	out.err = errGoexit
-	ctx, ended := b.f.hooks.load(ctx, hook.Load{Keyspace: ms[0].space.Name, Reason: ms[0].reason(), Keys: len(ms)})
+	ctx, ended := b.f.hooks.Load(ctx, hook.Load{Keyspace: ms[0].space.Name, Reason: ms[0].reason(), Keys: len(ms)})
 	for _, m := range ms {
 		m.hookedCtx.Store(&ctx)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/cacheaside/aside/internal/entry"
 	"github.com/cacheaside/aside/internal/expect"
 	"github.com/cacheaside/aside/internal/foreign"
+	"github.com/cacheaside/aside/internal/hooks"
 	"github.com/cacheaside/aside/internal/lifecycle"
 	"github.com/cacheaside/aside/internal/outbox"
 	"github.com/cacheaside/aside/internal/places"
@@ -133,7 +134,7 @@ func newFront(store backend.Backend, cfg Config) *front {
 		deadlines: deadline.NewShared(cfg.Timeout),
 		life:      lifecycle.New(),
 	}
-	f.hooks = newHooks(cfg.Hooks, f.log)
+	f.hooks = hooks.New(cfg.Hooks, f.log)
 	f.answers = f.deliver
 	wakes := wake.Options{Name: f.name("aside:wake"), Refused: redisstore.Answered, Log: f.log, Stop: f.life.Context(), Go: f.life.Go}
 	if b, ok := store.(*redisstore.Store); ok {

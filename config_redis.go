@@ -303,7 +303,7 @@ func (r Redis) client() (redis.UniversalClient, []string, error) {
 	return redis.NewUniversalClient(o), texts, nil
 }
 
-// shown returns r with "***" in the place of what is secret or may have a secret in it:
+// shown returns r with "***" in the place of secrets, and of texts that may have one in them:
 // names, passwords, the URL, and hosts and a master's name that are none. TLSConfig is
 // empty, or nil. It is the one form in which a Redis is printed.
 func (r Redis) shown() Redis {
@@ -329,7 +329,7 @@ func (r Redis) shown() Redis {
 
 // Format prints r, with each verb, without its secrets: a Config is often logged. It
 // does so for a Config that is printed by itself or in exported fields; package fmt calls
-// no methods of what is in an unexported field.
+// no methods in unexported fields.
 func (r Redis) Format(state fmt.State, verb rune) {
 	type plain Redis
 	fmt.Fprintf(state, fmt.FormatString(state, verb), plain(r.shown()))

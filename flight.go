@@ -429,8 +429,8 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 	}
 }
 
-// mayLook reports whether the flight, while it is in line for its place, takes what the
-// process that it waited for has stored.
+// mayLook reports whether the flight, while it is in line for its place, takes a value that
+// the process which it waited for has stored.
 func (fl *flight) mayLook() bool {
 	return fl.refresh == nil && !fl.fresh && !fl.isDetached() && !fl.f.queue.Distrusts(fl.key)
 }
@@ -528,14 +528,14 @@ func (fl *flight) keepLease(token string) (stop func()) {
 	})
 }
 
-// callLoader calls the loader, with what hooks make of its context.
+// callLoader calls the loader, with the context that hooks make for it.
 func (fl *flight) callLoader(out *outcome) {
-	if !fl.f.hooks.loads {
+	if !fl.f.hooks.Loads {
 		out.call(&fl.ctx, fl.load)
 		return
 	}
 	out.err = errGoexit // a hook may exit
-	ctx, ended := fl.f.hooks.load(&fl.ctx, hook.Load{Keyspace: fl.space.Name, Reason: fl.reason(), Keys: 1})
+	ctx, ended := fl.f.hooks.Load(&fl.ctx, hook.Load{Keyspace: fl.space.Name, Reason: fl.reason(), Keys: 1})
 	fl.hookedCtx.Store(&ctx)
 	defer func() { ended(out.err) }()
 	out.call(ctx, fl.load)

@@ -18,6 +18,7 @@ import (
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/entry"
 	"github.com/cacheaside/aside/internal/expect"
+	"github.com/cacheaside/aside/internal/hooks"
 	"github.com/cacheaside/aside/internal/lifecycle"
 	"github.com/cacheaside/aside/internal/near"
 	"github.com/cacheaside/aside/internal/outbox"
@@ -48,7 +49,7 @@ type front struct {
 	misses  *expect.Misses // which reads ask for a lease at once
 	queue   *outbox.Outbox
 	counts  counts
-	hooks   *hooks
+	hooks   *hooks.Hooks
 	memory  *memoryBackend // backend, when it is one
 	memo    *entry.Memo
 	near    *near.Cache // nil when there is none
@@ -87,9 +88,12 @@ func (f *front) checkSize(key string, value []byte) error {
 	return nil
 }
 
-// countOf returns the counters of the keyspace of a key that was made from a [Key], in full.
+// countOf returns the counters of a key in full. A key without a colon is of no keyspace.
 func (f *front) countOf(key string) *counters {
-	space, _, _ := strings.Cut(strings.TrimPrefix(key, f.cfg.KeyPrefix), ":")
+	space, _, ok := strings.Cut(strings.TrimPrefix(key, f.cfg.KeyPrefix), ":")
+	if !ok {
+		space = ""
+	}
 	return f.counts.of(space)
 }
 

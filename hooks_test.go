@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,7 +21,7 @@ import (
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
-// told is what hooks were told, in order.
+// told has the events that hooks were told of, in order.
 type told struct {
 	mu   sync.Mutex
 	list []string
@@ -226,6 +227,35 @@ func TestHooks_ThatExit(t *testing.T) {
 	}
 }
 
+// A key that another program made is no keyspace's, and names none.
+func TestStatus_OfForeignKeys(t *testing.T) {
+	t.Parallel()
+	c := open(t, aside.Config{Type: "memory"})
+	if err := c.Delete(t.Context(), "a-person", "A person:1", "\xff:1", ":1"); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]aside.Stats{"": {Invalidated: 4}}
+	if s := must(c.Status(t.Context())); !maps.Equal(s.Keyspaces, want) {
+		t.Errorf("got %v, want %v", s.Keyspaces, want)
+	}
+}
+
+// A hit of a keyspace that is not counted by itself costs no more than another's.
+func TestStatus_CostsOfTheRest(t *testing.T) {
+	c := open(t, aside.Config{Type: "memory"})
+	var costs []float64
+	for i := range 300 {
+		key := aside.Keyspace{Name: fmt.Sprint("s", i)}.Key("A")
+		must(aside.GetOrLoad(t.Context(), c, key, loaded("v")))
+		if i == 0 || i == 299 {
+			costs = append(costs, testing.AllocsPerRun(100, func() { must(aside.GetOrLoad(t.Context(), c, key, loaded("v"))) }))
+		}
+	}
+	if costs[0] != costs[1] {
+		t.Errorf("allocations of a hit: %v", costs)
+	}
+}
+
 // Each keyspace is counted by itself, up to 256 of them.
 func TestStatus_ByKeyspace(t *testing.T) {
 	t.Parallel()
@@ -254,7 +284,10 @@ func TestStatus_ByKeyspace(t *testing.T) {
 	if err := c.Delete(t.Context(), "\xff:not a keyspace"); err != nil {
 		t.Fatal(err)
 	}
-	rest := aside.Stats{Misses: 46, Loads: 46, Invalidated: 1}
+	if err := c.Delete(t.Context(), "a person's name"); err != nil {
+		t.Fatal(err)
+	}
+	rest := aside.Stats{Misses: 46, Loads: 46, Invalidated: 2}
 	if s := must(c.Status(t.Context())); len(s.Keyspaces) != 257 || s.Stats.Misses != 302 || s.Keyspaces[""] != rest {
 		t.Errorf("%d keyspaces, %d misses, the rest %+v, want 257, 302 and %+v", len(s.Keyspaces), s.Stats.Misses, s.Keyspaces[""], rest)
 	}

@@ -119,7 +119,7 @@ func (m *many[K, T]) add(ctx context.Context, ids []K, key func(K) Key) error {
 	arrived := f.flights.seq.Load()
 	fresh := loadctx.IsFresh(ctx)
 	var start time.Time
-	if f.hooks.reads {
+	if f.hooks.Reads {
 		start = time.Now()
 	}
 	for _, id := range ids {

@@ -133,7 +133,7 @@ func (f *front) newBreaker(shard, does string, connected func() int64, probe fun
 	return breaker.New(breaker.Options{
 		Does: does, Log: log,
 		Turned: func(open bool, err error) {
-			f.hooks.turn(hook.State{Trouble: does, Begins: open, Node: shard, Err: err})
+			f.hooks.State(hook.State{Trouble: does, Begins: open, Node: shard, Err: err})
 		},
 		Stop: f.life.Context(), Go: f.life.Go, Answers: f.answers, Silence: silence, Connected: connected,
 		Probe: func() error {

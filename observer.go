@@ -1,20 +1,12 @@
 package aside
 
 import (
-	"context"
 	"fmt"
-	"log/slog"
 	"maps"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
-	"unicode/utf8"
 	"unsafe"
-
-	"github.com/cacheaside/aside/hook"
 )
 
 // Status describes a Cache.
@@ -63,19 +55,24 @@ type Stats struct {
 // counts are counters by keyspace.
 type counts struct {
 	known atomic.Pointer[map[string]*counters] // copied when a keyspace is added
-	mu    sync.Mutex                           // of who adds one
+	mu    sync.Mutex                           // held to add one
 	rest  counters
 }
 
 // maxCounted is how many keyspaces are counted by themselves.
 const maxCounted = 256
 
-// of returns the counters of the keyspace of a name.
+// of returns the counters of a keyspace. Names that no keyspace can have are of other programs'
+// keys, and no labels for metrics.
 func (c *counts) of(space string) *counters {
-	if known := c.known.Load(); known != nil {
+	known := c.known.Load()
+	if known != nil {
 		if of, ok := (*known)[space]; ok {
 			return of
 		}
+	}
+	if known != nil && len(*known) >= maxCounted || !isName(space) {
+		return &c.rest
 	}
 	return c.add(space)
 }
@@ -88,10 +85,10 @@ func (c *counts) add(space string) *counters {
 		if of, ok := (*old)[space]; ok {
 			return of
 		}
+		if len(*old) >= maxCounted {
+			return &c.rest
+		}
 		maps.Copy(known, *old)
-	}
-	if len(known) >= maxCounted || space == "" || !utf8.ValidString(space) { // a label's value
-		return &c.rest
 	}
 	of := &counters{}
 	known[strings.Clone(space)] = of
@@ -99,7 +96,7 @@ func (c *counts) add(space string) *counters {
 	return of
 }
 
-// stats returns what was counted in all, and by keyspace.
+// stats returns the counts of all keyspaces together, and of each.
 func (c *counts) stats() (all Stats, each map[string]Stats) {
 	each = make(map[string]Stats)
 	if rest := c.rest.stats(); rest != (Stats{}) {
@@ -206,120 +203,4 @@ func humanBytes(n int64) string {
 		return fmt.Sprintf("%dB", n)
 	}
 	return fmt.Sprintf("%.2f%c", f, units[i])
-}
-
-// hooks are Config.Hooks, ready to be called.
-type hooks struct {
-	all                  []hook.Hooks
-	reads, hits          bool // one is told of reads, or of hits as well
-	loads, writes, state bool
-
-	log      *slog.Logger
-	panicked sync.Once
-
-	mu      sync.Mutex
-	states  []hook.State // that are to be told of
-	telling bool         // a goroutine tells of them
-}
-
-func newHooks(all []hook.Hooks, log *slog.Logger) *hooks {
-	h := &hooks{all: all, log: log}
-	for _, k := range all {
-		h.reads = h.reads || k.Read != nil
-		h.hits = h.hits || k.Read != nil && k.Hits
-		h.loads = h.loads || k.Load != nil
-		h.writes = h.writes || k.Write != nil
-		h.state = h.state || k.State != nil
-	}
-	return h
-}
-
-// call calls one of the hooks.
-func (h *hooks) call(one func()) {
-	defer func() {
-		if p := recover(); p != nil {
-			stack := debug.Stack()
-			h.panicked.Do(func() {
-				h.log.Error("cache: a hook panicked (logged once)", "panic", fmt.Sprint(p), "stack", string(stack))
-			})
-		}
-	}()
-	one()
-}
-
-func (h *hooks) read(ctx context.Context, r hook.Read) {
-	for _, k := range h.all {
-		if k.Read != nil && (k.Hits || r.Outcome != hook.Hit) {
-			h.call(func() { k.Read(ctx, r) })
-		}
-	}
-}
-
-// load returns the context for a loader, and a function that tells of its end.
-func (h *hooks) load(ctx context.Context, l hook.Load) (loader context.Context, ended func(err error)) {
-	loader = ctx
-	var ends []func(hook.LoadEnd)
-	for _, k := range h.all {
-		if k.Load == nil {
-			continue
-		}
-		h.call(func() {
-			made, end := k.Load(loader, l)
-			if made != nil {
-				loader = made
-			}
-			if end != nil {
-				ends = append(ends, end)
-			}
-		})
-	}
-	start := time.Now()
-	return loader, func(err error) {
-		e := hook.LoadEnd{Duration: time.Since(start), Err: err}
-		for _, end := range slices.Backward(ends) {
-			h.call(func() { end(e) })
-		}
-	}
-}
-
-func (h *hooks) write(ctx context.Context, w hook.Write) {
-	for _, k := range h.all {
-		if k.Write != nil {
-			h.call(func() { k.Write(ctx, w) })
-		}
-	}
-}
-
-// turn tells of trouble that begins or ends, in order, in a goroutine of its own: whoever
-// notices it holds locks.
-func (h *hooks) turn(s hook.State) {
-	if !h.state {
-		return
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.states = append(h.states, s); !h.telling {
-		h.telling = true
-		go h.tell()
-	}
-}
-
-func (h *hooks) tell() {
-	for s, ok := h.next(); ok; s, ok = h.next() {
-		for _, k := range h.all {
-			if k.State != nil {
-				h.call(func() { k.State(s) })
-			}
-		}
-	}
-}
-
-func (h *hooks) next() (s hook.State, ok bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.telling = len(h.states) > 0; !h.telling {
-		return s, false
-	}
-	s, h.states = h.states[0], h.states[1:]
-	return s, true
 }

@@ -289,7 +289,7 @@ func TestMaxLoads_StoredValues(t *testing.T) {
 }
 
 // Who has waited for another process's load, and is in line since it lost its place
-// meanwhile, takes what that load stores.
+// meanwhile, takes the value that is stored.
 func TestMaxLoads_StoredWhileInLine(t *testing.T) {
 	t.Parallel()
 	for _, many := range []bool{false, true} {

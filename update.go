@@ -43,7 +43,7 @@ func Update(ctx context.Context, c Cache, write func(context.Context) error, key
 		return err
 	}
 	u := update{f: f, keys: names, token: rand.Text(), budget: f.newBudget()}
-	if !f.hooks.writes {
+	if !f.hooks.Writes {
 		return u.run(ctx, write)
 	}
 	start := time.Now()
@@ -65,7 +65,7 @@ func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
 	if err != nil {
 		return err
 	}
-	if !f.hooks.writes {
+	if !f.hooks.Writes {
 		return f.invalidate(ctx, f.newBudget(), names...)
 	}
 	start := time.Now()
@@ -82,7 +82,7 @@ func (f *front) wrote(ctx context.Context, w hook.Write, keys []string) {
 			w.Queued++
 		}
 	}
-	f.hooks.write(ctx, w)
+	f.hooks.Write(ctx, w)
 }
 
 // Pending reports whether reads of at least one of keys bypass the cache in this
@@ -302,9 +302,9 @@ func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error
 	}
 	if n, _ := f.queue.Status(); n == 0 {
 		f.log.Warn("cache: invalidations are kept until the backend takes them", "err", err)
-		f.hooks.turn(hook.State{Trouble: hook.Queue, Begins: true, Err: err})
 	}
 	refused := f.queue.Add(failed, of)
+	f.hooks.Queue(f.isQueued, err)
 	for _, key := range failed[:len(failed)-refused] {
 		f.countOf(key).queued.Add(1)
 	}
@@ -316,6 +316,12 @@ func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error
 		return fmt.Errorf("%w: %d of %d keys are not invalidated: the queue is full, and they are of no keyspace that could be cleared in their place", ErrUnavailable, refused, len(keys))
 	}
 	return nil
+}
+
+// isQueued reports whether invalidations wait.
+func (f *front) isQueued() bool {
+	n, overflowed := f.queue.Status()
+	return n > 0 || overflowed
 }
 
 // deliver starts delivering the queue, unless that is being done.
@@ -353,8 +359,8 @@ func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 	n, overflowed := f.queue.Status()
 	if n == 0 && !overflowed && ctx.Err() == nil {
 		f.log.Warn("cache: all invalidations that were kept are delivered")
-		f.hooks.turn(hook.State{Trouble: hook.Queue})
 	}
+	f.hooks.Queue(f.isQueued, nil)
 	return n == 0 && !overflowed
 }
 

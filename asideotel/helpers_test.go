@@ -76,7 +76,7 @@ func (l *lab) collect(t testing.TB) metricdata.ResourceMetrics {
 	return all
 }
 
-// series returns what is exported, by name and attributes: "aside.reads
+// series returns the exported values, by name and attributes: "aside.reads
 // aside.keyspace=s,aside.outcome=hit". That of a histogram is how much it has.
 func (l *lab) series(t testing.TB) map[string]int64 {
 	t.Helper()

@@ -21,7 +21,7 @@ type counter struct {
 	parts                   []part
 }
 
-// part is what a counter has with an attribute. No event is counted in two parts of one
+// part is a part of a counter, with an attribute. No event is counted in two parts of one
 // counter, so that they may be added up.
 type part struct {
 	of    []attribute.KeyValue
@@ -219,7 +219,7 @@ func (w *watch) observe(_ context.Context, o metric.Observer) error {
 	return nil
 }
 
-// status returns what a Cache knows of this process. The context has ended, so that the
+// status returns the part of a Cache's status that is of this process. The context has ended, so that the
 // backend is not asked: nothing of its answer is reported, and a collection must not wait
 // for one that does not come.
 func status(cache aside.Cache) (aside.Status, error) {

@@ -1,4 +1,4 @@
-// Package asideprom exports what a [aside.Cache] counts to Prometheus.
+// Package asideprom exports the counts of a [aside.Cache] to Prometheus.
 //
 //	metrics := asideprom.New("chat")
 //	cfg.Hooks = append(cfg.Hooks, metrics.Hooks())
@@ -58,7 +58,7 @@ type Metrics struct {
 
 	mu    sync.Mutex
 	cache aside.Cache        // nil until Watch
-	last  map[series]float64 // what was collected of it last
+	last  map[series]float64 // the values that were collected last
 }
 
 // series is one of a counter's.

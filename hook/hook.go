@@ -1,12 +1,12 @@
-// Package hook has the functions that a Cache tells of what it does, as it does it: the
-// source of traces, and of metrics that its counters cannot give.
+// Package hook has the functions that a Cache calls as it works: the source of traces, and of
+// metrics that its counters cannot give.
 //
 // A hit tells nobody, unless it is asked for: hits are counted, by keyspace, in
-// aside.Status. Only what takes longer is told of: reads that were no hits, loads, writes,
+// aside.Status. Only slower events are told of: reads that were no hits, loads, writes,
 // and trouble that begins and ends. No hook is told of a value, and none of a key: keys are
 // too many for a label, and may name a person.
 //
-// All functions may be called concurrently, and must be quick. One that panics is told of
+// All functions but State may be called concurrently, and must be quick. One that panics is told of
 // in the log, once, and changes nothing else.
 package hook
 
@@ -32,12 +32,12 @@ type Hooks struct {
 	// it is called in that goroutine when the loader has returned, panicked or exited.
 	Load func(ctx context.Context, l Load) (loader context.Context, ended func(LoadEnd))
 
-	// Write is called at the end of each Update and Invalidate that had a key to invalidate,
-	// in the caller's goroutine and with its context.
+	// Write is called at the end of each Update and Invalidate that had a key to invalidate
+	// and returns, in the caller's goroutine and with its context.
 	Write func(ctx context.Context, w Write)
 
-	// State is called when trouble begins, and when it is over, in some goroutine of the
-	// Cache's.
+	// State is called when trouble begins, and when it is over, in order, one call at a time,
+	// in a goroutine of its own.
 	State func(s State)
 }
 
@@ -51,8 +51,8 @@ type Read struct {
 	// process's memory that found nothing.
 	Duration time.Duration
 
-	// Load is the context that hooks made for the load whose result the read took, with what
-	// a tracer put in it. It is nil when there was no load, or it was no longer waited for.
+	// Load is the context that hooks made for the load whose result the read took, with a
+	// tracer's span in it. It is nil when there was no load, or it was no longer waited for.
 	Load context.Context
 }
 
@@ -76,7 +76,7 @@ const (
 	ForMiss    = "miss"
 	ForRefresh = "refresh" // the value is older than its keyspace's RefreshAfter
 	ForFresh   = "fresh"   // the caller's context is one of aside.Fresh
-	ForAudit   = "audit"   // to be compared with what a hit has returned
+	ForAudit   = "audit"   // to be compared with the value of a hit
 )
 
 // LoadEnd is the end of a call of a loader.
@@ -91,7 +91,7 @@ type Write struct {
 	Keyspace string        // the name of the first key's
 	Keys     int           // how many keys it invalidated
 	Queued   int           // of these, keys whose invalidation is to be delivered later
-	Duration time.Duration // of an Update with what it wrote
+	Duration time.Duration // of an Update, with its write
 	Err      error         // that the call returned
 }
 

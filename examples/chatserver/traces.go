@@ -27,7 +27,7 @@ const traceTimeout = 5 * time.Second
 // traces are the server's spans: of requests, and of loads within them.
 type traces struct {
 	provider oteltrace.TracerProvider
-	stop     func() // sends what has not been sent
+	stop     func() // sends the last spans
 }
 
 var noTraces = &traces{noop.NewTracerProvider(), func() {}}

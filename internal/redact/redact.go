@@ -1,5 +1,5 @@
 // Package redact takes secrets out of errors whose text comes from elsewhere: a server
-// or a proxy may repeat what it was sent, as "ERR unknown command 'AUTH', with args
+// or a proxy may repeat a command, as "ERR unknown command 'AUTH', with args
 // beginning with: 'the password'" does.
 package redact
 
@@ -26,8 +26,8 @@ type Secrets struct {
 	names []string // of users: taken out of replies alone, for a host may be called the same
 }
 
-// New returns what takes passwords out of errors, and names of users out of the replies
-// in them. Passwords are found as they are, quoted, and escaped as in a URL. Empty ones,
+// New returns the Secrets that take passwords out of errors, and names of users out of the
+// replies in them. Passwords are found as they are, quoted, and escaped as in a URL. Empty ones,
 // and the user default, are none.
 func New(passwords, names []string) Secrets {
 	var s Secrets
@@ -110,7 +110,7 @@ func isWord(r rune) bool {
 }
 
 // Error returns err if its text shows nothing, and otherwise an error in its place which
-// is the same to errors.Is, to redis.HasErrorPrefix and to whoever asks for a time-out.
+// is the same to errors.Is, to redis.HasErrorPrefix and for time-outs.
 // What err wraps is not to be had from it, as it would show the text.
 func (s Secrets) Error(err error) error {
 	if err == nil || err == redis.Nil {

@@ -22,13 +22,13 @@ import (
 // core is in each secret. No escape for URLs, JSON or Go changes its letters.
 const core = "Pl4ntedS3cret"
 
-// Secret is what tests plant. It has characters that URLs, JSON and %q escape.
+// Secret is planted by tests. It has characters that URLs, JSON and %q escape.
 const Secret = core + `"\&%é`
 
 // InURL is Secret as it stands in the user's part of a URL.
 var InURL = url.QueryEscape(Secret)
 
-// forms are the texts that tell core, by what they are.
+// forms are the texts that show core, by their names.
 var forms = func() map[string]string {
 	forms := map[string]string{"text": core, "hexadecimal": hex.EncodeToString([]byte(core))}
 	var escaped strings.Builder

@@ -130,7 +130,7 @@ func (w *Waiter) Channel() string {
 
 // Pause returns when it is time to ask again, or false when ctx has ended. The lease has
 // been waited for so long. turn is closed when the waiter may ask for the lease, and nil if
-// it may at once: until then it only looks for what the lease's holder stores.
+// it may at once: until then it only looks for a value.
 func (w *Waiter) Pause(ctx context.Context, waited time.Duration, turn <-chan struct{}) bool {
 	timer := time.NewTimer(w.patience(waited, turn == nil))
 	defer timer.Stop()
