@@ -3,6 +3,8 @@ package redisstore
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +25,7 @@ const (
 
 // Misfit is a server that a client of one node cannot be used with, though it
 // answers: a replica, which may not have seen an invalidation; a node of a Cluster, which
-// has part of the keys; a Sentinel. It is the error of all commands, and so of the
+// has part of the keys; a Sentinel; a version that is too old. It is the error of all commands, and so of the
 // breaker, until the server, or another that the address leads to by then, is none.
 type Misfit struct {
 	what  string
@@ -42,6 +44,19 @@ var (
 		"the server is a Sentinel: want Config.Redis.SentinelMaster (REDIS_SENTINEL_MASTER) with the master's name",
 		"the server is a Sentinel: want a client of redis.NewFailoverClient"}
 )
+
+// oldest is the first major version of Redis that runs the scripts. Valkey and other
+// servers report the version of Redis that they are compatible with.
+const oldest = 6
+
+// tooOld is the misfit of a server whose INFO names a version before oldest. A server
+// that names none is not judged.
+func tooOld(info string) (kind [2]string, is bool) {
+	version := infoField(info, "redis_version")
+	major, _, _ := strings.Cut(version, ".")
+	n, err := strconv.Atoi(major)
+	return [2]string{fmt.Sprintf("the server is Redis %s: want Redis %d.0 or later, or Valkey", version, oldest)}, err == nil && n < oldest
+}
 
 // isMisfit notes that the server is one of a kind.
 func (b *Store) isMisfit(kind [2]string) *Misfit {
@@ -225,6 +240,9 @@ func (b *Store) look(ctx context.Context, write bool) error {
 		return b.isMisfit(aSentinel)
 	case infoField(info, "role") == "slave":
 		return b.isMisfit(aReplica)
+	}
+	if kind, is := tooOld(info); is {
+		return b.isMisfit(kind)
 	}
 	if write {
 		if err := b.told(b.node.Del(ctx, b.Probe+"{a}").Err()); err != nil && !Answered(err) {

@@ -435,7 +435,14 @@ func (b *Store) orPlain(ctx context.Context, err error, keys []string, block str
 
 // isForbidden reports whether err is the answer of a Redis that does not allow scripts.
 func isForbidden(err error) bool {
-	return redis.HasErrorPrefix(err, "NOPERM") || isUnknownCommand(err) || lacksLua(err)
+	return redis.HasErrorPrefix(err, "NOPERM") || isUnknownCommand(err) || lacksLua(err) || lacksEffects(err)
+}
+
+// lacksEffects reports whether err is the answer of a Redis before 5.0, which replicates
+// a script's text and so refuses one that writes after it has asked for the time. Such a
+// node of a Cluster is known by nothing else: of a single node, INFO is read.
+func lacksEffects(err error) bool {
+	return isReply(err) && strings.Contains(err.Error(), "not allowed after non deterministic commands")
 }
 
 // lacksLua reports whether err is the answer of a Valkey that was built without Lua, or
@@ -444,6 +451,9 @@ func lacksLua(err error) bool { return redis.HasErrorPrefix(err, "Could not find
 
 // explained adds what is wanted to the answer of a server that runs no scripts.
 func explained(err error) error {
+	if lacksEffects(err) {
+		return fmt.Errorf("the server is too old: want Redis %d.0 or later, or Valkey: %w", oldest, err)
+	}
 	refusesEval := redis.HasErrorPrefix(err, "NOPERM") && strings.Contains(strings.ToLower(err.Error()), "'eval")
 	if refusesEval || isUnknownCommand(err) || lacksLua(err) {
 		return fmt.Errorf("the server runs no scripts: want EVAL and EVALSHA, with Lua, for the user: %w", err)
