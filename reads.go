@@ -318,14 +318,23 @@ const leftAlone = 30 * time.Second
 
 var errTooLong = errors.New("aside: its transfer takes longer than Config.Timeout")
 
-// readTooLong takes a read that timed out while it was the only large one on its way.
-// It is about the value if the node answers others.
+// readTooLong takes a read that timed out while it was the only large one on its way. It is
+// about the value if the node answers others, and the value is large: a small one was late
+// because the node stood still for a moment, and is read with the others again.
 func (f *front) readTooLong(n *node, key string) {
 	f.life.Go(func() {
 		if n.Probe() != nil {
 			return
 		}
 		n.Success()
+		ctx, cancel := context.WithTimeout(f.life.Context(), f.cfg.Timeout)
+		defer cancel()
+		if size, err := n.redis.Size(ctx, key); err == nil && size < largeBytes {
+			n.reads.Mu.Lock()
+			defer n.reads.Mu.Unlock()
+			delete(n.reads.large, key)
+			return
+		}
 		n.bulk.skip.Add(key, leftAlone)
 		f.warnOnce(f.spaceOf(key), key, "cache: stored values take too long to read, and are loaded (logged once per keyspace)", errTooLong)
 	})

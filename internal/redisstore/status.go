@@ -50,6 +50,13 @@ func (b *Store) TTL(ctx context.Context, key string) (time.Duration, bool, error
 	return max(0, ttl), err == nil && ttl != -2, err // -2: no key; -1: no end
 }
 
+// Size returns how many bytes the value of key has, 0 if there is none.
+func (b *Store) Size(ctx context.Context, key string) (int64, error) {
+	return inTurn(ctx, b, key, func(ctx context.Context) (int64, error) {
+		return b.client.StrLen(ctx, key).Result()
+	})
+}
+
 func infoField(info, name string) string {
 	for line := range strings.Lines(info) {
 		if value, ok := strings.CutPrefix(line, name+":"); ok {

@@ -13,7 +13,7 @@
 //	track.go                 changes of keys, for a near cache
 //	replicas.go              WAIT, for invalidations that replicas must have
 //	misfit.go, replies.go    servers and replies with which nothing can work
-//	status.go                Info and TTL
+//	status.go                Info, TTL and Size
 //
 // A Store has no time budget and no breaker. The caller's context limits each command, and
 // an error leaves its outcome unknown.
