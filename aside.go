@@ -160,6 +160,7 @@ type read struct {
 	refreshes   bool   // the keyspace has values loaded again
 	old         bool   // the value that was found is to be loaded again
 	leased      bool   // and somebody has a lease on it
+	began       bool   // the refresh of that value, which it waits for
 	audited     bool   // a value that is found is loaded once more, to compare
 	served      []byte // the value that was found, if it is audited
 	count       *counters
@@ -217,7 +218,7 @@ func landed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r
 		}
 		return value, hit, true, nil
 	}
-	if value, ok, err := take[T](f, fl, space, r, leads); ok {
+	if value, ok, err := take[T](ctx, f, fl, space, r, leads); ok {
 		return value, hit, false, err
 	}
 	if err := fl.await(ctx, fl.done); err != nil { // or it would be joined again
@@ -326,17 +327,18 @@ func (fl *flight) wait(ctx context.Context, r *read) error {
 // take reads the flight's result for a caller who may have it, as its own keyspace
 // says. ok is false when this caller cannot: the value did not decode, or was never
 // encoded; or the load ended as another caller left.
-func take[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool) (value T, ok bool, err error) {
+func take[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r *read, leads bool) (value T, ok bool, err error) {
 	if fl.orphaned && !leads || fl.idle {
 		return value, false, nil
 	}
 	if value, ok, err = resultOf[T](f, fl, space, r, leads); ok {
 		r.load = fl.hooked()
-		if !leads {
+		if !leads && !r.began {
 			r.count.coalesced.Add(1)
 		}
 	}
 	if ok && fl.panics != nil {
+		f.missed(ctx, space, r, fl.err)
 		panic(fl.panics)
 	}
 	return value, ok, err
@@ -377,12 +379,14 @@ func hitOld[T any](ctx context.Context, f *front, space *Keyspace, r *read, load
 		return old, nil
 	}
 	boxed := func(ctx context.Context) (any, error) { return load(ctx) }
-	return refreshed(ctx, f, f.flights.refresh(ctx, f, space, typed[T]{}, &r.request, boxed), space, r, old)
+	fl, leads := f.flights.refresh(ctx, f, space, typed[T]{}, &r.request, boxed)
+	return refreshed(ctx, f, fl, leads, space, r, old)
 }
 
 // refreshed returns the result of a refresh of an old value in the time that a reader waits
-// for it. fl is nil when the reader does not.
-func refreshed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace, r *read, old T) (value T, err error) {
+// for it. fl is nil when the reader does not, and leads says that the reader began it.
+func refreshed[T any](ctx context.Context, f *front, fl *flight, leads bool, space *Keyspace, r *read, old T) (value T, err error) {
+	r.began = leads
 	if fl == nil {
 		f.hitStale(ctx, space, r)
 		return old, nil
@@ -394,12 +398,13 @@ func refreshed[T any](ctx context.Context, f *front, fl *flight, space *Keyspace
 		defer cancel()
 	}
 	err = fl.wait(wait, r)
-	if ctx.Err() != nil {
-		return value, ctx.Err()
+	if err := ctx.Err(); err != nil {
+		f.missed(ctx, space, r, err)
+		return value, err
 	}
 	if err == nil && (fl.err == nil || fl.notFound) {
 		if fl.accepts(r.arrived) {
-			if value, ok, err := take[T](f, fl, space, r, false); ok {
+			if value, ok, err := take[T](ctx, f, fl, space, r, false); ok {
 				f.missed(ctx, space, r, err)
 				return value, err
 			}
@@ -446,8 +451,8 @@ func (f *front) missed(ctx context.Context, space *Keyspace, r *read, err error)
 
 // hitStale counts, logs and reports a read that returned a value older than RefreshAfter.
 func (f *front) hitStale(ctx context.Context, space *Keyspace, r *read) {
+	r.count.staleHits.Add(1) // before the hits, of which it is one: see Stats
 	r.count.hits.Add(1)
-	r.count.staleHits.Add(1)
 	if f.logs.Enabled(ctx, slog.LevelDebug) {
 		f.log.DebugContext(ctx, "[CACHE HIT]", "key", r.key, "stale", true)
 	}
@@ -456,7 +461,7 @@ func (f *front) hitStale(ctx context.Context, space *Keyspace, r *read) {
 
 func (f *front) report(ctx context.Context, space *Keyspace, r *read, outcome string, err error) {
 	if f.hooks.Reads {
-		f.hooks.Read(ctx, hook.Read{Keyspace: space.Name, Outcome: outcome, Err: err, Duration: time.Since(r.start), Load: r.load})
+		f.hooks.Read(ctx, hook.Read{Keyspace: r.count.space, Outcome: outcome, Err: err, Duration: time.Since(r.start), Load: r.load})
 	}
 }
 

@@ -99,6 +99,9 @@ func (f *front) startNear(b *redisstore.Store) {
 	f.near = near.New(f.cfg.NearMaxBytes, nearMaxAge)
 	f.life.Go(func() {
 		b.Track(f.life.Context(), prefixes, f.near, f.log, func(lost bool, err error) {
+			if lost && f.life.IsClosed() { // the cache has no more use for it
+				return
+			}
 			f.hooks.State(hook.State{Trouble: hook.Near, Begins: lost, Err: err})
 		})
 		f.near.Close()

@@ -320,34 +320,34 @@ func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []
 	for i, m := range ms {
 		which[i] = m.place
 	}
+	defer func() { b.share(ms, &all, outs, &shared) }() // also when a hook ends this goroutine
 	b.callLoader(ctx, ms, &all, func(ctx context.Context) (any, error) { return b.load(ctx, which) })
-	valueOf, _ := all.value.(func(int) (any, bool))
+}
+
+// share makes outs of what the loader returned, encoded, unless it returned nothing. It sets
+// shared as soon as each member has its value: a codec may end the goroutine.
+func (b *loadBatch) share(ms []*member, all *outcome, outs []outcome, shared *bool) {
+	valueOf, returned := all.value.(func(int) (any, bool))
 	all.value = nil
 	if all.notFound { // which of them is not there, it does not say
 		all.err, all.notFound = &notOfOne{all.err}, false
 	}
 	all.orphaned = all.orphaned && b.leader.Err() != nil
-	if all.panics != nil {
+	if all.panics != nil || !returned {
 		return
 	}
-	for i := range outs {
-		outs[i] = all
-		if all.err == nil {
-			outs[i].err, outs[i].notFound = ErrNotFound, true
-		}
-	}
-	shared = true
 	for i, m := range ms {
 		o := &outs[i]
+		*o = *all
 		v, ok := valueOf(m.place)
-		if !ok {
-			continue
+		switch {
+		case ok:
+			o.value = v
+		case all.err == nil:
+			o.err, o.notFound = ErrNotFound, true
 		}
-		if o.value = v; all.err != nil {
-			continue
-		}
-		o.err, o.notFound = nil, false
 	}
+	*shared = true
 	for i, m := range ms {
 		if o := &outs[i]; o.err == nil && (m.lease != "" || m.leaveMap()) {
 			m.encode(o)
@@ -362,7 +362,7 @@ func (b *loadBatch) callLoader(ctx context.Context, ms []*member, out *outcome, 
 		return
 	}
 	out.err = errGoexit
-	ctx, ended := b.f.hooks.Load(ctx, hook.Load{Keyspace: ms[0].space.Name, Reason: ms[0].reason(), Keys: len(ms)})
+	ctx, ended := b.f.hooks.Load(ctx, hook.Load{Keyspace: ms[0].count().space, Reason: ms[0].reason(), Keys: len(ms)})
 	for _, m := range ms {
 		m.hookedCtx.Store(&ctx)
 	}

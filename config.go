@@ -144,7 +144,7 @@ type Config struct {
 
 	// Hooks are told of reads that were no hits, of loads, writes and trouble, in their
 	// order here: for metrics and traces.
-	Hooks []hook.Hooks
+	Hooks []hook.Hooks `json:"-"`
 
 	// Warnings are written to Logger at warn level, once, when the cache is opened.
 	// ConfigFromEnv puts in them the variables that it does not know, and those that

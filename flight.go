@@ -535,7 +535,7 @@ func (fl *flight) callLoader(out *outcome) {
 		return
 	}
 	out.err = errGoexit // a hook may exit
-	ctx, ended := fl.f.hooks.Load(&fl.ctx, hook.Load{Keyspace: fl.space.Name, Reason: fl.reason(), Keys: 1})
+	ctx, ended := fl.f.hooks.Load(&fl.ctx, hook.Load{Keyspace: fl.count().space, Reason: fl.reason(), Keys: 1})
 	fl.hookedCtx.Store(&ctx)
 	defer func() { ended(out.err) }()
 	out.call(ctx, fl.load)

@@ -232,8 +232,9 @@ func (m *many[K, T]) refresh(ctx context.Context, ids []*wanted[K, T]) {
 			if w.leased && w.space.RefreshWait == 0 {
 				continue
 			}
-			fl, begins := fs.boardRefresh(ctx, m.f, &w.space, typed[T]{}, &w.request, &b.loading, b.mayRefresh)
-			if begins {
+			var fl *flight
+			fl, w.leads = fs.boardRefresh(ctx, m.f, &w.space, typed[T]{}, &w.request, &b.loading, b.mayRefresh)
+			if w.leads {
 				b.add(fl, w.id)
 			}
 			w.fl = fl.forWaiter(&w.space, typed[T]{})
@@ -256,7 +257,7 @@ func (m *many[K, T]) awaitRefreshes(ctx context.Context) {
 	for _, w := range m.refreshing {
 		fl := w.fl
 		w.fl = nil
-		value, err := refreshed(ctx, m.f, fl, &w.space, &w.read, w.stale)
+		value, err := refreshed(ctx, m.f, fl, w.leads, &w.space, &w.read, w.stale)
 		if err == nil {
 			m.values[w.id] = value
 		} else if m.hasEnded(ctx) {

@@ -62,7 +62,8 @@ type counts struct {
 // maxCounted is how many keyspaces are counted by themselves.
 const maxCounted = 256
 
-// of returns the counters of a keyspace. Names that no keyspace can have are of other programs'
+// of returns the counters of a keyspace. Those of all keyspaces after the first, which have
+// the name "" in metrics, are the same. Names that no keyspace can have are of other programs'
 // keys, and no labels for metrics.
 func (c *counts) of(space string) *counters {
 	known := c.known.Load()
@@ -90,8 +91,8 @@ func (c *counts) add(space string) *counters {
 		}
 		maps.Copy(known, *old)
 	}
-	of := &counters{}
-	known[strings.Clone(space)] = of
+	of := &counters{space: strings.Clone(space)}
+	known[of.space] = of
 	c.known.Store(&known)
 	return of
 }
@@ -113,8 +114,10 @@ func (c *counts) stats() (all Stats, each map[string]Stats) {
 	return all, each
 }
 
-// counters are those of a keyspace.
+// counters are those of a keyspace, or with the name "" of all that are not counted by
+// themselves.
 type counters struct {
+	space                                                       string
 	hits, nearHits, staleHits                                   striped
 	audited, auditDifferences, auditsUndecided                  atomic.Int64
 	refreshes, refreshErrors, refreshesSkipped                  atomic.Int64

@@ -31,17 +31,17 @@ type refresh struct {
 // refresh has the value of a key loaded anew, unless the key has a flight, was tried a
 // moment ago, or too many values are being refreshed. It returns the flight to a caller who
 // waits for it, and else nil.
-func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) *flight {
+func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) (fl *flight, begins bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	var seat *places.Seat
-	fl, begins := fs.boardRefresh(ctx, f, space, typ, r, nil, func() (ok bool) { seat, ok = fs.mayRefresh(f); return ok })
+	fl, begins = fs.boardRefresh(ctx, f, space, typ, r, nil, func() (ok bool) { seat, ok = fs.mayRefresh(f); return ok })
 	if begins {
 		fl.load, fl.seat = load, seat
 		fs.startRefresh(fl.loading)
 		go fl.run()
 	}
-	return fl.forWaiter(space, typ)
+	return fl.forWaiter(space, typ), begins
 }
 
 // boardRefresh returns the key's flight, and one that is to begin, which is one of l if that
@@ -178,11 +178,13 @@ func (fl *flight) audited(stored bool) {
 		fl.count().auditsUndecided.Add(1)
 		return
 	}
+	if r.differs {
+		fl.count().auditDifferences.Add(1) // before the audits, of which it is one: see Stats
+	}
 	fl.count().audited.Add(1)
 	if !r.differs {
 		return
 	}
-	fl.count().auditDifferences.Add(1)
 	now := time.Now().UnixNano()
 	if last := f.auditLogged.Load(); now-last >= int64(auditLogs) && f.auditLogged.CompareAndSwap(last, now) {
 		f.log.Warn("cache: the database has another value than a hit has returned, and no invalidation came between (Config.Audit; logged every 10 seconds at most)", "key", fl.key, "served", r.began)

@@ -48,7 +48,7 @@ func Update(ctx context.Context, c Cache, write func(context.Context) error, key
 	}
 	start := time.Now()
 	err = u.run(ctx, write)
-	f.wrote(ctx, hook.Write{Update: true, Keyspace: keys[0].space.Name, Duration: time.Since(start), Err: err}, names)
+	f.wrote(ctx, hook.Write{Update: true, Keyspace: f.counts.of(keys[0].space.Name).space, Duration: time.Since(start), Err: err}, names)
 	return err
 }
 
@@ -70,7 +70,7 @@ func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
 	}
 	start := time.Now()
 	err = f.invalidate(ctx, f.newBudget(), names...)
-	f.wrote(ctx, hook.Write{Keyspace: keys[0].space.Name, Duration: time.Since(start), Err: err}, names)
+	f.wrote(ctx, hook.Write{Keyspace: f.counts.of(keys[0].space.Name).space, Duration: time.Since(start), Err: err}, names)
 	return err
 }
 
@@ -79,7 +79,7 @@ func (f *front) wrote(ctx context.Context, w hook.Write, keys []string) {
 	w.Keys = len(keys)
 	for _, key := range keys {
 		if f.queue.Distrusts(key) {
-			w.Queued++
+			w.Pending++
 		}
 	}
 	f.hooks.Write(ctx, w)
@@ -446,6 +446,7 @@ func (f *front) lastDelivery() (left int, overflowed bool) {
 		for f.clearOwed(ctx, until) && ctx.Err() == nil {
 		}
 	}
+	f.hooks.Queue(f.isQueued, nil)
 	return f.queue.Status()
 }
 
