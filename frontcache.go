@@ -228,9 +228,13 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 	if f.life.IsClosed() {
 		return Status{}, ErrClosed
 	}
-	limited, cancel := deadline.Within(ctx, f.cfg.Timeout)
-	defer cancel()
-	info, err := f.backend.Info(limited)
+	var info backend.Info
+	err := ctx.Err() // of an ended context the backend is not asked, nor waited for
+	if err == nil {
+		limited, cancel := deadline.Within(ctx, f.cfg.Timeout)
+		defer cancel()
+		info, err = f.backend.Info(limited)
+	}
 	s := Status{Backend: info.Name, Version: info.Version, Keys: info.Keys}
 	if info.UsedBytes > 0 {
 		s.UsedMemory = humanBytes(info.UsedBytes)

@@ -22,12 +22,13 @@
 // has the list. Commands to Redis are reported by go-redis's own instrumentation.
 //
 // No key, no value and no text of an error is reported: hooks are not told of keys, and an
-// error is named by its type.
+// error is named by its Go type.
 package asideotel
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"go.opentelemetry.io/otel"
@@ -71,8 +72,12 @@ type Telemetry struct {
 	meter  metric.Meter
 	instruments
 
-	mu           sync.Mutex
-	troubles     map[trouble]bool // each that there has been, and whether it lasts
+	mu       sync.Mutex
+	troubles map[trouble]bool // each that there has been, and whether it lasts
+
+	// watching guards registration. It is held while the MeterProvider waits for a collection,
+	// which takes mu and not this.
+	watching     sync.Mutex
 	registration metric.Registration
 }
 
@@ -125,8 +130,16 @@ func (t *Telemetry) with(attrs ...attribute.KeyValue) metric.MeasurementOption {
 	return metric.WithAttributes(append(attrs, t.name...)...)
 }
 
-// failure adds error.type to attrs if err is a failure. Not found is none.
-func failure(err error, attrs ...attribute.KeyValue) []attribute.KeyValue {
+var canceled = semconv.ErrorTypeKey.String("canceled")
+
+// failure adds error.type to attrs if err is a failure. Not found is none. The methods of an
+// error are its author's, and may panic.
+func failure(err error, attrs ...attribute.KeyValue) (with []attribute.KeyValue) {
+	defer func() {
+		if recover() != nil {
+			with = append(attrs, typeOf(err))
+		}
+	}()
 	var panicked *aside.PanicError // first: it may be one with ErrNotFound
 	switch {
 	case err == nil:
@@ -136,9 +149,18 @@ func failure(err error, attrs ...attribute.KeyValue) []attribute.KeyValue {
 	case errors.Is(err, aside.ErrNotFound):
 		return attrs
 	case errors.Is(err, context.Canceled):
-		return append(attrs, semconv.ErrorTypeKey.String("canceled"))
+		return append(attrs, canceled)
 	case errors.Is(err, context.DeadlineExceeded):
 		return append(attrs, semconv.ErrorTypeKey.String("timeout"))
 	}
-	return append(attrs, semconv.ErrorType(err))
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		err = inner
+	}
+	return append(attrs, typeOf(err))
+}
+
+// typeOf is error.type by err's Go type. An error's own ErrorType method, which semconv asks,
+// may return any text, and any number of them.
+func typeOf(err error) attribute.KeyValue {
+	return semconv.ErrorTypeKey.String(fmt.Sprintf("%T", err))
 }

@@ -39,7 +39,7 @@ var counters = []counter{
 		{[]attribute.KeyValue{outcomeKey.String(hook.Stale)}, func(s aside.Stats) int64 { return s.StaleHits }},
 		{[]attribute.KeyValue{outcomeKey.String(hook.Miss)}, func(s aside.Stats) int64 { return s.Misses }},
 	}},
-	{"aside.near.hits", "{read}", "Reads that found a value in the near cache.",
+	{"aside.near.hits", "{lookup}", "Lookups that found a value in the near cache: nearly all are hits or stale reads.",
 		whole(func(s aside.Stats) int64 { return s.NearHits })},
 	{"aside.read.coalesced", "{read}", "Reads that took the result of a load begun for another caller.",
 		whole(func(s aside.Stats) int64 { return s.Coalesced })},
@@ -90,7 +90,7 @@ func newInstruments(m metric.Meter) (in instruments, err error) {
 		return c
 	}
 	gauge := func(name, description string) metric.Int64ObservableGauge {
-		g, err := m.Int64ObservableGauge(name, metric.WithUnit("1"), metric.WithDescription(description))
+		g, err := m.Int64ObservableGauge(name, metric.WithDescription(description)) // no unit: as a flag it is no ratio
 		errs = append(errs, err)
 		return g
 	}
@@ -102,8 +102,8 @@ func newInstruments(m metric.Meter) (in instruments, err error) {
 		in.counters = append(in.counters, o)
 	}
 	in.queueSize = upDown("aside.queue.size", "{key}", "Invalidations that wait to be delivered.")
-	in.overflowed = gauge("aside.queue.overflowed", "1 while the queue has overflowed, so that nothing cached is trusted.")
-	in.breakerOpen = gauge("aside.breaker.open", "1 while a node of the backend is left alone, or not asked to store.")
+	in.overflowed = gauge("aside.queue.overflowed", "1 from an overflow of the queue until a Clear has gone through: nothing cached is trusted.")
+	in.breakerOpen = gauge("aside.breaker.open", "1 while the breaker of a node is open: it is not asked, or not asked to store.")
 	in.troubled = upDown("aside.troubles", "{trouble}", "Troubles that last, of a node where there are several.")
 	return in, errors.Join(errs...)
 }
@@ -137,9 +137,9 @@ func (k trouble) attributes() []attribute.KeyValue {
 	return attrs
 }
 
-// Watch has the counters of a Cache collected, which was opened with the Hooks of t. It fails
-// if the Cache is closed, or t watches one. A Cache that is closed later is collected no
-// more: shut the MeterProvider down before, or its last interval is lost.
+// Watch makes collections report the counters of a Cache that was opened with the Hooks of t,
+// and its troubles. It fails if the Cache is closed, or t watches one. A Cache that is closed
+// later is no longer reported: shut the MeterProvider down before, or its last interval is lost.
 func (t *Telemetry) Watch(cache aside.Cache) error {
 	if cache == nil {
 		return errors.New("asideotel: Watch: the Cache is nil")
@@ -147,8 +147,8 @@ func (t *Telemetry) Watch(cache aside.Cache) error {
 	if _, err := status(cache); errors.Is(err, aside.ErrClosed) {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.watching.Lock()
+	defer t.watching.Unlock()
 	if t.registration != nil {
 		return errors.New("asideotel: Watch: it watches a Cache already; want a Telemetry for each")
 	}
@@ -161,14 +161,14 @@ func (t *Telemetry) Watch(cache aside.Cache) error {
 // Close ends Watch, so that the MeterProvider no longer keeps the Cache in memory. It is not
 // needed where both last as long as the process. Closing twice is not an error.
 func (t *Telemetry) Close() error {
-	t.mu.Lock()
+	t.watching.Lock()
+	defer t.watching.Unlock()
 	registration := t.registration
-	t.registration = nil
-	t.mu.Unlock()
 	if registration == nil {
 		return nil
 	}
-	return registration.Unregister() // not under mu: it may wait for a collection, which takes that
+	t.registration = nil
+	return registration.Unregister()
 }
 
 // watch collects a Cache.
@@ -219,8 +219,8 @@ func (w *watch) observe(_ context.Context, o metric.Observer) error {
 	return nil
 }
 
-// status returns the part of a Cache's status that is of this process. The context has ended, so that the
-// backend is not asked: nothing of its answer is reported, and a collection must not wait
+// status returns the part of a Cache's status that is of this process. The context has ended,
+// so the backend is not asked: nothing of its answer is reported, and a collection must not wait
 // for one that does not come.
 func status(cache aside.Cache) (aside.Status, error) {
 	ctx, cancel := context.WithCancel(context.Background())

@@ -17,7 +17,7 @@ type load struct {
 	attrs []attribute.KeyValue
 
 	mu    sync.Mutex
-	known map[spanID]bool // spans that lead to it: its parent, and those that have a link
+	known map[spanID]bool // its parent's span, and those that have a link to it
 }
 
 type loadOf struct{ *Telemetry }
@@ -62,11 +62,13 @@ func (t *Telemetry) startLoad(ctx context.Context, h hook.Load) (context.Context
 // endLoad ends the span of a load. Its status has no description, which would be the text of
 // the error: that may have data in it.
 func endLoad(span trace.Span, err error) {
+	defer span.End()
 	if failed := failure(err); len(failed) > 0 {
 		span.SetAttributes(failed...)
-		span.SetStatus(codes.Error, "")
+		if failed[0] != canceled { // as the caller left, nothing went wrong
+			span.SetStatus(codes.Error, "")
+		}
 	}
-	span.End()
 }
 
 // joined links the span of a caller that took the result of a load to the load's, once: a

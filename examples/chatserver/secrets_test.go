@@ -182,7 +182,7 @@ func TestSecrets_Server(t *testing.T) {
 				}
 				file := env + "\nPORT=0\nLOG_LEVEL=debug\nSERVER_NAME=one\nCACHE_TIMEOUT=2\nOPENAI_MODEL=small\nOPENAI_TIMEOUT=20\n" +
 					"OPENAI_BASE_URL=" + strings.Replace(model.URL, "http://", "http://"+secrettest.InURL+":"+secrettest.InURL+"@", 1) + "/v1?api-key=" + secrettest.InURL + "\n" +
-					"OTEL_EXPORTER_OTLP_ENDPOINT=http://u:" + secrettest.InURL + "@127.0.0.1:1/" + secrettest.InURL + "?key=" + secrettest.InURL + "\n" +
+					"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1/" + secrettest.InURL + "\n" +
 					"OPENAI_API_KEY='" + marker + "'\nCACHE_ADMIN_TOKEN='" + marker + "'\nREDIS_PASSWORD='" + marker + "'\nDATABASE_URL=" + dir + "/chat.db\n"
 				said := asked(t, file, filepath.Join(dir, "chat.db"))
 				secrettest.Check(t, "the server", said)
