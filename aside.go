@@ -28,7 +28,7 @@
 //  1. No stale fill. After an Update or Invalidate was applied, no GetOrLoad that
 //     starts in any process returns a value that was loaded before it.
 //  2. A process that dies between the database write and the invalidation leaves
-//     nothing stale, if the write was an Update whose block the backend took.
+//     nothing stale, if the write was an Update and the backend took its block.
 //  3. A cold key is loaded once, by one caller in one process, for all callers in all
 //     processes.
 //  4. Callers are independent. Each leaves when its own context ends, which fails no
@@ -47,8 +47,8 @@
 //
 //   - A keyspace is a group of keys, `name:id`, for values of one kind: see
 //     [Keyspace].
-//   - A hit is a read whose value the cache has, or is storing, when the read begins.
-//     A miss is any other read, and is not an error.
+//   - A hit is a read of a value that the cache has, or is storing, when the read
+//     begins. A miss is any other read, and is not an error.
 //   - A loader is the function that reads the database. A load is one call of it, for
 //     every caller that waits for the result.
 //   - A lease is the right to load a key and store the result. The backend grants one
@@ -67,9 +67,9 @@
 //   - The breaker of a backend's node opens after three failures in a row, or when
 //     several commands wait for a node that answers nothing. While it is open, no
 //     call sends a command to that node. The breaker's own probe closes it.
-//   - A distrusted key is one whose stored value may be older than the database,
-//     because its invalidation is not delivered, or the backend did not take its
-//     block. This process neither reads it from the cache nor stores it.
+//   - A distrusted key is one for which the stored value may be older than the
+//     database, because its invalidation is not delivered, or the backend did not
+//     take its block. This process neither reads it from the cache nor stores it.
 //
 // # Other languages
 //
@@ -114,8 +114,8 @@ import (
 //   - load must read the primary database, not a replica, and only committed rows. A
 //     value that it reads inside an uncommitted transaction is stored even if that is
 //     rolled back.
-//   - load must not call GetOrLoad for the same key, or for a key whose loader asks
-//     for this one: each would wait for the other until Config.LoadTimeout.
+//   - load must not call GetOrLoad for the same key, or for one with a loader that
+//     does: each would wait for the other until Config.LoadTimeout.
 //
 // GetOrLoad returns as soon as load has, and does not wait until the value is stored. A
 // later call in the same process does, and so does Close.
@@ -217,7 +217,7 @@ type read struct {
 	served      []byte // the bytes of an audited hit
 	count       *counters
 	start       time.Time       // when it began, if a hook wants the duration
-	load        context.Context // the context, as hooks made it, of the load whose result it took
+	load        context.Context // the context, as hooks made it, of the load that answered it
 	mode        mode            // how its value is handed out
 }
 
@@ -433,7 +433,7 @@ func resultOf[T any](f *front, fl *flight, space *Keyspace, r *read, leads bool)
 	return value, false, nil
 }
 
-// hitOld handles a hit whose value is older than its keyspace's RefreshAfter. It starts a
+// hitOld handles a hit of a value older than its keyspace's RefreshAfter. It starts a
 // refresh, unless another caller has the lease, and waits for it as long as RefreshWait
 // says.
 func hitOld[T any](ctx context.Context, f *front, space *Keyspace, r *read, load func(context.Context) (T, error), old T) (value T, err error) {
@@ -488,8 +488,8 @@ func (r *read) begin(f *front) {
 	}
 }
 
-// hit counts, logs and reports a read whose value was stored, or being stored, when it
-// began.
+// hit counts, logs and reports a read of a value that was stored, or being stored, when
+// it began.
 func (f *front) hit(ctx context.Context, space *Keyspace, r *read, err error) {
 	r.count.hits.Add(1)
 	if f.logs.Enabled(ctx, slog.LevelDebug) {
@@ -561,7 +561,7 @@ func Peek[T any](ctx context.Context, c Cache, key Key) (value T, left time.Dura
 	return value, left, ok, err
 }
 
-// Fresh returns a context whose reads take only the result of a load that began after
+// Fresh returns a context for reads that take only the result of a load that began after
 // them. The result is stored. Use it to show the newest value, or to warm the cache up.
 // Other readers go on getting the stored value meanwhile.
 //

@@ -22,9 +22,10 @@ import (
 // ContextTimeoutEnabled). For one that does not, calls keep to the time budget by waiting
 // for each command in another goroutine.
 //
-// NewRedis refuses a client whose reads may be older than an invalidation: one that reads
-// from replicas or has a cache of its own, and one of another type, which may wrap such a
-// client. To trace or count commands, pass the client itself, with hooks (AddHook).
+// NewRedis refuses a client with reads that may be older than an invalidation: one that
+// reads from replicas or has a cache of its own, and one of another type, which may wrap
+// such a client. To trace or count commands, pass the client itself, with hooks
+// (AddHook).
 func NewRedis(client redis.UniversalClient, cfg Config) (Cache, error) {
 	cfg.Type = typeRedis
 	cfg.Redis = Redis{} // not used, so an invalid one must not be an error

@@ -161,7 +161,7 @@ type Config struct {
 
 	// Warnings are logged at warn level when the cache is opened. ConfigFromEnv fills them
 	// with the variables that it does not know and those that have no effect beside another;
-	// they contain no value of a variable. A service whose own variables have such names may
+	// they contain no value of a variable. A service with such variables of its own may
 	// remove their warnings. Defaults to none.
 	Warnings []string
 }

@@ -14,8 +14,8 @@ import (
 
 // ConfigFromEnv reads a Config from environment variables, each "NAME=value" as
 // [os.Environ] returns them. Of several with one name the last one counts, and a variable
-// that is absent or empty leaves its default. The error names every invalid variable and
-// what is wanted; it shows no password. In parentheses are the defaults.
+// that is absent or empty leaves its default. The error names every invalid variable with
+// its wanted form; it shows no password. In parentheses are the defaults.
 //
 //	CACHE_ENABLED           false: Type is none (true)
 //	CACHE_TYPE              redis, memory or none (redis)
@@ -35,7 +35,7 @@ import (
 //	CACHE_NEAR_MAX_BYTES    size of the near cache over Redis (0: none)
 //	CACHE_MAX_VALUE_BYTES   size of the largest value that is stored (16777216)
 //	CACHE_QUEUE_SIZE        undelivered invalidations that are kept (65536)
-//	CACHE_REFUSE_WRITES     true: fail an Update whose keys cannot be blocked (false)
+//	CACHE_REFUSE_WRITES     true: fail an Update that cannot block its keys (false)
 //	REDIS_URL               redis://, rediss:// or unix://; replaces the next three,
 //	                        which then have no effect ()
 //	REDIS_HOST              host, or several, separated by commas (localhost)
@@ -55,9 +55,9 @@ import (
 //
 // Config.Warnings lists variables that have no effect, such as a REDIS_HOST beside a
 // REDIS_URL, and those with a ${NAME} that was not expanded. It lists unknown variables
-// whose names begin with CACHE_ or REDIS_, each with the name that was probably meant.
-// Known variables of other programs, such as REDIS_SERVICE_HOST, are listed only if they
-// have the address of a Redis while neither REDIS_URL nor REDIS_HOST is set.
+// that begin with CACHE_ or REDIS_, each with the name that was probably meant. Known
+// variables of other programs, such as REDIS_SERVICE_HOST, are listed only if they have
+// the address of a Redis while neither REDIS_URL nor REDIS_HOST is set.
 func ConfigFromEnv(environ []string) (Config, error) {
 	env := make(map[string]string, len(environ))
 	e := envReader{env: env}
@@ -123,7 +123,7 @@ type envReader struct {
 }
 
 // readVar parses a variable into field, and reports whether it could. The error of parse
-// is dropped, as it may quote the text. The message says what is wanted, and shows the
+// is dropped, as it may quote the text. The message has the wanted form, and shows the
 // text only if it is a number or a duration: any other may be a secret under a wrong
 // name.
 func readVar[T any](e *envReader, name, want string, field *T, parse func(string) (T, error)) (ok bool) {

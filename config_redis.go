@@ -331,9 +331,9 @@ func (r Redis) shown() Redis {
 	return r
 }
 
-// Format prints r without its secrets, whatever the verb, since a Config is often logged.
-// It covers a Config printed by itself or in exported fields. Package fmt calls no
-// methods of unexported fields, so a Config in one shows its secrets.
+// Format prints r without its secrets, with any verb, since a Config is often logged. It
+// covers a Config printed by itself or in exported fields. Package fmt calls no methods
+// of unexported fields, so a Config in one shows its secrets.
 func (r Redis) Format(state fmt.State, verb rune) {
 	type plain Redis
 	fmt.Fprintf(state, fmt.FormatString(state, verb), plain(r.shown()))

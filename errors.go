@@ -22,7 +22,7 @@ var (
 	ErrNotFound = errors.New("aside: not found")
 
 	// ErrClosed is returned by every operation on a closed Cache: it was not carried out. An
-	// Update whose write has run does not return it.
+	// Update that has run its write does not return it.
 	ErrClosed = backend.ErrClosed
 
 	// ErrUnavailable is returned by the methods of a Cache, never by GetOrLoad, while the

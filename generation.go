@@ -59,7 +59,7 @@ type Generation struct {
 	finished bool
 }
 
-// NewGenerations returns Generations whose keys are in c.
+// NewGenerations returns Generations that keep their keys in c.
 func NewGenerations(c Cache) (*Generations, error) {
 	f, err := frontOf(c)
 	if err != nil {
@@ -263,7 +263,8 @@ func (gs *Generations) retire(g *Generation) {
 	}
 }
 
-// endingIn returns the room's finished generations whose keys the backend may still have.
+// endingIn returns the room's finished generations that may still have keys in the
+// backend.
 func (gs *Generations) endingIn(chatID string) (out []*Generation) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -331,9 +332,8 @@ func (g *Generation) claim(ctx context.Context, b *budget) {
 }
 
 // mark makes the cancel signal that was read distinguishable from later ones. It replaces
-// the signal by a claim of its own, whose value is the old one with the mark's name
-// appended, so that other processes still see a signal. mark is empty if the signal has
-// gone.
+// the signal by a claim of its own, with the old value and the mark's name behind it, so
+// that other processes still see a signal. mark is empty if the signal has gone.
 //
 // The conditions are the claim's: a mark that is carried out late creates no signal where
 // there is none, and releasing it removes no other signal. A plain SET and DEL would do

@@ -12,8 +12,8 @@ import (
 	"github.com/cacheaside/aside/internal/jsonvalue"
 )
 
-// Keyspace is a group of keys, `Name:id`, whose values are of one kind. Declare it once,
-// in a variable, and do not modify it afterwards.
+// Keyspace is a group of keys, `Name:id`, for values of one kind. Declare it once, in a
+// variable, and do not modify it afterwards.
 type Keyspace struct {
 	// Name is the start of every key. It has 1 to 64 bytes, letters, digits, '_', '-' and
 	// '.', and is not "lease".
@@ -54,9 +54,9 @@ type Keyspace struct {
 	// Codec turns values into the bytes that are stored, and back. Defaults to JSON.
 	Codec Codec
 
-	// Share promises that nobody modifies a value that GetOrLoad returned. Callers may then
-	// receive the same value, and a hit on bytes that were decoded before is neither decoded
-	// nor copied.
+	// Share promises that values are never modified after GetOrLoad returned them. Callers
+	// may then receive the same value, and a hit on bytes that were decoded before is
+	// neither decoded nor copied.
 	//
 	// Without it each caller gets a value of its own. That is a copy of the decoded value,
 	// or one that is decoded again if the Codec is not JSON, or the type may contain parts
@@ -232,17 +232,16 @@ type Codec interface {
 	Decode(data []byte, ptr any) error
 }
 
-// JSON is the default Codec. It writes what encoding/json writes, and reads what
-// encoding/json reads.
+// JSON is the default Codec. It writes and reads the same JSON as encoding/json.
 //
 // A nil slice or map is stored as null, as encoding/json does, which other languages read
 // as None or null. Return an empty list instead if they read the key.
 //
 // Encode refuses a value that its readers would decode as a different one: text that is
-// not UTF-8, a pointer to a nil (whose JSON is that of a nil pointer), a type with
-// methods that encode it and none that decode it, a time whose zone has an offset with
-// seconds, as zones had before 1972, and a number in an interface that a float64 does not
-// hold, such as an int64 above 2^53.
+// not UTF-8, a pointer to a nil (its JSON is that of a nil pointer), a type with methods
+// that encode it and none that decode it, a time in a zone with seconds in its offset, as
+// zones had before 1972, and a number in an interface that a float64 does not hold, such
+// as an int64 above 2^53.
 //
 // Some parts are lost or changed without an error, as in encoding/json: unexported fields
 // and other parts that it never writes, and the types of values in an interface. A nil
@@ -333,8 +332,8 @@ type noCodec struct{ err error }
 func (c noCodec) Encode(any) ([]byte, error) { return nil, c.err }
 func (c noCodec) Decode([]byte, any) error   { return c.err }
 
-// sameCodec reports whether a and b are one Codec. Two of a type whose values cannot be
-// compared count as one.
+// sameCodec reports whether a and b are one Codec. Two of a type that cannot be compared
+// count as one.
 func sameCodec(a, b Codec) bool {
 	if reflect.TypeOf(a) != reflect.TypeOf(b) {
 		return false
@@ -343,8 +342,8 @@ func sameCodec(a, b Codec) bool {
 }
 
 // decode decodes a stored value. encoding/json accepts null for any type and leaves its
-// zero value, which nobody stored and so must not be served: null is an error unless the
-// decoded value encodes to null.
+// zero value, which was never stored and so must not be served: null is an error unless
+// the decoded value encodes to null.
 //
 // A panic of the Codec is an error as well, since the bytes may be some that it did not
 // write. The error has the type of the panic's value and not its text, which may contain

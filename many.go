@@ -26,9 +26,8 @@ import (
 // # The loader
 //
 // load is called with the ids that have no value, each once, in the order of ids. It is
-// called again only for ids whose load by another caller failed, or whose value was
-// invalidated meanwhile. If the database limits the ids of one query, load should make
-// several.
+// called again only for ids that another caller failed to load, or that were invalidated
+// meanwhile. If the database limits the ids of one query, load should make several.
 //
 //   - An id that is missing from load's map has no value. It is missing from the
 //     result as well, and remembered as [ErrNotFound] for the keyspace's NotFoundTTL.
@@ -89,11 +88,11 @@ type many[K comparable, T any] struct {
 	wanted []wanted[K, T]
 	values map[K]T
 
-	refreshing []*wanted[K, T] // old values whose refresh the caller waits for
+	refreshing []*wanted[K, T] // old values, while the caller waits for their refresh
 
 	ended  error // the error of the caller's context, if it ended before all ids were answered
 	errs   []error
-	failed map[*loading]bool // loads whose error is in errs already
+	failed map[*loading]bool // loads with an error that is in errs already
 }
 
 // wanted is the state of one id in a call.
@@ -219,8 +218,8 @@ func (m *many[K, T]) board(ctx context.Context, ids []*wanted[K, T], round int) 
 	b.start()
 }
 
-// refresh starts a refresh of old values. It returns the old value for an id whose
-// keyspace has no RefreshWait, and leaves the others to awaitRefreshes.
+// refresh starts a refresh of old values. It returns the old value for an id of a
+// keyspace without RefreshWait, and leaves the others to awaitRefreshes.
 func (m *many[K, T]) refresh(ctx context.Context, ids []*wanted[K, T]) {
 	if len(ids) == 0 {
 		return
@@ -275,8 +274,7 @@ func (m *many[K, T]) hasEnded(ctx context.Context) bool {
 	return m.ended != nil
 }
 
-// await waits for the flights of ids, and returns the ids whose result it could not use,
-// for another round.
+// await waits for the flights of ids, and returns the ids that need another round.
 func (m *many[K, T]) await(ctx context.Context, ids []*wanted[K, T]) (again []*wanted[K, T]) {
 	for _, w := range ids {
 		fl := w.fl
@@ -350,7 +348,7 @@ type batchOf[K comparable] struct {
 	ids []K
 }
 
-// batch returns an empty batch whose load calls the caller's loader.
+// batch returns an empty batch that calls the caller's loader.
 func (m *many[K, T]) batch(ctx context.Context) *batchOf[K] {
 	b := &batchOf[K]{}
 	b.f, b.leader = m.f, ctx

@@ -103,7 +103,7 @@ func (p *ttlPolicy) freshFor(s *Keyspace, ttl time.Duration) time.Duration {
 
 // unmarked tells the backend which values without a mark are fresh, by their remaining
 // time. A value that this library marked is never one of them after its mark has ended,
-// whatever the jitter took off.
+// however much the jitter took off.
 func (p *ttlPolicy) unmarked(s *Keyspace) *backend.Refresh {
 	ttl := p.base(s)
 	return &backend.Refresh{Over: ttl - p.least(p.refreshAfter(s)), Within: ttl}

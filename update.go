@@ -21,11 +21,11 @@ import (
 // and nothing stale is left.
 //
 // write runs once, in the caller's goroutine, and must have committed when it returns.
-// Its error is returned as it is. The keys are invalidated whatever its outcome, which
-// may be unknown, and even if ctx has ended or c was closed meanwhile. Close waits for a
-// running Update within Config.Timeout, and its error says if it could not. The context
-// of write ends with [ErrBlockLost] as its cause if the block cannot be renewed before it
-// lapses.
+// Its error is returned as it is. The keys are invalidated whether or not it succeeds,
+// since its outcome may be unknown, and even if ctx has ended or c was closed meanwhile.
+// Close waits for a running Update within Config.Timeout, and its error says if it could
+// not. The context of write ends with [ErrBlockLost] as its cause if the block cannot be
+// renewed before it lapses.
 //
 // write is not called if ctx is already done, keys is empty or has an invalid key, or c
 // is closed; Update then returns the reason.
@@ -89,8 +89,8 @@ func (f *front) wrote(ctx context.Context, w hook.Write, keys []string) {
 }
 
 // Pending reports whether this process currently bypasses the cache for at least one of
-// keys, because an invalidation is not delivered yet, or a write is running whose block
-// the backend did not take. Invalid keys are not pending.
+// keys, because an invalidation is not delivered yet, or a write is running without its
+// block. Invalid keys are not pending.
 func Pending(c Cache, keys ...Key) bool {
 	f, names, err := keysOf(c, keys)
 	if err != nil {
@@ -235,8 +235,8 @@ const (
 
 // invalidate detaches the running loads of keys, given with their prefix, deletes the
 // keys in the backend, and queues those that failed. It goes on when ctx ends, as the
-// caller's write is done. It returns an error only if the front is closed and nobody is
-// left to deliver the failed ones. Each key must come from a [Key], so that its keyspace
+// caller's write is done. It returns an error only if the front is closed, so that the
+// failed ones are never delivered. Each key must come from a [Key], so that its keyspace
 // can stand for it in a full queue.
 func (f *front) invalidate(ctx context.Context, b *budget, keys ...string) error {
 	return f.invalidateIn(ctx, b, f.keyspaceOf, keys)
@@ -275,9 +275,8 @@ func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Dur
 	return failed, err
 }
 
-// finalise ends a write's block. It has no error, as the write has run whatever becomes
-// of this. If Close no longer waits for the write, Close has reported it, and finalise
-// does nothing.
+// finalise ends a write's block. It has no error, as the write has run in any case. If
+// Close no longer waits for the write, Close has reported it, and finalise does nothing.
 func (f *front) finalise(ctx context.Context, b *budget, token string, keys []string) {
 	if f.life.SettleWrite() {
 		_ = f.unblockNow(ctx, b, f.keyspaceOf, token, keys) // Close waits for it
@@ -304,7 +303,7 @@ func (f *front) unblockNow(ctx context.Context, b *budget, of outbox.Scope, toke
 }
 
 // settled counts the invalidations that succeeded and queues those that failed. It
-// returns an error if nobody will deliver some of them.
+// returns an error if some of them will never be delivered.
 func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error {
 	f.near.Drop(keys...) // a copy requested before now may be older
 	for _, key := range without(keys, failed) {

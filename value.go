@@ -57,8 +57,8 @@ func modeOfOthers[T any](space *Keyspace) mode {
 	return mode{hands: decoded}
 }
 
-// valueOf returns the value of data for one caller. own says that nobody else has data. e
-// is the entry of data, if a cache in this process has one, and otherwise nil.
+// valueOf returns the value of data for one caller. own says that data is this caller's
+// alone. e is the entry of data, if a cache in this process has one, and otherwise nil.
 func valueOf[T any](f *front, space *Keyspace, r *read, data []byte, own bool, e *entry.Entry) (value T, err error) {
 	switch r.mode.hands {
 	case adopted:
