@@ -62,8 +62,8 @@
 //   - The backend is unavailable while it refuses, fails, or does not answer in time.
 //   - The time budget is the most that one call may spend on backend commands that
 //     fail: Config.Timeout, for all commands of the call together.
-//   - A deadline is the time at which a context ends. The deadline of a caller's
-//     context ends its call, whether or not its time budget is used up.
+//   - A deadline is the time at which a context ends. A reader leaves at the deadline
+//     of its context, whether or not its time budget is used up.
 //   - The breaker of a backend's node opens after three failures in a row, or when
 //     several commands wait for a node that answers nothing. While it is open, no
 //     call sends a command to that node. The breaker's own probe closes it.

@@ -10,7 +10,8 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-// test is one case's backend, with methods that fail the test on an error.
+// test is the backend of one case, with methods that fail the test on an error or on
+// another answer than the one wanted.
 type test struct {
 	*testing.T
 	h Harness
@@ -128,15 +129,16 @@ func (t *test) extended(token string, keys ...string) (held bool) {
 	return held
 }
 
-// brief does something that makes a thing last for d and looks whether it is there
-// before d is over, which then passes. On a machine that is too slow for that, it
-// does so again with a longer d.
+// brief checks something that lasts for d: do makes it and reports whether it is there
+// before d is over. Then brief lets d pass. On a machine too slow for d, where do reports
+// false because d has passed, brief tries again with twice the time, so that the test
+// fails for no other reason than a wrong backend.
 func (t *test) brief(do func(d time.Duration) (there bool)) {
 	t.Helper()
 	d := 300 * time.Millisecond
 	for start := time.Now(); !do(d); start = time.Now() {
 		if time.Since(start) < d {
-			t.Fatalf("what is to last for %v does not", d)
+			t.Fatalf("it ended before its %v were over", d)
 		}
 		d *= 2
 	}
