@@ -22,8 +22,7 @@
 //
 // # Promises
 //
-// Comments, and the names of the tests, refer to these by number, as in promise 1 and
-// TestP1.
+// Comments and names of tests refer to these by number: promise 1, P1, TestP1.
 //
 //  1. No stale fill. After an Update or Invalidate was applied, no GetOrLoad that
 //     starts in any process returns a value that was loaded before it.
@@ -114,8 +113,8 @@ import (
 //   - load must read the primary database, not a replica, and only committed rows. A
 //     value that it reads inside an uncommitted transaction is stored even if that is
 //     rolled back.
-//   - load must not call GetOrLoad for the same key, or for one with a loader that
-//     does: each would wait for the other until Config.LoadTimeout.
+//   - load must not call GetOrLoad for the same key, or for a key with a loader that
+//     asks for this one: each would wait for the other until Config.LoadTimeout.
 //
 // GetOrLoad returns as soon as load has, and does not wait until the value is stored. A
 // later call in the same process does, and so does Close.

@@ -154,9 +154,9 @@ type Config struct {
 	// itself, to standard error; redis.SetLogger redirects that. Defaults to slog.Default().
 	Logger *slog.Logger
 
-	// Hooks are called, in this order, for reads that are not hits, for loads, for writes,
-	// and when trouble begins and ends: see package hook. They are for metrics and traces.
-	// Defaults to none.
+	// Hooks are called, in the order of the slice, for reads that are not hits, for loads,
+	// for writes, and when trouble begins and ends: see package hook. They are for metrics
+	// and traces. Defaults to none.
 	Hooks []hook.Hooks
 
 	// Warnings are logged at warn level when the cache is opened. ConfigFromEnv fills them

@@ -168,6 +168,8 @@ func checkName(name string) error {
 	return nil
 }
 
+// isName reports whether a keyspace may have the name. "lease" is the start of lease
+// keys.
 func isName(name string) bool {
 	if name == "" || len(name) > 64 || name == "lease" {
 		return false
@@ -247,7 +249,7 @@ type Codec interface {
 // and other parts that it never writes, and the types of values in an interface. A nil
 // json.RawMessage comes back as the bytes null, and an empty json.Number as 0, unless the
 // field has omitempty. An empty slice or map comes back as nil if the field has
-// omitempty, and a json.RawMessage without blanks.
+// omitempty, and a json.RawMessage comes back without blanks.
 //
 // Decode refuses data that is not UTF-8.
 var JSON Codec = jsonCodec{}
@@ -302,6 +304,7 @@ func errBytes(value any) error {
 
 var errNull = errors.New("stored value is null, which the type cannot represent")
 
+// codecOf returns the keyspace's Codec, JSON by default.
 func codecOf(s *Keyspace) Codec {
 	if s.Codec != nil {
 		return s.Codec
