@@ -179,6 +179,8 @@ func (m *memoryBackend) entry(key string) (*memoryEntry, bool) {
 	return e, ok && !e.notFound
 }
 
+// GetMarked takes the lock only for a value that is not fresh, to see whether there is a
+// lease on it.
 func (m *memoryBackend) GetMarked(_ context.Context, key string) ([]byte, backend.Mark, bool, error) {
 	e, ok := m.values.GetIfPresent(key)
 	if !ok {
@@ -243,6 +245,11 @@ func (m *memoryBackend) drop(key string, l *memoryLease) {
 	l.endLoad()
 }
 
+// Lease answers by the first rule that applies: a claim that its owner requests again, a
+// value or marker, a block, another lease. Only then is a lease granted. The value comes
+// before the block, so that a reader of a stored value never loads because of a writer.
+// It also comes before the lease: a caller may ask just after the load that it waited for
+// has stored.
 func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
@@ -250,6 +257,8 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 		return m.leaseToRefresh(s, l, key, req), nil
 	}
 	e, ok := m.values.GetIfPresent(key)
+	// Bytes that do not decode are removed only if they are still there: another caller may
+	// have stored good ones since.
 	if ok && req.Undecodable != nil && bytes.Equal(e.Data, req.Undecodable) {
 		m.values.Invalidate(key)
 		ok = false
@@ -268,6 +277,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 		return backend.Lease{State: backend.Present, Value: e.Data}, nil
 	case l != nil && len(l.blocks) > 0 && req.Claim == nil:
 		return backend.Lease{State: backend.Writing}, nil
+	// A waiter for a load that has failed does not wait for the next one: see WaitedFor.
 	case l != nil && l.token != "" && req.WaitedFor != "" && l.failed == req.WaitedFor:
 		return backend.Lease{State: backend.Unleased}, nil
 	case l != nil && l.token != "":
@@ -301,11 +311,13 @@ func (m *memoryBackend) leaseToRefresh(s *memoryStripe, l *memoryLease, key stri
 	case !always && l != nil && l.failures > 0 && now.Before(l.coolUntil):
 		return backend.Lease{State: backend.Loading}
 	}
-	if always {
+	if always { // a caller that needs a load now is not held up by earlier failures
 		if l != nil {
 			l.failures = 0
 		}
 	} else if left := e.ExpiresAfter(); left > req.Refresh.Over && left <= req.Refresh.Within && e.Value.freshUntil.Load() == 0 {
+		// The value has no mark, but its remaining time shows that it is young: it is marked
+		// now, so that it is not loaded again before it is old.
 		e.Value.freshUntil.Store(m.now() + int64(left-req.Refresh.Over))
 		return backend.Lease{State: backend.Marked}
 	}
@@ -331,7 +343,7 @@ func (m *memoryBackend) extend(key, token string, ttl time.Duration) (held bool)
 		return false
 	}
 	until := time.Now().Add(ttl)
-	if _, ok := l.blocks[token]; ok {
+	if _, ok := l.blocks[token]; ok { // lock has removed blocks that have lapsed
 		l.blocks[token] = until
 		return true
 	}
@@ -349,6 +361,10 @@ func (m *memoryBackend) extend(key, token string, ttl time.Duration) (held bool)
 	return true
 }
 
+// Fill stores only if the lease still has this token. Every invalidation ends the lease
+// under the same lock, so a load that began before one cannot store after it (promise 1).
+// It needs no further check for a refresh: any change of the value has ended that lease
+// as well.
 func (m *memoryBackend) Fill(_ context.Context, key, token string, fill backend.Fill) (bool, error) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
@@ -368,6 +384,9 @@ func (m *memoryBackend) Fill(_ context.Context, key, token string, fill backend.
 	return true, nil
 }
 
+// Release of a lease leaves its token as the failed one, for WaitedFor. For a refresh it
+// starts the cool-down, which doubles with each failure in a row; countFor is twice as
+// far away, so that only a failure soon after the cool-down counts as one in a row.
 func (m *memoryBackend) Release(_ context.Context, key, token string) error {
 	s, l := m.lock(key)
 	defer s.unlock(key)
@@ -389,6 +408,8 @@ func (m *memoryBackend) Release(_ context.Context, key, token string) error {
 	return nil
 }
 
+// Block deletes first and then blocks, under one lock, so that no load can store in
+// between.
 func (m *memoryBackend) Block(_ context.Context, token string, ttl time.Duration, keys ...string) error {
 	for _, key := range keys {
 		s, l := m.lock(key)
@@ -403,6 +424,8 @@ func (m *memoryBackend) Block(_ context.Context, token string, ttl time.Duration
 	return nil
 }
 
+// Unblock deletes again, as the block may have lapsed and a reader may have stored the
+// old value.
 func (m *memoryBackend) Unblock(_ context.Context, token string, keys ...string) error {
 	for _, key := range keys {
 		s, l := m.lock(key)
@@ -448,6 +471,7 @@ func (m *memoryBackend) TTL(_ context.Context, key string) (time.Duration, bool,
 	return e.ExpiresAfter(), true, nil
 }
 
+// Info first makes the cache remove expired entries, so that they are not counted.
 func (m *memoryBackend) Info(context.Context) (backend.Info, error) {
 	m.values.CleanUp()
 	return backend.Info{

@@ -236,6 +236,8 @@ func (r Redis) merge(o *redis.UniversalOptions, u *settings.URL, name func(field
 	if u.NeedsTLS != "" && !u.TLS && o.TLSConfig == nil {
 		errs = append(errs, fmt.Errorf("parameter %s: it needs TLS; want %s=true, or rediss:// in place of redis://", u.NeedsTLS, name("TLS")))
 	}
+	// The parameters are a whole set of options, so the settings outside of the URL are put
+	// back over them.
 	own := *o
 	*o = u.Query
 	o.Addrs, o.DB = []string{u.Addr}, u.DB

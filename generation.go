@@ -98,12 +98,14 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	}
 	gs.active[chatID] = g
 	gs.mu.Unlock()
+	// Their keys would make the claim fail as another process's would.
 	for _, ended := range gs.endingIn(chatID) {
 		ended.end(budget)
 	}
 	g.claim(ctx, budget)
 	switch {
 	case ctx.Err() != nil:
+		// The claim may have been carried out, so its key must be removed, without the caller.
 		gs.retire(g)
 		gs.f.life.Go(func() { g.end(gs.f.newBudget()) })
 		return nil, ctx.Err()
@@ -197,7 +199,7 @@ func (gs *Generations) Cancel(ctx context.Context, chatID string) error {
 	}
 	running, err := gs.keyed(ctx, key)
 	switch {
-	case own != nil && (err != nil || !running):
+	case own != nil && (err != nil || !running): // this process's is cancelled already
 		return nil
 	case err != nil:
 		return err
@@ -318,7 +320,7 @@ func (g *Generation) claim(ctx context.Context, b *budget) {
 	l, err := f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, backend.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
 	g.mu.Lock()
 	switch {
-	case err != nil:
+	case err != nil: // it may have been granted, or be granted within the budget
 		g.claimed, g.until = true, sent.Add(ttl+f.cfg.Timeout)
 	case l.State == backend.Granted:
 		g.owns(sent, ttl)
@@ -380,7 +382,7 @@ func (g *Generation) keepClaim(ctx context.Context, b *budget, gone bool) {
 	}
 	defer done()
 	g.mu.Lock()
-	now := gone && (g.held || !g.claimed)
+	now := gone && (g.held || !g.claimed) // not waiting for claimAt
 	if gone {
 		g.held = false
 	}
@@ -489,7 +491,7 @@ func (gs *Generations) pollAll() {
 			return
 		}
 		var group sync.WaitGroup
-		slots := make(chan struct{}, pollers)
+		slots := make(chan struct{}, pollers) // limits how many commands are on their way
 		for _, g := range active {
 			slots <- struct{}{}
 			group.Go(func() {

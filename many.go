@@ -72,6 +72,8 @@ func GetOrLoadMany[K comparable, T any](ctx context.Context, c Cache, ids []K, k
 		left[i] = &m.wanted[i]
 	}
 	defer m.leave()
+	// As in join: an id whose flight began before this call goes round again. The last rounds
+	// are alone, so the loop ends.
 	for round := 0; len(left) > 0; round++ {
 		left = m.look(ctx, left, round)
 		m.board(ctx, left, round)
@@ -143,7 +145,8 @@ func (m *many[K, T]) add(ctx context.Context, ids []K, key func(K) Key) error {
 	return nil
 }
 
-// look looks all ids up in one round, and returns those that must be loaded.
+// look looks all ids up in one round, and returns those that must be loaded. Ids in this
+// process's memory cost no command; the others are asked for together.
 func (m *many[K, T]) look(ctx context.Context, ids []*wanted[K, T], round int) (left []*wanted[K, T]) {
 	f := m.f
 	var old, remote []*wanted[K, T]
@@ -228,7 +231,7 @@ func (m *many[K, T]) refresh(ctx context.Context, ids []*wanted[K, T]) {
 	for some := range slices.Chunk(ids, boardAtOnce) {
 		fs.mu.Lock()
 		for _, w := range some {
-			if w.leased && w.space.RefreshWait == 0 {
+			if w.leased && w.space.RefreshWait == 0 { // another caller refreshes it
 				continue
 			}
 			fl, begins := fs.boardRefresh(ctx, m.f, &w.space, typed[T]{}, &w.request, &b.loading, b.mayRefresh)
@@ -312,6 +315,7 @@ func (m *many[K, T]) leave() {
 	}
 }
 
+// count counts, logs and reports one id as GetOrLoad does its key.
 func (m *many[K, T]) count(ctx context.Context, w *wanted[K, T], hit bool, err error) {
 	if hit {
 		m.f.hit(ctx, &w.space, &w.read, err)
@@ -368,11 +372,13 @@ func (m *many[K, T]) batch(ctx context.Context) *batchOf[K] {
 	return b
 }
 
+// add makes fl, for id, a member of the batch.
 func (b *batchOf[K]) add(fl *flight, id K) {
 	b.members = append(b.members, &member{flight: fl, place: len(b.ids)})
 	b.ids = append(b.ids, id)
 }
 
+// start runs the batch in a goroutine, unless no id leads a flight.
 func (b *batchOf[K]) start() {
 	if len(b.members) > 0 {
 		go b.run()

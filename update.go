@@ -142,6 +142,8 @@ func (u *update) run(ctx context.Context, write func(context.Context) error) err
 		return ErrClosed
 	}
 	defer u.f.life.EndWrite()
+	// The block's time is counted from before it is sent, so that it never lasts for less
+	// than this process believes.
 	sent := time.Now()
 	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)
 	u.f.queue.Hold(unblocked)
@@ -150,6 +152,7 @@ func (u *update) run(ctx context.Context, write func(context.Context) error) err
 	defer u.f.queue.Release(unblocked)
 	defer u.f.finalise(ctx, u.budget, u.token, u.keys)
 	if len(unblocked) > 0 {
+		// A ctx that ended during the block is the likely cause, and the write would fail.
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -158,7 +161,7 @@ func (u *update) run(ctx context.Context, write func(context.Context) error) err
 		}
 	}
 	blocked := without(u.keys, unblocked)
-	if len(blocked) == 0 || u.f.off {
+	if len(blocked) == 0 || u.f.off { // there is no block to extend
 		return write(ctx)
 	}
 	held, stop := u.keepBlocked(ctx, blocked, sent)
@@ -188,6 +191,8 @@ func (u *update) keepBlocked(ctx context.Context, keys []string, sent time.Time)
 	done := deadline.Every(blockTTL/3, func(asking context.Context) (again bool) {
 		sent := time.Now()
 		alive, err := u.f.extendAll(asking, u.f.newBudget(), u.token, blockTTL, keys)
+		// Only the backend's word ends the write at once. An error may be a lost answer, so
+		// the blocks are extended again until lapse fires.
 		if err == nil && !alive {
 			lose(ErrBlockLost)
 			return false
@@ -312,7 +317,7 @@ func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error
 	if len(failed) == 0 {
 		return nil
 	}
-	if n, _ := f.queue.Status(); n == 0 {
+	if n, _ := f.queue.Status(); n == 0 { // once, when the trouble begins
 		f.log.Warn("aside: backend unavailable; queueing invalidations", "err", err)
 	}
 	refused := f.queue.Add(failed, of)
@@ -320,7 +325,7 @@ func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error
 	for _, key := range failed[:len(failed)-refused] {
 		f.countOf(key).queued.Add(1)
 	}
-	if f.life.IsOver() {
+	if f.life.IsOver() { // the deliverer has ended
 		return fmt.Errorf("%w: %d keys could not be invalidated before Close", ErrClosed, len(failed))
 	}
 	f.deliver()
@@ -359,6 +364,8 @@ func (f *front) deliver() {
 // deliverOnce delivers all it can, and reports whether the queue is empty.
 func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 	for again := true; again; {
+		// Keys of a node with an open breaker are skipped: they would use up the time of the
+		// others, and the breaker's probe calls deliver when the node answers.
 		due := f.queue.Due(func(key string) bool { return f.nodeOf(key).IsOpen() })
 		for len(due) > 0 && ctx.Err() == nil {
 			batch := due[:min(deliverBatch, len(due))]

@@ -119,7 +119,7 @@ func remember[T any](f *front, space *Keyspace, key string, e *entry.Entry, valu
 		weighs = size.Of(value, e.Data, codecOf(space) == JSON, room)
 	}
 	if room <= 0 || weighs > room {
-		e.Remember(nil, 0)
+		e.Remember(nil, 0) // so that the next hit does not weigh the value again
 		return false
 	}
 	if !e.Remember(value, weighs) {

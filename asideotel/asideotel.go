@@ -107,6 +107,7 @@ func (t *Telemetry) Hooks() hook.Hooks {
 	return hook.Hooks{Read: t.read, Load: t.load, State: t.state}
 }
 
+// read links a read to its load, and records the duration of a miss.
 func (t *Telemetry) read(ctx context.Context, r hook.Read) {
 	t.joined(ctx, r)
 	if r.Outcome == hook.Miss {
@@ -114,6 +115,7 @@ func (t *Telemetry) read(ctx context.Context, r hook.Read) {
 	}
 }
 
+// load makes the span of a load, and records its duration.
 func (t *Telemetry) load(ctx context.Context, l hook.Load) (context.Context, func(hook.LoadEnd)) {
 	ctx, span := t.startLoad(ctx, l)
 	return ctx, func(e hook.LoadEnd) {

@@ -125,6 +125,7 @@ func (in *instruments) observables() []metric.Observable {
 // trouble is a kind of trouble, with its node if there are several.
 type trouble struct{ kind, node string }
 
+// state notes the beginning or the end of trouble, for the next collection.
 func (t *Telemetry) state(s hook.State) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -204,6 +205,8 @@ func (w *watch) atLeast(of series, n int64) int64 {
 	return w.last[of]
 }
 
+// observe reports the state of the Cache. A closed Cache is not an error: an exporter
+// would log one at each collection.
 func (w *watch) observe(_ context.Context, o metric.Observer) error {
 	s, err := status(w.cache)
 	if errors.Is(err, aside.ErrClosed) {
