@@ -273,7 +273,7 @@ func (c Config) validate() error {
 	}
 	for name, ttl := range c.TTLs {
 		if !isName(name) {
-			bad("Config.TTLs[%.80q]: want as keyspace name %s", name, acceptedNames)
+			bad("Config.TTLs[%.80q]: want a keyspace name of %s", name, acceptedNames)
 		}
 		if least := leastTTL(name); ttl < least || ttl > maxTTL {
 			bad("Config.TTLs[%.80q] %v: want from %v to %v (one year)", name, ttl, least, maxTTL)
@@ -294,7 +294,7 @@ func (c Config) validate() error {
 		s.Name = name
 		switch _, hasTTL := c.TTLs[name]; {
 		case !isName(name):
-			bad("Config.RefreshAfter[%.80q]: want as keyspace name %s", name, acceptedNames)
+			bad("Config.RefreshAfter[%.80q]: want a keyspace name of %s", name, acceptedNames)
 		case isState(name):
 			bad("Config.RefreshAfter[%.80q]: want a keyspace whose values are loaded; this one holds states, which cannot be refreshed", name)
 		case after != 0 && !isTTL(after):

@@ -159,7 +159,7 @@ func (e *envReader) ofKeyspaces(prefix, meaning string, read func(name, space st
 	for _, name := range names {
 		space := strings.ToLower(strings.TrimPrefix(name, prefix))
 		if !isName(space) {
-			e.errs = append(e.errs, fmt.Errorf("aside: %s: want as keyspace name %s", name, acceptedNames))
+			e.errs = append(e.errs, fmt.Errorf("aside: %s: want a keyspace name of %s", name, acceptedNames))
 			continue
 		}
 		if other, ok := spelt[space]; ok {
