@@ -65,7 +65,9 @@
 //     of its context, whether or not its time budget is used up.
 //   - The breaker of a backend's node opens after three failures in a row, or when
 //     several commands wait for a node that answers nothing. While it is open, no
-//     call sends a command to that node. The breaker's own probe closes it.
+//     call sends a command to that node. The breaker's own probe closes it. A second
+//     breaker does the same for storing alone, on a node that answers and refuses to
+//     store.
 //   - A distrusted key is one for which the stored value may be older than the
 //     database, because its invalidation is not delivered, or the backend did not
 //     take its block. This process neither reads it from the cache nor stores it.

@@ -21,7 +21,7 @@
 //	aside_load_duration_seconds{keyspace,reason,result}
 //	                                              histogram: time of loaders by reason (miss, refresh, fresh, audit)
 //	                                              and result (ok, not_found, error)
-//	aside_refreshes_skipped_total{keyspace}       refreshes that were skipped, as no place for a load was free
+//	aside_refreshes_skipped_total{keyspace}       refreshes that were skipped: too many were running, or no place was free
 //	aside_fills_refused_total{keyspace}           loaded values that were not stored because a write came between
 //	aside_decode_errors_total{keyspace}           stored values that did not decode
 //	aside_encode_errors_total{keyspace}           loaded values that could not be stored
@@ -30,7 +30,7 @@
 //	aside_invalidations_queued_total{keyspace}    keys that were queued for a later invalidation
 //	aside_queued_invalidations                    keys that wait in the queue now
 //	aside_queue_overflowed                        1 while every key is distrusted because the queue was full
-//	aside_breaker_open                            1 while the breaker of a node is open
+//	aside_breaker_open                            1 while a breaker of a node is open
 //	aside_trouble{trouble,node}                   1 while there is trouble: answer, store, queue or near (see package hook)
 //	aside_up                                      1 if the backend answered this collection
 //
@@ -232,7 +232,7 @@ func newDescs(own prometheus.Labels) descs {
 		up:         gauge("aside_up", "Whether the backend answered this collection."),
 		queued:     gauge("aside_queued_invalidations", "Keys that wait in the queue for their invalidation."),
 		overflowed: gauge("aside_queue_overflowed", "Whether every key is distrusted because the queue was full."),
-		open:       gauge("aside_breaker_open", "Whether the breaker of a node is open."),
+		open:       gauge("aside_breaker_open", "Whether a breaker of a node is open."),
 		counters: []counter{
 			by("aside_reads_total", "Reads by outcome.", "outcome",
 				count{"hit", func(s *aside.Stats) int64 { return s.Hits - s.StaleHits }},
@@ -242,7 +242,7 @@ func newDescs(own prometheus.Labels) descs {
 			plain("aside_coalesced_reads_total", "Reads that took the result of another caller's load.", func(s *aside.Stats) int64 { return s.Coalesced }),
 			plain("aside_degraded_reads_total", "Reads that bypassed the backend: unavailable, or a distrusted key.", func(s *aside.Stats) int64 { return s.Degraded }),
 			plain("aside_waits_total", "Waits for a load in another process.", func(s *aside.Stats) int64 { return s.Waited }),
-			plain("aside_refreshes_skipped_total", "Refreshes that were skipped, as no place for a load was free.", func(s *aside.Stats) int64 { return s.RefreshesSkipped }),
+			plain("aside_refreshes_skipped_total", "Refreshes that were skipped: too many were running, or no place was free.", func(s *aside.Stats) int64 { return s.RefreshesSkipped }),
 			plain("aside_fills_refused_total", "Loaded values that were not stored because a write came between.", func(s *aside.Stats) int64 { return s.StaleFills }),
 			plain("aside_decode_errors_total", "Stored values that did not decode.", func(s *aside.Stats) int64 { return s.DecodeErrors }),
 			plain("aside_encode_errors_total", "Loaded values that could not be stored.", func(s *aside.Stats) int64 { return s.EncodeErrors }),
