@@ -28,7 +28,7 @@ type instrumented struct{ redis.UniversalClient }
 type traced struct{ *redis.Client }
 
 // A client that NewRedis cannot see through, or that may answer from elsewhere than
-// the master, is refused with an error that says what to hand in.
+// the master, is refused with an error that says which client is wanted.
 func TestNewRedis_RefusesClientsThatMayAnswerFromElsewhere(t *testing.T) {
 	t.Parallel()
 	plain := redis.NewClient(&redis.Options{Addr: "x:1"})

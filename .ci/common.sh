@@ -45,6 +45,42 @@ lint() {
 	go vet ./... ./asideotel/... ./asideprom/... ./bench/... ./examples/... ./proof/...
 	go vet -tags soak ./proof
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./... ./asideotel/... ./asideprom/... ./bench/... ./examples/... ./proof/...
+	prose
+}
+
+# prose fails when comments have more than 2 clauses without a noun, such as "what is
+# stored" or "who waits", in 1,000 words of a package, and prints their lines. One is
+# allowed in any package. Counted are the words what, whatever, who and whoever in
+# comments of Go files that are neither tests nor testdata. Not counted are quoted text,
+# code in doc comments, whose, and who after a noun that it belongs to ("a caller who").
+# Files may be named, as in: bash -c '. .ci/common.sh; prose aside.go config*.go'
+prose() {
+	[ $# -gt 0 ] || set -- $(git ls-files '*.go' ':!*_test.go' ':!*/testdata/*')
+	awk '
+	FNR == 1 { prev = "" }
+	!match($0, /(^|[ \t])\/\/( |$)/) { prev = ""; next }
+	{
+		text = substr($0, RSTART + RLENGTH)
+		gsub(/"[^"]*"|`[^`]*`/, " quoted ", text)
+		gsub(/[^A-Za-z]+/, " ", text)
+		dir = FILENAME
+		if (!sub(/\/[^\/]*$/, "", dir)) dir = "."
+		n = split(tolower(text), word, " ")
+		words[dir] += n
+		for (i = 1; i <= n; prev = word[i++])
+			if (word[i] ~ /^(what|who)(ever)?$/ && !(word[i] == "who" && prev ~ /^(caller|reader|writer|waiter|user|operator|author|person)s?$/)) {
+				clauses[dir]++
+				lines[dir] = lines[dir] FILENAME ":" FNR ":" $0 "\n"
+			}
+	}
+	END {
+		for (dir in clauses)
+			if (clauses[dir] > 1 && 1000 * clauses[dir] > 2 * words[dir]) {
+				printf "%sprose: %s: %d clauses without a noun in %d words; want at most 2 in 1000\n", lines[dir], dir, clauses[dir], words[dir]
+				failed = 1
+			}
+		exit failed
+	}' "$@"
 }
 
 tidy() {
