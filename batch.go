@@ -47,7 +47,7 @@ type member struct {
 
 // run carries the batch out. In each round it asks for the leases of the members that are
 // left, and loads those that are granted one; when there is none, it pauses until a lease
-// that another process holds may have ended. The batch has a place only while it loads.
+// that another process holds may have ended. It gives up its place for that.
 func (b *loadBatch) run() {
 	grow(0)
 	stopRenewing := b.keepLeases()

@@ -174,7 +174,7 @@ func (fs *flights) awaitFill(ctx context.Context, key string) {
 }
 
 // detach cuts the running flights of keys off, as a write does: no later caller joins them,
-// and they store nothing. Their callers, who came before the write, still get the result.
+// and they store nothing. Their callers, who came before the write, may still take the result.
 // The flights are woken in case they wait for another process's load.
 func (fs *flights) detach(keys []string) {
 	fs.mu.Lock()
