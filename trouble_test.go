@@ -144,7 +144,7 @@ func TestP5_ABackendThatRefusesToStoreStillServesAndInvalidates(t *testing.T) {
 			t.Fatal(v, err)
 		}
 	}
-	if text := log.String(); !strings.Contains(text, "cache backend does not store") || strings.Contains(text, "does not answer") {
+	if text := log.String(); !strings.Contains(text, "backend does not store") || strings.Contains(text, "does not answer") {
 		t.Errorf("the log says:\n%s", text)
 	}
 	writes["Invalidate"](t, c)
