@@ -195,7 +195,7 @@ func TestHooks_ThatPanic(t *testing.T) {
 		if s := stats(t, c); s.Hits != 1 || s.Misses != 1 {
 			t.Errorf("%+v, want a hit and a miss", s)
 		}
-		if n := strings.Count(log.String(), "a hook panicked"); n != 1 {
+		if n := strings.Count(log.String(), "hook panic (logged once)"); n != 1 {
 			t.Errorf("told of %d times, want once:\n%s", n, &log)
 		}
 	})

@@ -1,5 +1,10 @@
-// Package hooks calls the functions of aside.Config.Hooks. Their panics are logged, once, and
-// reach nobody.
+// Package hooks calls the functions of aside.Config.Hooks. A hook that panics does not harm
+// its caller; the first panic is logged.
+//
+// Hooks of reads, loads and writes are called at once, in the goroutine of the event, and
+// their caller first looks at the fields of [Hooks] to find out whether there are any. Hooks
+// of states are called in a goroutine of their own, one at a time and in order, as a state
+// changes while its caller holds locks ([Hooks.State], [Hooks.Queue]).
 package hooks
 
 import (
@@ -14,24 +19,27 @@ import (
 	"github.com/cacheaside/aside/hook"
 )
 
-// Hooks are the hooks of a Cache. The fields say which events some hook is told of; the
-// methods may be called concurrently.
+// Hooks are the hooks of a Cache. Its methods may be called concurrently.
 type Hooks struct {
-	Reads, Hits   bool // reads that are no hits, and hits as well
-	Loads, Writes bool
+	// These say for which events there is a hook. They do not change.
+	Reads  bool // reads that are no hits
+	Hits   bool // all reads
+	Loads  bool
+	Writes bool
 
 	all      []hook.Hooks
-	states   bool
+	states   bool // there is a hook for states
 	log      *slog.Logger
-	panicked sync.Once
+	panicked sync.Once // logs the first panic
 
+	// mu guards the fields below. It is not held while a hook runs.
 	mu      sync.Mutex
-	pending []hook.State // not told of yet
-	telling bool         // a goroutine tells of them
-	queued  bool         // the last that hooks were told of the queue
+	pending []hook.State // not yet handed to the hooks, the oldest first
+	telling bool         // tell is running
+	queued  bool         // whether the last state of the queue was a begin
 }
 
-// New returns Hooks that log panics to log.
+// New returns Hooks that call all, in order, and log a panic to log.
 func New(all []hook.Hooks, log *slog.Logger) *Hooks {
 	h := &Hooks{all: slices.Clone(all), log: log}
 	for _, k := range h.all {
@@ -44,20 +52,20 @@ func New(all []hook.Hooks, log *slog.Logger) *Hooks {
 	return h
 }
 
-// call calls one hook.
+// call calls one hook, and recovers from its panic.
 func (h *Hooks) call(one func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			stack := debug.Stack()
 			h.panicked.Do(func() {
-				h.log.Error("cache: a hook panicked (logged once)", "panic", fmt.Sprint(p), "stack", string(stack))
+				h.log.Error("aside: hook panic (logged once)", "panic", fmt.Sprint(p), "stack", string(stack))
 			})
 		}
 	}()
 	one()
 }
 
-// Read tells of a read that has ended.
+// Read reports a read that has ended.
 func (h *Hooks) Read(ctx context.Context, r hook.Read) {
 	for _, k := range h.all {
 		if k.Read != nil && (k.Hits || r.Outcome != hook.Hit) {
@@ -66,8 +74,9 @@ func (h *Hooks) Read(ctx context.Context, r hook.Read) {
 	}
 }
 
-// Load tells of a load that begins. It returns the context for the loader, and a function
-// that tells of the load's end.
+// Load reports a load that begins. It returns the context for the loader, which the hooks
+// have made one from the other, and a function that reports the load's end: it calls the
+// hooks in the reverse order, so that the last span to begin is the first to end.
 func (h *Hooks) Load(ctx context.Context, l hook.Load) (loader context.Context, ended func(err error)) {
 	loader = ctx
 	var ends []func(hook.LoadEnd)
@@ -94,7 +103,7 @@ func (h *Hooks) Load(ctx context.Context, l hook.Load) (loader context.Context, 
 	}
 }
 
-// Write tells of a write that has ended.
+// Write reports a write that has ended.
 func (h *Hooks) Write(ctx context.Context, w hook.Write) {
 	for _, k := range h.all {
 		if k.Write != nil {
@@ -103,8 +112,8 @@ func (h *Hooks) Write(ctx context.Context, w hook.Write) {
 	}
 }
 
-// State tells of trouble that begins or ends. Hooks are called in a goroutine of their own,
-// in order, since the caller may hold locks.
+// State reports trouble that begins or ends. It does not wait for the hooks: the caller may
+// hold locks.
 func (h *Hooks) State(s hook.State) {
 	if !h.states {
 		return
@@ -114,9 +123,9 @@ func (h *Hooks) State(s hook.State) {
 	h.push(s)
 }
 
-// Queue tells of the queue if it waits now and did not before, or the reverse. It asks under
-// a lock, so the last that hooks are told is true even when several callers have changed the
-// queue at once.
+// Queue reports the trouble of undelivered invalidations if its state has changed since the
+// last report: waits says whether there are any, and err why. Queue asks waits under its
+// lock, so that the last report is right even when several callers change the queue at once.
 func (h *Hooks) Queue(waits func() bool, err error) {
 	if !h.states {
 		return
@@ -133,7 +142,8 @@ func (h *Hooks) Queue(waits func() bool, err error) {
 	}
 }
 
-// push needs mu.
+// push hands a state to the goroutine that calls the hooks, and starts it if there is none.
+// The caller must hold mu.
 func (h *Hooks) push(s hook.State) {
 	if h.pending = append(h.pending, s); !h.telling {
 		h.telling = true
@@ -141,6 +151,7 @@ func (h *Hooks) push(s hook.State) {
 	}
 }
 
+// tell calls the hooks with the pending states until there are none.
 func (h *Hooks) tell() {
 	for s, ok := h.next(); ok; s, ok = h.next() {
 		for _, k := range h.all {
@@ -151,6 +162,8 @@ func (h *Hooks) tell() {
 	}
 }
 
+// next takes the oldest pending state. If there is none, ok is false, and the next push
+// starts a new goroutine.
 func (h *Hooks) next() (s hook.State, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
