@@ -247,12 +247,12 @@ func TestNear_ASilentConnectionIsFoundOut(t *testing.T) {
 	}
 	stalled.Store(true)
 	client.Set(t.Context(), room.String(), `"new"`, time.Minute)
-	hears(t, said, "near cache is not used")
+	hears(t, said, "near cache disabled")
 	if got := read(t, c, fails(t)); got != "new" {
 		t.Errorf("read %q after the silence was found out", got)
 	}
 	stalled.Store(false)
-	hears(t, said, "near cache is used again")
+	hears(t, said, "near cache enabled again")
 	serves(t, c)
 }
 
@@ -274,7 +274,7 @@ type says struct {
 	said chan string
 }
 
-func (s says) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+func (s says) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
 func (s says) Handle(_ context.Context, r slog.Record) error {
 	s.said <- r.Message
 	return nil

@@ -236,9 +236,9 @@ func (t *tracking) hears(node *trackedNode, heard bool, err error) {
 	if lost := !all; lost != t.lost {
 		t.turned(lost, err)
 		if t.lost = lost; lost && err != nil {
-			t.log.Warn("cache: the near cache is not used: Redis's invalidations are not heard", "err", err)
+			t.log.Warn("aside: near cache disabled, no announcements from Redis", "err", err)
 		} else if !lost {
-			t.log.Warn("cache: the near cache is used again")
+			t.log.Info("aside: near cache enabled again")
 		}
 	}
 }
