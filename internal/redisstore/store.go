@@ -17,8 +17,8 @@
 //
 // A Store has no time budget and no breaker. The caller's context limits each command, and
 // an error leaves its outcome unknown. Commands of one node wait for a connection in the
-// order of their arrival (turns.go), and every error passes through [Store.told] before it
-// is judged, which takes the client's secrets out of it.
+// order of their arrival (turns.go). Every error of the client passes through told
+// (misfit.go) before it is judged, which also takes the client's secrets out of it.
 package redisstore
 
 import (
@@ -568,8 +568,8 @@ func releaseArgs(token string) []any {
 	return []any{token, backend.FailedFor.Milliseconds(), backend.MaxCooldown.Milliseconds()}
 }
 
-// Block fails on a Redis that allows no scripts: a block cannot be set by single commands
-// without a moment in which a lease is granted and a value is stored.
+// Block has no plain form for a Redis that allows no scripts: it fails there, and the caller
+// must distrust the keys while its write runs.
 func (b *Store) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
 	return b.eachSlot(ctx, keys, func(ctx context.Context, keys []string) error {
 		return b.apply(ctx, blockScript, withKeys(keys, LeaseKey, BlockKey), token, ttl.Milliseconds())
@@ -626,8 +626,8 @@ func (b *Store) eachSlot(ctx context.Context, keys []string, do func(context.Con
 }
 
 // Shard returns the address of the node that has key, so that a breaker can be kept for each
-// node. It is "" for all keys where there is one node, and before the Cluster has answered
-// a first command.
+// node. It is "" where there is one node, when the client does not know the key's node, and
+// before the Cluster has answered a first command.
 func (b *Store) Shard(key string) (name string) {
 	if b.cluster == nil || !b.reached.Load() {
 		return ""
