@@ -1,5 +1,5 @@
 // A loadBatch loads the keys of one GetOrLoadMany, or refreshes them: many flights in one
-// goroutine, whose lease requests, loader call and fills each go together. It follows the
+// goroutine, with their lease requests, their loads and their fills together. It follows the
 // same steps as a single flight (see flight.go), with a loop around them, as some of its
 // keys may be loading in other processes. The second half of the file sends lease requests,
 // fills, extensions and releases of many keys to their nodes (callAll). many.go makes the
@@ -21,15 +21,17 @@ import (
 	"github.com/cacheaside/aside/internal/wake"
 )
 
-// loadBatch is the flights of one call of GetOrLoadMany whose keys it loads, or whose old
-// values it refreshes. Members that are granted a lease are loaded by one call of the loader
+// loadBatch is the flights for the missing keys of one call of GetOrLoadMany, or for its old
+// values to refresh. Members that are granted a lease are loaded by one call of the loader
 // and stored before the batch waits for the members that other processes are loading. So no
 // lease is held during a wait, and callers that ask for the same keys in different orders
 // cannot wait for each other.
 type loadBatch struct {
 	loading
-	f         *front
-	leader    context.Context // of the caller whose loader this is
+	f      *front
+	leader context.Context // of the caller that brought the loader
+	// load calls the loader for the ids at the indices which. valueOf returns the value for
+	// one of them, or false if the loader has left it out.
 	load      func(ctx context.Context, which []int) (valueOf func(i int) (any, bool), err error)
 	members   []*member
 	refreshes bool // the batch counts as a refresh: see mayRefresh
@@ -172,8 +174,8 @@ func (b *loadBatch) over(stopRenewing func()) {
 	b.ctx.End()
 }
 
-// acquire asks once for the lease of each member, and ends the members whose answer is a
-// value or a not-found marker. It returns the members that load, with or without a lease,
+// acquire asks once for the lease of each member, and ends the members that get a value or a
+// not-found marker in answer. It returns the members that load, with or without a lease,
 // and those that another process is loading. hears is false when one of the latter is new:
 // its request did not yet name a channel, so the end of that lease would not be announced,
 // and the batch asks again at once in place of a pause.
@@ -184,6 +186,7 @@ func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits 
 	calls := make([]*redisstore.Call, 0, len(ms))
 	skips := b.ctx.Err() != nil
 	for _, m := range ms {
+		// As in flight.acquire: these load without a lease, and store nothing.
 		hurried := m.isHurried()
 		if skips || hurried || m.degraded || m.isDetached() || f.queue.Distrusts(m.key) {
 			m.failed = m.failed || hurried
@@ -224,12 +227,13 @@ func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits 
 			m.end()
 		case backend.Loading:
 			if m.refresh != nil && (!m.refresh.waits || lease.Token == "") {
-				loads = append(loads, m)
+				loads = append(loads, m) // without a lease, a refresh ends in proceed
 				continue
 			}
 			if m.waitedFor == "" {
 				m.count().waited.Add(1)
 			}
+			// The members that wait share one wake-up, as the batch has one goroutine.
 			if m.wait == nil {
 				if m.wait, hears = f.wakes.Waiter(m.key), false; len(waits) > 0 {
 					m.wait = waits[0].wait.And(m.key)
@@ -237,7 +241,7 @@ func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits 
 			}
 			m.waitedFor, m.overdue = lease.Token, m.wait.Overdue(lease.Deadline)
 			waits = append(waits, m)
-		default:
+		default: // granted, or no lease is to be had: Writing, Unleased, Marked, Gone, an error
 			loads = append(loads, m)
 		}
 	}
@@ -265,7 +269,7 @@ func (m *member) request() *backend.LeaseRequest {
 func (b *loadBatch) proceed(ms []*member) {
 	f, loads := b.f, ms[:0:0]
 	for _, m := range ms {
-		m.asOf.Store(0)
+		m.asOf.Store(0) // the answer has found no value: the result begins with the load
 		if m.idle = m.refresh != nil && m.lease == ""; m.idle {
 			m.end()
 			continue
@@ -320,6 +324,7 @@ func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []
 	grow(0)
 	var all outcome
 	outs := make([]outcome, len(ms))
+	// Deferred, since the loader, a hook or a Codec may exit the goroutine.
 	shared := false // outs are filled; until then, all is the outcome of every member
 	defer func() {
 		for i := range outs {
@@ -347,6 +352,8 @@ func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []
 	if all.panics != nil {
 		return
 	}
+	// A key that the loader has left out of its result has no value. Values beside an error
+	// are kept for the leader, who gets both.
 	for i := range outs {
 		outs[i] = all
 		if all.err == nil {
@@ -506,8 +513,8 @@ func (b *loadBatch) keepLeases() (stop func()) {
 	})
 }
 
-// notOfOne is the error of a load of several keys whose loader has returned ErrNotFound. It
-// hides ErrNotFound: that does not say which of the keys has no value, and a caller must not
+// notOfOne is the error of a loader of several keys that has returned ErrNotFound. It hides
+// ErrNotFound: that does not say which of the keys has no value, and a caller must not
 // take any of them for not found.
 type notOfOne struct{ err error }
 
@@ -528,7 +535,7 @@ func (f *front) callAll(ctx context.Context, calls []*redisstore.Call, got func(
 	}
 	f.eachNode(len(calls), func(i int) string { return calls[i].Key }, func(n *node, which []int) {
 		var inLine []*redisstore.Call
-		var places, alone []int
+		var places, alone []int // indices in calls: of inLine, and of the calls that go alone
 		for _, i := range which {
 			if n.redis == nil || calls[i].Alone() {
 				alone = append(alone, i)
@@ -541,7 +548,7 @@ func (f *front) callAll(ctx context.Context, calls []*redisstore.Call, got func(
 			if err == nil {
 				err = r.Err
 			}
-			if r.Elsewhere {
+			if r.Elsewhere { // a Cluster's node redirects it
 				alone = append(alone, places[k])
 				return true
 			}

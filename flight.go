@@ -5,7 +5,7 @@
 //	run      waits for a place, and asks for the lease (acquire)
 //	proceed  calls the loader, or ends with the value that the lease request has found
 //	finish   hands out the loader's result, and stores it under the lease (store)
-//	giveUp   ends a load whose context has ended before its loader returned
+//	giveUp   ends a load when its context ends before its loader has returned
 //	end      closes done; each flight gets here once, by whichever path
 //
 // flights.go has the flights that callers may join, batch.go runs many in one goroutine,
@@ -53,7 +53,7 @@ type flight struct {
 	space  Keyspace  // the leader's; a copy, since a pointer would put each caller's keyspace on the heap
 	typ    valueType // the leader's
 	load   func(context.Context) (any, error)
-	leader context.Context // of the caller whose loader this is
+	leader context.Context // of the caller that brought the loader
 	bad    []byte          // a stored value that did not decode, or nil
 
 	own      loading
@@ -148,7 +148,7 @@ type outcome struct {
 	notFound bool // err wraps ErrNotFound
 	expired  bool // the load, or one that it waited for, exceeded Config.LoadTimeout
 	idle     bool // no loader was called, as there was nothing to refresh
-	orphaned bool // err is a context's, and the leader, whose context it may be, has left
+	orphaned bool // err is that of a context, perhaps the leader's, and the leader has left
 }
 
 // isLoaded reports whether the outcome is there. The fill may still be on its way.
@@ -210,9 +210,9 @@ func (fl *flight) isHurried() bool {
 
 // accepts reports whether a caller that arrived at event number arrived may take the
 // flight's result. A result that is not known to have been current after that may be older
-// than a write that the caller has already seen, so the caller must look again: this rule is
-// what keeps promise 1 among callers that share a load. It does not depend on the backend,
-// so it also holds while Redis is unavailable.
+// than a write that the caller has already seen, so the caller must look again. This rule
+// keeps promise 1 among callers that share a load. It does not depend on the backend, so it
+// also holds while Redis is unavailable.
 func (fl *flight) accepts(arrived uint64) bool { return fl.asOf.Load() > arrived }
 
 // shares reports whether a caller may be handed the loader's own value, and not a copy that
@@ -323,7 +323,7 @@ func (fl *flight) proceed(lease backend.Lease) {
 	out.orphaned = out.orphaned && fl.leader.Err() != nil
 }
 
-// giveUp ends a load whose context has ended before its loader returned: every caller has
+// giveUp ends a load when its context ends before its loader has returned: every caller has
 // left, or Config.LoadTimeout is over. The loader may go on for as long as it likes; the
 // lease is released, so that the next caller loads at once.
 func (fl *flight) giveUp(cause error, token string) {
@@ -339,8 +339,8 @@ func (fl *flight) giveUp(cause error, token string) {
 	fl.giveBack(token)
 }
 
-// late takes the outcome of a loader whose flight has ended before. It is dropped. A panic
-// is only logged, as there is no caller left to panic in.
+// late takes the outcome of a loader that has returned after the end of its flight, and drops
+// it. A panic is only logged, as there is no caller left to panic in.
 func (fl *flight) late(o *outcome) {
 	if o.panics != nil {
 		fl.f.warnOnce(&fl.space, fl.key, "aside: loader panic after all callers left (logged once per keyspace)", o.err)
@@ -494,7 +494,7 @@ func (f *front) leaseTTL() time.Duration {
 
 // askLease sends one lease request. A waiter's hurry, or the leaving of the last, does not
 // interrupt the command: Redis might carry it out nevertheless, and every other process
-// would wait for a lease whose token is lost. Instead the flight goes on in another
+// would wait for a lease that no process can release. Instead the flight goes on in another
 // goroutine (overtaken), and this one waits for the answer and releases a granted lease.
 func (fl *flight) askLease(req backend.LeaseRequest) (lease backend.Lease, overtaken bool, err error) {
 	if fl.f.local {

@@ -1,6 +1,6 @@
 // flights coalesces loads: callers in this process that miss the same key share one flight.
-// This file decides who joins which flight (join, board), when a flight ends because its
-// callers have left (leave), and which flights a write cuts off (detach).
+// This file decides which flight a caller joins (join, board), when a flight ends because
+// its callers have left (leave), and which flights a write cuts off (detach).
 //
 // All of it is guarded by flights.mu, which is also the lock for the fields of flight and
 // loading that say so. It is held for a few instructions, and never while a backend, a
@@ -43,7 +43,7 @@ type request struct {
 	fresh    bool   // the read takes only a load that begins after it came
 }
 
-// join returns the key's flight for a caller, who must call leave for it, and reports
+// join returns the key's flight for a caller, which must call leave for it, and reports
 // whether the caller leads it: the flight has been started with the caller's loader. With
 // alone, the flight is the caller's own, bypasses the backend, and cannot be joined. That is
 // for a caller that cannot use another's result.
@@ -60,8 +60,8 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 // board is join without the start of the flight. If l is not nil, a new flight becomes one
 // of l's. The caller must hold fs.mu.
 //
-// A caller that bypasses the backend does not join a flight whose fill is on its way: it
-// would wait for the backend.
+// A caller that bypasses the backend does not join a flight that is sending its fill: it would
+// wait for the backend.
 func (fs *flights) board(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, alone bool) (fl *flight, leads bool) {
 	ttl := f.ttl.base(space)
 	apart := fs.apart.has(r.key)
@@ -131,7 +131,7 @@ func (fs *flights) takeSeat(f *front, l *loading) (seat *places.Seat, ok bool) {
 }
 
 // leave takes one waiter off. The last one ends the load, and takes the flight out of the
-// map under the same lock, so that no caller joins a load whose context has ended.
+// map under the same lock, so that no caller joins a load that has been ended.
 func (fs *flights) leave(fl *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -150,8 +150,8 @@ func (fs *flights) leave(fl *flight) {
 	}
 }
 
-// end ends the load of a flight that has no waiters. A flight whose fill is on its way stays,
-// as the next reader waits for that fill. The caller must hold fs.mu.
+// end ends the load of a flight that has no waiters. A flight that is sending its fill stays,
+// as the next reader waits for that. The caller must hold fs.mu.
 func (fs *flights) end(fl *flight) {
 	if fl.isLoaded() {
 		return
@@ -174,7 +174,7 @@ func (fs *flights) awaitFill(ctx context.Context, key string) {
 }
 
 // detach cuts the running flights of keys off, as a write does: no later caller joins them,
-// and they store nothing. Their callers, who came before the write, may still take the result.
+// and they store nothing. Their callers came before the write, and may still take the result.
 // The flights are woken in case they wait for another process's load.
 func (fs *flights) detach(keys []string) {
 	fs.mu.Lock()
@@ -233,11 +233,11 @@ func (fs *flights) remove(fl *flight) {
 // apartTime is how long a key stays apart.
 const apartTime = 10 * time.Second
 
-// apart remembers keys whose loaded value could not be encoded, or did not decode again. A
+// apart remembers keys with a loaded value that could not be encoded, or did not decode. A
 // caller that waits for such a load gets nothing from it but the delay, so it loads at once,
 // by itself or, with Share, together with others. The table has a fixed size, as values may
-// fail under any number of keys. A key may take the slot of another, whose next load then
-// fails to encode once more.
+// fail under any number of keys. A key may take the slot of another, and the next load of
+// that one then fails to encode once more.
 type apart [256]struct {
 	hash  uint64
 	until time.Time

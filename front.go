@@ -71,9 +71,9 @@ type front struct {
 	near    *near.Cache    // nil when there is none
 	warned  warnonce.Warnings
 
-	nearSpaces map[string]bool // names of the keyspaces whose changes Redis announces to near
+	nearSpaces map[string]bool // names of the keyspaces in near: Redis announces their changes
 
-	unstored recent.Keys  // keys whose values took too long to store: see fillFailed
+	unstored recent.Keys  // keys of values that took too long to store: see fillFailed
 	filling  atomic.Int32 // fills of large values on their way
 
 	panicOnce   sync.Once    // logs the first panic of the backend
@@ -205,7 +205,7 @@ type owedClear struct {
 
 // eachShard runs a command on the keys of each shard, and returns the keys that it failed
 // for, with the errors. The shards run concurrently, so that several sick nodes cost one time
-// budget together; what the slowest has spent is taken off b. eachShard does not look whether
+// budget together; the largest time spent is taken off b. eachShard does not look whether
 // the front is closed: an invalidation that began before Close is still sent.
 func (f *front) eachShard(ctx context.Context, keys []string, b *budget, command func(context.Context, []string) error) (failed []string, err error) {
 	groups := make(map[string][]string)
@@ -300,7 +300,7 @@ func (f *front) ask(ctx context.Context, ask redisstore.Ask, b *budget) (found, 
 	return got, err
 }
 
-// lease asks for the lease of key within the budget. A lease whose answer is lost lapses.
+// lease asks for the lease of key within the budget. If the answer is lost, the lease lapses.
 func (f *front) lease(ctx context.Context, key string, b *budget, req backend.LeaseRequest) (backend.Lease, error) {
 	if f.local {
 		if err := f.usable(key); err != nil {
@@ -360,10 +360,10 @@ const (
 // startCalls sets up a node's line for leases and fills. most is how many connections there
 // may be, or 0. A batch has one time budget from the arrival of its first call, as a batch of
 // reads has. A call that comes much later goes into the next batch: little of the budget
-// would be left for a fill, whose value has been loaded already.
+// would be left for a fill, after a load that has been paid for.
 //
 // While the front closes, only batches with a call other than a lease request are sent. A
-// lease whose caller has left the line is released.
+// lease for a caller that has left the line is released.
 func (f *front) startCalls(n *node, most int) {
 	l := &n.calls
 	l.PerLane, l.Most, l.Go, l.Closed = callLane, most, f.life.Go, ErrClosed

@@ -176,7 +176,7 @@ func (f *front) owned() []string {
 }
 
 // keyspaceOf returns the scope (see outbox.Scope) of a key in full that was made from a Key:
-// its keyspace, whose name ends at the first colon, as a name has none.
+// its keyspace. The keyspace's name ends at the first colon, as a name has none.
 func (f *front) keyspaceOf(key string) string {
 	name, _, _ := strings.Cut(strings.TrimPrefix(key, f.cfg.KeyPrefix), ":")
 	return f.name(name + ":")
@@ -218,8 +218,8 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 	return nil
 }
 
-// sweeper is a backend whose Clear can be done in steps, each with a time limit of its own,
-// and resumed after a failed step.
+// sweeper is a backend that can do a Clear in steps, each with a time limit of its own, and
+// resume it after a failed step.
 type sweeper interface {
 	SweepStep(ctx context.Context, s *redisstore.Sweep) (done bool, err error)
 }
@@ -275,8 +275,8 @@ func (f *front) Info(ctx context.Context) (backend.Info, error) {
 
 // Close ends the Cache: it waits up to one time budget for the writes of Update that run,
 // waits for the invalidations and fills on their way, ends refreshes, releases the leases of
-// running loads, and tries once more to deliver the queue. The error says what could not be
-// invalidated. Loaders are not waited for. A second Close does nothing.
+// running loads, and tries once more to deliver the queue. The error counts the invalidations
+// that are left. Loaders are not waited for. A second Close does nothing.
 func (f *front) Close() error {
 	if !f.life.Close() {
 		return nil

@@ -1,6 +1,6 @@
 // A node is one server of the backend, with its breakers and its lines of commands. An
 // attempt is one command on its way to a node: do and doAnyway begin it, run the command
-// with what is left of the call's time budget, and report its end to the node's breakers.
+// within the rest of the call's time budget, and report its end to the node's breakers.
 // This file decides which ends count as a failure of the node, and how much.
 
 package aside
@@ -34,9 +34,9 @@ import (
 type node struct {
 	*breaker.Breaker                   // opens when the node does not answer
 	store            *breaker.Breaker  // opens when the node does not store
-	redis            *redisstore.Store // nil for a foreign backend, whose calls each go alone
+	redis            *redisstore.Store // nil for a foreign backend: each of its calls goes alone
 	reads            reads
-	bulk             reads                                          // of keys whose values are large, one key a command
+	bulk             reads                                          // of keys with large values, one key a command
 	calls            batch.Line[*redisstore.Call, redisstore.Reply] // leases and fills
 	writes           *batch.Gate                                    // commands that invalidate
 }
@@ -276,8 +276,8 @@ func (a *attempt) end(err error, b *budget) error {
 	}
 	now := time.Now()
 	a.took = now.Sub(a.start)
-	replied := err == nil || redisstore.Answered(err)
-	heard := a.node.AnswersSince(a.start)
+	replied := err == nil || redisstore.Answered(err) // an error reply shows that the node answers
+	heard := a.node.AnswersSince(a.start)             // any command, before over counts this one
 	a.over(now, replied)
 	if err == nil {
 		a.node.Success()
@@ -292,7 +292,7 @@ func (a *attempt) end(err error, b *budget) error {
 	}
 	weight := int32(breaker.Ordinary)
 	switch {
-	case a.took < a.limit:
+	case a.took < a.limit: // it failed before its time was over
 	case a.brief:
 		weight = 0
 	case a.limit < a.f.shortTime():
@@ -316,7 +316,7 @@ func (a *attempt) end(err error, b *budget) error {
 	} else {
 		a.node.Failure(err, weight)
 	}
-	if a.stores && !unfit {
+	if a.stores && !unfit { // a misfit is the answer breaker's: one breaker opens for it
 		a.node.store.Failure(err, weight)
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)

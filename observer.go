@@ -37,14 +37,14 @@ type Status struct {
 type Stats struct {
 	Hits               int64 // reads of values that the cache had, or was storing, when they came
 	NearHits           int64 // lookups that the near cache answered; nearly all are hits
-	StaleHits          int64 // hits whose value was older than its keyspace's RefreshAfter
+	StaleHits          int64 // hits of values older than their keyspace's RefreshAfter
 	Misses             int64 // reads that were no hits; none are counted while the cache is switched off
 	Loads              int64 // calls of loaders
 	LoadErrors         int64 // loads that ended with an error other than ErrNotFound, or a panic
 	Refreshes          int64 // loads to replace a value older than RefreshAfter; Loads includes them
 	RefreshErrors      int64 // refreshes that ended with an error other than ErrNotFound, or a panic
 	RefreshesSkipped   int64 // refreshes not begun, as too many were running or loads had all places
-	Audited            int64 // hits whose value was loaded once more and compared: see Config.Audit
+	Audited            int64 // hits with a value that was loaded once more and compared: see Config.Audit
 	AuditDifferences   int64 // audits that loaded another value than the hit's; Audited includes them
 	AuditsUndecided    int64 // audits that compared nothing: a write came between, or the load failed
 	Coalesced          int64 // reads that took the result of a load begun for another caller
@@ -53,8 +53,8 @@ type Stats struct {
 	StaleFills         int64 // loaded values that were not stored because a write came between
 	DecodeErrors       int64 // stored values that did not decode
 	EncodeErrors       int64 // loaded values not stored, as they did not encode, were too large or took too long to send
-	Invalidated        int64 // keys whose invalidation was applied
-	InvalidationQueued int64 // keys whose invalidation had to be queued
+	Invalidated        int64 // keys that were invalidated in the backend
+	InvalidationQueued int64 // keys that could not be, so that their invalidation was queued
 }
 
 // counts has the counters of each keyspace. Reading known takes no lock, as every hit does

@@ -1,5 +1,5 @@
 // Reads of one node. A few reads go alone, each in a lane; the rest share commands
-// (batch.Line). This file adds to the line what is particular to values: how many keys fit
+// (batch.Line). This file adds to the line the rules that come from values: how many keys fit
 // into one command (perBatch), and how large values are kept from delaying small ones.
 // Values from largeBytes on are read one by one in the node's bulk line, fewer at a time when
 // they are slow (fits). A value that takes longer than the time budget although the node
@@ -55,11 +55,11 @@ const (
 )
 
 // reads is the line of a node's reads: see batch.Line. A node has two, one for all keys and
-// one, bulk, for keys whose values are known to be large or were in a batch that took too
+// one, bulk, for keys that are known to have large values or were in a batch that took too
 // long.
 //
 // A read's result was requested after the read began, so promise 1 holds as for a GET of its
-// own. A caller whose context ends leaves; its batch goes on for the others. The budget of a
+// own. A caller leaves when its context ends; its batch goes on for the others. The budget of a
 // batch runs from the arrival of its first read. Earlier batches have started earlier, so no
 // caller waits longer than one budget in line. Where values are large, the budget starts
 // again with each value that arrives, up to patience times: the node makes progress.
@@ -74,7 +74,7 @@ type reads struct {
 	progress time.Time       // when a value last arrived while values were large
 	room     int             // how many lanes there may be while values are large
 	large    map[string]bool // keys that belong to bulk; nil in bulk
-	skip     recent.Keys     // in bulk: keys whose values take too long to read alone
+	skip     recent.Keys     // in bulk: keys that take too long to read even alone
 }
 
 type readBatch = batch.Batch[redisstore.Ask, redisstore.Read]
@@ -226,8 +226,7 @@ func (r *reads) leave(key string, got found, err error, took time.Duration) {
 	r.Leave()
 }
 
-// learn notes the size of the value of key, whose read has ended, and moves the key to bulk
-// or back. A value that took too long counts as large, as its size is not known. The caller
+// learn notes the size of the value of key after a read, and moves the key to bulk or back. A value that took too long counts as large, as its size is not known. The caller
 // must hold Mu.
 func (r *reads) learn(key string, value []byte, err error) {
 	isLarge := len(value) >= largeBytes || err != nil && isTimeout(err)
@@ -284,7 +283,7 @@ func (r *reads) apart(key string) {
 	r.large[key] = true
 }
 
-// send reads a batch within what is left of its time budget. Its context is that of the
+// send reads a batch within the rest of its time budget. Its context is that of the
 // front, not of a caller: the batch goes on when one of its callers leaves.
 func (r *reads) send(b *readBatch) ([]redisstore.Read, error) {
 	r.Mu.Lock()

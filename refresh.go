@@ -1,7 +1,7 @@
 // Loads of values that are still served: refreshes, which replace a value older than its
 // keyspace's RefreshAfter, and audits, which compare a hit's value with the database. Both
 // are flights (see flight.go) that no caller has to wait for, take a place only if one is
-// free, and load only under a lease. What is different:
+// free, and load only under a lease. They differ in their ends:
 //
 //   - A refresh replaces the value that it has seen and no other (backend.LeaseRequest.Refresh).
 //     If it fails, the old value stays until its TTL ends, and the backend grants no other
@@ -43,7 +43,7 @@ type refresh struct {
 
 // refresh starts a flight that replaces the value of a key, unless the key has a flight, was
 // tried a moment ago, or too many refreshes are running. It returns the key's flight to a
-// caller whose keyspace has readers wait for a refresh, and nil to any other. A caller that
+// caller that waits for a refresh, as its keyspace says, and nil to any other. A caller that
 // gets a flight must call leave for it.
 func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) *flight {
 	fs.mu.Lock()
@@ -168,8 +168,8 @@ func (fl *flight) mayAudit(lease backend.Lease) bool {
 }
 
 // auditGrace is how long an audit that has found a difference waits before it stores its
-// result. The load may have read a change whose writer has committed and is about to
-// invalidate the key; that invalidation ends the lease, and the audit is undecided.
+// result. The load may have read a change that a writer has committed and is about to
+// invalidate the key for; that invalidation ends the lease, and the audit is undecided.
 const auditGrace = time.Second
 
 // auditLogs is the shortest time between two logged differences.

@@ -35,7 +35,7 @@ type Line[C comparable, R any] struct {
 	// The functions below may be nil.
 	Room      func() int                             // how many lanes there may be at most; has Mu
 	Ended     func(*Batch[C, R], time.Duration) bool // takes a batch and how long it took, and reports whether to send it again in two pieces; has Mu
-	Unclaimed func(call C, result R)                 // takes the result of a call whose caller has left
+	Unclaimed func(call C, result R)                 // takes the result of a call if its caller has left
 
 	Mu      sync.Mutex
 	Waiting int            // callers in line
@@ -55,10 +55,10 @@ type Batch[C comparable, R any] struct {
 	done  chan struct{}  // closed when the fields have their last values
 	parts []*Batch[C, R] // sent in the batch's place, with size calls each but the last
 	size  int
-	left  []int // places of calls whose callers have left before done
+	left  []int // places of the callers that have left before done
 }
 
-// errExited is the error of a batch whose Send has ended its goroutine.
+// errExited is the error of a batch when Send has ended its goroutine.
 var errExited = errors.New("foreign code ended the goroutine that sent the batch")
 
 // TryAcquire takes a lane, if one is free. The caller must hold Mu.

@@ -23,7 +23,7 @@ import (
 )
 
 // Outbox has the distrusted keys: those with an undelivered invalidation, and those held by
-// a running write whose block the store has not taken. Its methods may be called
+// a running write that could not block them. Its methods may be called
 // concurrently, and do not wait.
 type Outbox struct {
 	limit int
@@ -168,8 +168,8 @@ func (q *Outbox) Due(skip func(key string) bool) []Due {
 	return out
 }
 
-// Delivered removes invalidations that the store has acknowledged. One whose key was
-// invalidated again meanwhile stays, as its delivery may be older than that write.
+// Delivered removes invalidations that the store has acknowledged. If the key was invalidated
+// again meanwhile, its entry stays, as the delivery may be older than that write.
 func (q *Outbox) Delivered(keys []Due) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -1,7 +1,7 @@
 // Servers that answer and yet cannot be used, and errors that look like replies and are not.
 //
-// Every error of the client passes through told, which decides what it is: a reply to the
-// command, a sign that the server is a misfit, or an error of getting to the server. The last
+// Every error of the client passes through told, which tells three kinds apart: a reply to the
+// command, a sign that the server is a misfit, and an error of getting to the server. The last
 // kind must not count as a reply even when one is wrapped in it (to AUTH, say), since a reply
 // shows that the server is up. go-redis tells the two apart by their texts only (wayTexts).
 //
@@ -40,7 +40,7 @@ type Misfit struct {
 	found time.Time
 }
 
-// Error returns the kind of the misfit, and what is wanted in its place.
+// Error returns the kind of the misfit, and the setting or the client that is wanted.
 func (m *Misfit) Error() string { return m.what }
 
 // The kinds of misfits. Each has a text for users of Open and, where it differs, one for

@@ -227,7 +227,7 @@ return answer('granted', token)
 
 	// refreshScript: ARGV ttl, nonce, the channel to announce the end of another's lease on
 	// or "", Over and Within of backend.Refresh, and its Always. The answer is leaseScript's.
-	// The value stays, whatever the answer.
+	// The value stays in any case.
 	refreshScript = script("refresh", luaWake+luaReplaced+luaClaim+luaLasts+luaBlocks+luaSeen+`
 local ends, length, left = seen(now)
 local always = ARGV[6] == '1'

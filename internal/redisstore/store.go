@@ -462,7 +462,7 @@ func isForbidden(err error) bool {
 // unloaded it. Such a server knows EVAL, and has no engine to run a script.
 func lacksLua(err error) bool { return redis.HasErrorPrefix(err, "Could not find scripting engine") }
 
-// explained adds to the reply of a server that runs no scripts what the server must allow.
+// explained adds to the reply of a server that runs no scripts the rights that are wanted.
 func explained(err error) error {
 	refusesEval := redis.HasErrorPrefix(err, "NOPERM") && strings.Contains(strings.ToLower(err.Error()), "'eval")
 	if refusesEval || isUnknownCommand(err) || lacksLua(err) {

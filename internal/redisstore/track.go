@@ -148,7 +148,7 @@ func (t *tracking) stay(ctx context.Context, node *trackedNode, options redis.Op
 	}
 }
 
-// listen makes a connection on which Redis announces changes, and handles what it carries
+// listen makes a connection on which Redis announces changes, and handles the announcements
 // until it breaks or is silent for trackingSilence. It uses a client of its own with one
 // subscription to no channel: go-redis reads the connection of a subscription all the time,
 // and handles push messages on it.

@@ -124,7 +124,7 @@ func (w *Waiter) Channel() string {
 	}
 	w.enlist()
 	select {
-	case <-w.woken: // the request is sent after this message, and sees what it was about
+	case <-w.woken: // the request is sent after this message, and finds the lease ended
 	default:
 	}
 	return h.Name
