@@ -119,7 +119,7 @@ func TestHooks(t *testing.T) {
 	})
 }
 
-// Who joins a load is told of with the context of the load that it joined.
+// A caller that joins a load is reported with the context of that load.
 func TestHooks_OfWhoJoins(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

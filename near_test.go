@@ -76,8 +76,7 @@ func gets(t *testing.T, r *redistest.Server) string {
 	return strings.Join(out, " ")
 }
 
-// What another process changes is soon not served any more, whoever changes it and
-// however.
+// A change by another process or program is visible soon, however it is made.
 func TestNear_OthersChangesAreHeard(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -111,7 +110,7 @@ func TestNear_OthersChangesAreHeard(t *testing.T) {
 	}
 }
 
-// What this process changes is never served from before the change.
+// This process never serves a value from before its own change.
 func TestNear_OnesOwnChangesAreSeenAtOnce(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
