@@ -278,7 +278,7 @@ func (fl *flight) proceed(lease backend.Lease) {
 		fl.end()
 		return
 	}
-	fl.asOf.Store(0)
+	fl.asOf.Store(0) // no value was found: the result begins with the load
 	if fl.refresh != nil && lease.State != backend.Granted {
 		fl.idle = true
 		fl.end()
@@ -300,6 +300,8 @@ func (fl *flight) proceed(lease backend.Lease) {
 	if fl.refresh != nil && !fl.refresh.audits {
 		fl.count().refreshes.Add(1)
 	}
+	// A loaded value is current as of the start of the load, before the loader has read
+	// anything.
 	fl.began.Store(fl.f.flights.seq.Add(1))
 	fl.asOf.Store(fl.began.Load())
 	stopRenewing := fl.keepLease(token)
@@ -317,6 +319,8 @@ func (fl *flight) proceed(lease backend.Lease) {
 		fl.finish(&out, token)
 	}()
 	fl.callLoader(&out)
+	// A value that is neither stored nor wanted by a caller of another type or of a
+	// keyspace without Share is not encoded.
 	if out.err == nil && (token != "" || fl.leaveMap()) {
 		fl.encode(&out)
 	}
@@ -425,6 +429,8 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 		if fl.degraded || fl.isDetached() || fl.f.queue.Distrusts(fl.key) {
 			return backend.Lease{}, false
 		}
+		// A value in the answer is current as of the sending of the request, not as of the
+		// answer, which may have been on its way while a write came.
 		fl.asOf.Store(fl.f.flights.seq.Add(1))
 		lease, overtaken, err := fl.askLease(req)
 		if overtaken {
@@ -443,11 +449,14 @@ func (fl *flight) acquire() (lease backend.Lease, overtaken bool) {
 			return lease, false
 		}
 		if fl.refresh != nil && (!fl.refresh.waits || lease.Token == "") {
-			return backend.Lease{}, false
+			return backend.Lease{}, false // another process refreshes the value, or has just failed to
 		}
 		if req.WaitedFor == "" {
 			fl.count().waited.Add(1)
 		}
+		// The next request names the lease that was waited for. If that fails, and another
+		// waiter holds the lease by then, the answer is Unleased: waiters for failing loads
+		// then load at once, and not one after the other.
 		req.WaitedFor, req.Overdue = lease.Token, wait.Overdue(lease.Deadline)
 		fl.seat.Leave() // other keys load meanwhile
 		paused := wait.Pause(&fl.ask, time.Since(start), nil)
@@ -722,6 +731,8 @@ func (fl *flight) storable() (fill backend.Fill, sent uint64, ok bool) {
 			return backend.Fill{}, 0, false
 		}
 	}
+	// The lock orders this among the callers that join: the TTL is the shortest of those that
+	// have joined when the fill is numbered.
 	fl.f.flights.mu.Lock()
 	defer fl.f.flights.mu.Unlock()
 	sent = fl.f.flights.seq.Add(1)

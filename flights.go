@@ -65,6 +65,8 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 func (fs *flights) board(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, alone bool) (fl *flight, leads bool) {
 	ttl := f.ttl.base(space)
 	apart := fs.apart.has(r.key)
+	// A loader that reads another key holds a place while it waits for that load, which must
+	// therefore not stand in line for a place: all places could be held by such loads.
 	within := loadctx.Within(ctx, f)
 	alone = alone || apart && !space.Share
 	if fl := fs.byKey[r.key]; fl != nil && !alone && !(r.degraded && fl.isLoaded()) {

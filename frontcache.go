@@ -292,6 +292,7 @@ func (f *front) Close() error {
 	// Invalidations that are on their way are delivered or queued before the last
 	// delivery. Later ones get ErrClosed.
 	f.life.End()
+	// One budget for all: an unavailable Redis must not cost Close one for each lease.
 	b := f.newBudget()
 	leases := f.flights.leases()
 	f.flights.endRefreshes()

@@ -88,6 +88,8 @@ func (f *front) nodeOf(key string) *node {
 		}
 		return err
 	})
+	// Another caller may have made the node meanwhile. This one has no goroutine yet, and is
+	// dropped.
 	actual, _ := f.nodes.LoadOrStore(shard, n)
 	if f.shardOf == nil {
 		f.single.Store(actual.(*node))
@@ -250,7 +252,7 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 	}
 	a := attempt{f: f, node: n, caller: ctx, stores: stores, start: time.Now(), limit: b.left, bulk: b.bulk}
 	if left, ok := deadline.Left(ctx); ok {
-		a.limit = min(a.limit, left/2) // the loader needs time, too
+		a.limit = min(a.limit, left/2) // the loader needs the other half
 		a.brief = a.limit < f.shortTime() && a.limit < max(f.cfg.Timeout/250, n.reads.trip())
 	}
 	if !a.brief && !a.bulk {
@@ -290,6 +292,8 @@ func (a *attempt) end(err error, b *budget) error {
 	if a.caller.Err() != nil {
 		return context.Cause(a.caller) // the caller has left, which is no failure of the node
 	}
+	// The caller waits at most for one budget, so a command with a small rest of it or of
+	// ctx may time out on a healthy node: such a failure weighs less, or nothing.
 	weight := int32(breaker.Ordinary)
 	switch {
 	case a.took < a.limit: // it failed before its time was over

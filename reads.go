@@ -231,6 +231,7 @@ func (r *reads) leave(key string, got found, err error, took time.Duration) {
 func (r *reads) learn(key string, value []byte, err error) {
 	isLarge := len(value) >= largeBytes || err != nil && isTimeout(err)
 	if r.of == nil {
+		// The peak decays, so that batches grow again after large values have gone.
 		r.peak -= r.peak / 64
 		r.peak = max(r.peak, len(value))
 		if isLarge {
@@ -315,7 +316,9 @@ func (r *reads) ended(b *readBatch, took time.Duration) (again bool) {
 		return false
 	}
 	if isTimeout(b.Err) {
-		r.peak = max(r.peak, 2*batchBytes/len(b.Calls)) // half as many fit
+		// One of the values may be too large, and it is not known which: read each by
+		// itself, and take half as many keys into the next batches.
+		r.peak = max(r.peak, 2*batchBytes/len(b.Calls))
 		for _, ask := range b.Calls {
 			r.apart(ask.Key)
 		}

@@ -90,6 +90,7 @@ func (l *Line[C, R]) Serve() {
 	if len(l.line) == 0 || !l.TryAcquire() || l.Go(l.serve) {
 		return
 	}
+	// The process is closing. No lane would ever serve these calls.
 	l.Busy--
 	for len(l.line) > 0 {
 		b := l.take()
@@ -277,6 +278,7 @@ func (l *Line[C, R]) cut(b *Batch[C, R], n int) {
 		l.Waiting += p.Callers
 		b.parts = append(b.parts, p)
 	}
+	// The pieces go before the calls in line, which came later.
 	l.line = slices.Insert(l.line, 0, b.parts...)
 	close(b.done)
 }

@@ -85,6 +85,7 @@ func (h *Hooks) Load(ctx context.Context, l hook.Load) (loader context.Context, 
 			continue
 		}
 		h.call(func() {
+			// A hook that panics here, or returns nil, leaves the context as it was.
 			made, end := k.Load(loader, l)
 			if made != nil {
 				loader = made

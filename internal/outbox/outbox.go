@@ -179,7 +179,7 @@ func (q *Outbox) Delivered(keys []Due) {
 			continue
 		}
 		q.pending--
-		if e.seq = 0; e.held == 0 {
+		if e.seq = 0; e.held == 0 { // a held key stays distrusted
 			q.forget(d.Key)
 		}
 	}

@@ -391,6 +391,8 @@ func (b *Store) getEach(ctx context.Context, asks []Ask) ([]Read, error) {
 		}
 		return value, ok, nil
 	}
+	// A refusal may be for one key alone, so the others are answered. Only if all failed is
+	// the error that of the whole.
 	failed := 0
 	for i, ask := range asks {
 		read := &out[i]

@@ -160,7 +160,7 @@ func once[T any](ctx context.Context, b *Store, t *Turns, command func(context.C
 		return v, err
 	}
 	v, err = inTime(ctx, b, func(ctx context.Context) (T, error) {
-		defer t.end()
+		defer t.end() // in here, not in once, which may return before the command does
 		return command(ctx)
 	})
 	return v, t.failed(own, err)
