@@ -226,7 +226,8 @@ func (r *reads) leave(key string, got found, err error, took time.Duration) {
 	r.Leave()
 }
 
-// learn notes the size of the value of key after a read, and moves the key to bulk or back. A value that took too long counts as large, as its size is not known. The caller
+// learn notes the size of the value of key after a read, and moves the key to bulk or back.
+// A value that took too long counts as large, as its size is not known. The caller
 // must hold Mu.
 func (r *reads) learn(key string, value []byte, err error) {
 	isLarge := len(value) >= largeBytes || err != nil && isTimeout(err)
