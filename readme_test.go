@@ -44,7 +44,7 @@ func TestReadme_ExcerptsCompile(t *testing.T) {
 
 var link = regexp.MustCompile(`\]\(([^)#\s]+)`)
 
-// The files of the repository that a page links to exist.
+// What a page links to within the repository is there.
 func TestReadme_LinksLead(t *testing.T) {
 	t.Parallel()
 	pages, err := filepath.Glob("docs/*.md")
