@@ -188,7 +188,7 @@ func TestP1_ADemotedMasterIsLeft(t *testing.T) {
 	}
 }
 
-// What is no master, and no single one, is left alone, and its user told which setting
+// The breaker opens for a server that is no single master, and the user is told which setting
 // is wrong.
 func TestServersOfTheWrongKind(t *testing.T) {
 	t.Parallel()

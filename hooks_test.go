@@ -235,7 +235,7 @@ func TestHooks_ThatEndTheirGoroutine(t *testing.T) {
 	if _, err := aside.GetOrLoadMany(t.Context(), c, []string{"1"}, aside.ChatMessages, load); err == nil {
 		t.Error("a load that did not begin has no error")
 	}
-	if events := told.all(); !slices.Contains(events, "loaded aside: a hook ended the load's goroutine, not found false") {
+	if events := told.all(); !slices.Contains(events, "loaded aside: a hook exited the load's goroutine, not found false") {
 		t.Errorf("the Hooks before them are told %q", events)
 	}
 
@@ -282,7 +282,7 @@ func TestHooks_AtClose(t *testing.T) {
 	}
 }
 
-// Who joins a load is told of with the context of the load that it joined.
+// A caller that joins a load is reported with the context of that load.
 func TestHooks_OfWhoJoins(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -358,7 +358,7 @@ func TestHooks_ThatPanic(t *testing.T) {
 		if s := stats(t, c); s.Hits != 1 || s.Misses != 1 {
 			t.Errorf("%+v, want a hit and a miss", s)
 		}
-		for _, place := range []string{"place=0", "place=1"} {
+		for _, place := range []string{"index=0", "index=1"} {
 			if n := strings.Count(log.String(), place); n != 1 {
 				t.Errorf("the Hooks at %s are logged %d times, want once:\n%s", place, n, &log)
 			}

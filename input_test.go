@@ -83,7 +83,7 @@ func TestConfigFromEnv_ReportsEverythingThatIsWrong(t *testing.T) {
 	}
 }
 
-// What is wrong only together is reported with all else, by the variables' names.
+// Settings that are wrong only together are reported with all others, by the variables' names.
 func TestConfigFromEnv_ReportsWhatDoesNotGoTogether(t *testing.T) {
 	t.Parallel()
 	_, err := fromEnv(map[string]string{"REDIS_HOST": "a,b", "REDIS_DB": "2", "REDIS_URL": "redis://c", "CACHE_TIMEOUT": "x"})

@@ -144,7 +144,7 @@ func TestP5_ABackendThatRefusesToStoreStillServesAndInvalidates(t *testing.T) {
 			t.Fatal(v, err)
 		}
 	}
-	if text := log.String(); !strings.Contains(text, "cache backend does not store") || strings.Contains(text, "does not answer") {
+	if text := log.String(); !strings.Contains(text, "backend does not store") || strings.Contains(text, "does not answer") {
 		t.Errorf("the log says:\n%s", text)
 	}
 	writes["Invalidate"](t, c)
@@ -276,8 +276,8 @@ func servesWithoutScripts(t *testing.T, cfg aside.Config, want string) {
 	}
 }
 
-// Whatever client is handed in, a Redis that accepts and never answers costs at
-// most the budget a call. The bound is wide: it tells a budget of 250 ms from the
+// With any client that is handed in, a Redis that accepts and never answers costs a call at
+// most the time budget. The bound is wide: it tells a budget of 250 ms from the
 // 5 s that go-redis waits by itself.
 func TestP5_BlackHole(t *testing.T) {
 	t.Parallel()
@@ -526,7 +526,7 @@ func TestP2_RefuseWrites(t *testing.T) {
 	})
 }
 
-// What says that a Redis is out of memory must not be circumvented by a script.
+// A script must not store a value although Redis has said that it is out of memory.
 func TestP5_OutOfMemoryNothingIsStored(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t, "--maxmemory-policy", "noeviction")
@@ -857,7 +857,7 @@ func TestP5_OneBudgetForAFailedLoadsLease(t *testing.T) {
 	})
 }
 
-// What a call's first command has cost is not there for its next.
+// The time that a call's first command has cost is not there for its next command.
 func TestP5_OneBudgetForACallOfSeveralCommands(t *testing.T) {
 	t.Parallel()
 	calls := map[string]func(t *testing.T, c aside.Cache, backend *asidetest.Faulty) (call func()){

@@ -1,6 +1,11 @@
-// Package hooks calls the functions of aside.Config.Hooks. The first panic of each Hooks is
-// logged, and none reaches the caller. A function that ends its goroutine, as t.FailNow of a
-// test does, keeps none of the others from being called.
+// Package hooks calls the functions of aside.Config.Hooks. A hook that panics does not harm
+// its caller, and the first panic of each Hooks is logged. A hook that exits its goroutine, as
+// t.FailNow of a test does, keeps none of the others from being called.
+//
+// Hooks of reads, loads and writes are called at once, in the goroutine of the event, and
+// their caller first looks at the fields of [Hooks] to find out whether there are any. Hooks
+// of states are called in a goroutine of their own, one at a time and in order, as a state
+// changes while its caller holds locks ([Hooks.State], [Hooks.Queue]).
 package hooks
 
 import (
@@ -16,24 +21,27 @@ import (
 	"github.com/cacheaside/aside/hook"
 )
 
-// Hooks are the hooks of a Cache. The fields say which events some hook is told of; the
-// methods may be called concurrently.
+// Hooks are the hooks of a Cache. Its methods may be called concurrently.
 type Hooks struct {
-	Reads, Hits   bool // reads that are no hits, and hits as well
-	Loads, Writes bool
+	// These say for which events there is a hook. They do not change.
+	Reads  bool // reads that are no hits
+	Hits   bool // all reads
+	Loads  bool
+	Writes bool
 
 	all      []hook.Hooks
-	states   bool
+	states   bool // there is a hook for states
 	log      *slog.Logger
-	panicked []sync.Once // by the place in all
+	panicked []sync.Once // log the first panic of each of all
 
+	// mu guards the fields below. It is not held while a hook runs.
 	mu      sync.Mutex
-	pending []hook.State // not told of yet
-	telling bool         // a goroutine tells of them
-	queued  bool         // whether hooks were told last that invalidations wait
+	pending []hook.State // not yet handed to the hooks, the oldest first
+	telling bool         // tell is running
+	queued  bool         // whether the last state of the queue was a begin
 }
 
-// New returns Hooks that log panics to log.
+// New returns Hooks that call all, in order, and log a panic to log.
 func New(all []hook.Hooks, log *slog.Logger) *Hooks {
 	h := &Hooks{all: slices.Clone(all), log: log, panicked: make([]sync.Once, len(all))}
 	for _, k := range h.all {
@@ -46,20 +54,19 @@ func New(all []hook.Hooks, log *slog.Logger) *Hooks {
 	return h
 }
 
-// call calls a function of the Hooks at a place.
+// call calls a function of the Hooks at an index of all, and recovers from its panic.
 func (h *Hooks) call(i int, name string, one func()) {
 	defer func() {
 		if p := recover(); p != nil {
 			h.panicked[i].Do(func() {
-				h.log.Error("cache: a hook panicked (logged once for each Hooks)", "hook", name, "place", i, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+				h.log.Error("aside: hook panic (logged once for each Hooks)", "hook", name, "index", i, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			})
 		}
 	}()
 	one()
 }
 
-// each calls one for the Hooks from the place i on, also after a function that ends its
-// goroutine.
+// each calls one for the Hooks from index i on, also after one that exits the goroutine.
 func (h *Hooks) each(i int, name string, one func(*hook.Hooks)) {
 	if i == len(h.all) {
 		return
@@ -68,7 +75,7 @@ func (h *Hooks) each(i int, name string, one func(*hook.Hooks)) {
 	h.call(i, name, func() { one(&h.all[i]) })
 }
 
-// Read tells of a read that has ended.
+// Read reports a read that has ended.
 func (h *Hooks) Read(ctx context.Context, r hook.Read) {
 	h.each(0, "Read", func(k *hook.Hooks) {
 		if k.Read != nil && (k.Hits || r.Outcome != hook.Hit) {
@@ -77,12 +84,13 @@ func (h *Hooks) Read(ctx context.Context, r hook.Read) {
 	})
 }
 
-// ErrExited is the end of a load whose loader was not called, because a hook ended the
+// ErrExited is the end of a load whose loader was not called, because a hook exited the
 // goroutine.
-var ErrExited = errors.New("aside: a hook ended the load's goroutine")
+var ErrExited = errors.New("aside: a hook exited the load's goroutine")
 
-// Load tells of a load that begins. It returns the context for the loader, and a function
-// that tells of the load's end.
+// Load reports a load that begins. It returns the context for the loader, which the hooks
+// have made one from the other, and a function that reports the load's end: it calls the
+// hooks in the reverse order, so that the last span to begin is the first to end.
 func (h *Hooks) Load(ctx context.Context, l hook.Load) (loader context.Context, ended func(err error)) {
 	loader = ctx
 	var ends []end
@@ -98,6 +106,7 @@ func (h *Hooks) Load(ctx context.Context, l hook.Load) (loader context.Context, 
 			continue
 		}
 		h.call(i, "Load", func() {
+			// A hook that panics here, or returns nil, leaves the context as it was.
 			made, ended := k.Load(loader, l)
 			if made != nil {
 				loader = made
@@ -114,23 +123,23 @@ func (h *Hooks) Load(ctx context.Context, l hook.Load) (loader context.Context, 
 	}
 }
 
-// end is what the Load of the Hooks at a place returned.
+// end is the function that the Load of the Hooks at an index returned.
 type end struct {
-	place int
+	index int
 	ended func(hook.LoadEnd)
 }
 
-// end tells of a load's end, the last Hooks first, as deferred calls are.
+// end reports a load's end to the last of ends, and then to those before it.
 func (h *Hooks) end(ends []end, e hook.LoadEnd) {
 	if len(ends) == 0 {
 		return
 	}
 	last := len(ends) - 1
 	defer h.end(ends[:last], e)
-	h.call(ends[last].place, "Load's end", func() { ends[last].ended(e) })
+	h.call(ends[last].index, "Load's end", func() { ends[last].ended(e) })
 }
 
-// Write tells of a write that has ended.
+// Write reports a write that has ended.
 func (h *Hooks) Write(ctx context.Context, w hook.Write) {
 	h.each(0, "Write", func(k *hook.Hooks) {
 		if k.Write != nil {
@@ -139,8 +148,8 @@ func (h *Hooks) Write(ctx context.Context, w hook.Write) {
 	})
 }
 
-// State tells of trouble that begins or ends. Hooks are called in a goroutine of their own,
-// in order, since the caller may hold locks.
+// State reports trouble that begins or ends. It does not wait for the hooks: the caller may
+// hold locks.
 func (h *Hooks) State(s hook.State) {
 	if !h.states {
 		return
@@ -150,9 +159,9 @@ func (h *Hooks) State(s hook.State) {
 	h.push(s)
 }
 
-// Queue tells of the queue if it waits now and did not before, or the reverse. It asks under
-// a lock, so the last that hooks are told is true even when several callers have changed the
-// queue at once.
+// Queue reports the trouble of undelivered invalidations if its state has changed since the
+// last report: waits says whether there are any, and err why. Queue asks waits under its
+// lock, so that the last report is right even when several callers change the queue at once.
 func (h *Hooks) Queue(waits func() bool, err error) {
 	if !h.states {
 		return
@@ -169,7 +178,8 @@ func (h *Hooks) Queue(waits func() bool, err error) {
 	}
 }
 
-// push needs mu.
+// push hands a state to the goroutine that calls the hooks, and starts it if there is none.
+// The caller must hold mu.
 func (h *Hooks) push(s hook.State) {
 	if h.pending = append(h.pending, s); !h.telling {
 		h.telling = true
@@ -177,7 +187,8 @@ func (h *Hooks) push(s hook.State) {
 	}
 }
 
-// tell tells of all that is pending. When a hook ends the goroutine, another goes on.
+// tell calls the hooks with the pending states until there are none. When a hook exits the
+// goroutine, another goes on.
 func (h *Hooks) tell() {
 	empty := false
 	defer func() {
@@ -195,6 +206,8 @@ func (h *Hooks) tell() {
 	empty = true
 }
 
+// next takes the oldest pending state. If there is none, ok is false, and the next push
+// starts a new goroutine.
 func (h *Hooks) next() (s hook.State, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
