@@ -51,7 +51,7 @@ func TestReadme_LinksLead(t *testing.T) {
 	if err != nil || len(pages) == 0 {
 		t.Fatalf("got %d pages, %v, want those of docs", len(pages), err)
 	}
-	for _, page := range append(pages, "README.md", "BENCHMARKS.md", "docs/protocol/RESULTS.md") {
+	for _, page := range append(pages, "README.md", "docs/protocol/RESULTS.md") {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
