@@ -128,29 +128,38 @@ func (b *bench) held(ctx context.Context, p peer) error {
 	if err != nil {
 		return err
 	}
-	keys := ids(b.scale(1_000, 30))
-	err = each(16, len(keys), func(i int) error {
-		for range 2 { // the second read is a hit
-			for _, c := range s.clients {
-				if _, err := s.version(ctx, c, keys[i]); err != nil {
-					return err
-				}
-			}
-		}
-		if err := s.write(ctx, keys[i]); err != nil {
+	n := b.scale(1_000, 30)
+	keys := ids(len(heldAtOnce) * n)
+	for round, atOnce := range heldAtOnce {
+		s.late.Store(0)
+		err := each(atOnce, n, func(i int) error { return s.hold(ctx, keys[round*n+i]) })
+		if err != nil {
 			return err
 		}
-		v, err := s.version(ctx, s.clients[1], keys[i])
-		if err == nil && v < 2 {
-			s.late.Add(1)
+		b.results.add("held", p.name, strconv.Itoa(atOnce), 1000/float64(n)*float64(s.late.Load()))
+	}
+	return nil
+}
+
+// heldAtOnce is how many keys are written at a time.
+var heldAtOnce = []int{1, 16}
+
+func (s *staleRun) hold(ctx context.Context, id string) error {
+	for range 2 { // the second read is a hit
+		for _, c := range s.clients {
+			if _, err := s.version(ctx, c, id); err != nil {
+				return err
+			}
 		}
-		return err
-	})
-	if err != nil {
+	}
+	if err := s.write(ctx, id); err != nil {
 		return err
 	}
-	b.results.add("held", p.name, "late", 1000/float64(len(keys))*float64(s.late.Load()))
-	return nil
+	v, err := s.version(ctx, s.clients[1], id)
+	if err == nil && v < 2 {
+		s.late.Add(1)
+	}
+	return err
 }
 
 // race lets both clients load id, and writes and invalidates it meanwhile. What
