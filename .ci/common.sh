@@ -24,6 +24,7 @@ install_missing() {
 	command -v chromium >/dev/null || need+=(chromium fonts-noto-cjk)
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need+=(postgresql)
 	/usr/bin/python3 -c 'import redis, dotenv' 2>/dev/null || need+=(python3 python3-redis python3-dotenv)
+	NODE_PATH=/usr/share/nodejs node -e 'require("redis")' 2>/dev/null || need+=(nodejs node-redis)
 	if [ ${#need[@]} -gt 0 ]; then
 		had_redis=$(command -v redis-server || true)
 		had_postgres=$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null || true)
@@ -35,7 +36,7 @@ install_missing() {
 	fi
 	redis-server --version
 	go version
-	export ASIDE_TEST_REQUIRE_REDIS=1 ASIDE_TEST_REQUIRE_POSTGRES=1 ASIDE_TEST_REQUIRE_BROWSER=1 ASIDE_TEST_REQUIRE_PYTHON=1 ASIDE_TEST_PYTHON=/usr/bin/python3
+	export ASIDE_TEST_REQUIRE_REDIS=1 ASIDE_TEST_REQUIRE_POSTGRES=1 ASIDE_TEST_REQUIRE_BROWSER=1 ASIDE_TEST_REQUIRE_PYTHON=1 ASIDE_TEST_REQUIRE_NODE=1 ASIDE_TEST_PYTHON=/usr/bin/python3
 }
 
 lint() {

@@ -1,5 +1,5 @@
 // Command bench measures aside side by side with other caching libraries, on a
-// redis-server of its own, and writes what it found to BENCHMARKS.md and
+// redis-server of its own, and writes what it found to docs/benchmarks.md and
 // docs/benchmarks.svg. From the root of the repository:
 //
 //	go run ./bench
@@ -88,7 +88,7 @@ func parse(args []string, progress io.Writer) (*bench, error) {
 	each := flags.Duration("time", 0, "of one measurement (default 200ms, 5ms with -quick)")
 	only := flags.String("only", "", "`regexp` of what to measure, as in hits/100B/aside")
 	flags.BoolVar(&b.quick, "quick", false, "measure next to nothing, to see that everything works")
-	flags.StringVar(&b.out, "out", "", "`folder` for BENCHMARKS.md and docs/benchmarks.svg (default . for a whole run; -quick and -only print to standard output)")
+	flags.StringVar(&b.out, "out", "", "`folder` for docs/benchmarks.md and docs/benchmarks.svg (default . for a whole run; -quick and -only print to standard output)")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
