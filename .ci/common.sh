@@ -165,6 +165,65 @@ fuzz() {
 	done
 }
 
+# release_check carries out docs/releasing.md in a clone of HEAD, and has Go take each
+# module from its tag. With those alone it builds and runs two programs outside the tree,
+# the README's and .ci/consumer. The clone's tags are its own.
+release_check() {
+	local page=docs/releasing.md root=github.com/cacheaside/aside version dir tag output forbidden modules=()
+	git clone -q --depth 1 "file://$PWD" "$tmp/release"
+	pushd "$tmp/release" >/dev/null
+	version=$(sed -nE 's/^git tag (v[0-9]+\.[0-9]+\.[0-9]+)$/\1/p' $page)
+	[ -n "$version" ] || { echo "$page has no command that tags the root"; return 1; }
+	grep -qF "## [${version#v}]" CHANGELOG.md || { echo "CHANGELOG.md has no section of $version"; return 1; }
+	grep -E '^go mod edit ' $page | bash -e
+	for dir in $(git ls-files '*go.mod' | xargs dirname); do
+		case $dir in
+		.) modules+=("$root@$version") tag=$version ;;
+		bench | proof) continue ;; # nothing outside imports them
+		*) modules+=("$root/$dir@$version") tag=$dir/$version ;;
+		esac
+		grep -qxF "git tag $tag" $page && grep -qF "| \`$tag\` |" $page || { echo "$page does not name the tag $tag, of $dir/go.mod"; return 1; }
+		(cd "$dir" && GOWORK=off go mod tidy -diff)
+		if grep -E "^\s*(require )?$root\S* v" "$dir/go.mod" | grep -v " $version\$"; then
+			echo "$page leaves this in $dir/go.mod, which is not of $version"
+			return 1
+		fi
+	done
+	git -c user.name=check -c user.email=check@localhost -c commit.gpgsign=false commit -qam "the modules require $version"
+	grep -E '^git tag ' $page | bash -e
+	popd >/dev/null
+	mkdir -p "$tmp/readme" "$tmp/consumer"
+	awk '/^```go$/ {inside=1; next} /^```$/ {if (inside) exit} inside' README.md >"$tmp/readme/main.go"
+	cp .ci/consumer/main.go "$tmp/consumer"
+	(
+		cd "$tmp/readme"
+		# Without paths in it, the output of each build is found in the cache next time.
+		export GOWORK=off GOFLAGS="-modcacherw -trimpath" GONOSUMDB=$root GOPRIVATE=
+		GOPROXY=direct GOMODCACHE="$tmp/published" GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0="url.file://$tmp/release.insteadOf" \
+			GIT_CONFIG_VALUE_0="https://$root" go mod download "${modules[@]}"
+		GOPROXY="file://$tmp/published/cache/download,file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
+		export GOPROXY GOMODCACHE="$tmp/modcache"
+		go mod init example.com/readme 2>/dev/null
+		go get $root@$version >"$tmp/get" 2>&1 || { cat "$tmp/get"; exit 1; }
+		go build -o program .
+		output=$(./program)
+		[ "$output" = "[hello] [hello]
+[hello world] <nil>" ] || { echo "the README's program printed: $output"; exit 1; }
+		forbidden=$(go list -deps $root | grep -E '^testing$|miniredis|go-cmp|porcupine|goleak|rapid|sqlite|godotenv|prometheus|opentelemetry' || true)
+		[ -z "$forbidden" ] || { echo "the library links what only tests or examples need: $forbidden"; exit 1; }
+
+		cd "$tmp/consumer"
+		go mod init example.com/consumer 2>/dev/null
+		go get . "${modules[@]}" >"$tmp/get" 2>&1 || { cat "$tmp/get"; exit 1; }
+		go build -o program .
+		output=$(./program)
+		[ "$output" = "prometheus: 3 reads
+opentelemetry: 3 reads
+http: 3 reads" ] || { echo "the consumer of all modules printed: $output"; exit 1; }
+	)
+	echo "${modules[*]}"
+}
+
 # nothing_left fails when a process that a step started is still there. It looks
 # for the variable of this run, so that other programs of the machine do not count.
 nothing_left() {
