@@ -241,7 +241,10 @@ func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits 
 			}
 			m.waitedFor, m.overdue = lease.Token, m.wait.Overdue(lease.Deadline)
 			waits = append(waits, m)
-		default: // granted, or no lease is to be had: Writing, Unleased, Marked, Gone, an error
+		case backend.Marked:
+			f.near.Drop(m.key) // its copy still counts as old
+			loads = append(loads, m)
+		default: // granted, or no lease is to be had: Writing, Unleased, Gone, an error
 			loads = append(loads, m)
 		}
 	}

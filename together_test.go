@@ -449,6 +449,26 @@ func TestMaxLoads_InAHurry(t *testing.T) {
 // A near copy of a value that is found to be fresh is not old for as long as it is kept.
 func TestRefresh_NearCopyOfAFreshValue(t *testing.T) {
 	t.Parallel()
+	for name, read := range map[string]func(t *testing.T, c aside.Cache, s aside.Keyspace) (string, error){
+		"GetOrLoad": func(t *testing.T, c aside.Cache, s aside.Keyspace) (string, error) {
+			return aside.GetOrLoad(t.Context(), c, s.Key("B"), fails(t))
+		},
+		"GetOrLoadMany": func(t *testing.T, c aside.Cache, s aside.Keyspace) (string, error) {
+			got, err := aside.GetOrLoadMany(t.Context(), c, []string{"B"}, s.Key, func(context.Context, []string) (map[string]string, error) {
+				t.Error("loaded")
+				return nil, nil
+			})
+			return got["B"], err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nearCopyOfAFreshValue(t, func(c aside.Cache, s aside.Keyspace) (string, error) { return read(t, c, s) })
+		})
+	}
+}
+
+func nearCopyOfAFreshValue(t *testing.T, readB func(c aside.Cache, s aside.Keyspace) (string, error)) {
 	r := redistest.Start(t)
 	s := aside.Keyspace{Name: "aged", TTL: time.Hour, RefreshAfter: 30 * time.Minute}
 	c := overRedis(t, r.Addr, aside.Config{NearMaxBytes: 1 << 20, Keyspaces: []aside.Keyspace{s}})
@@ -460,7 +480,7 @@ func TestRefresh_NearCopyOfAFreshValue(t *testing.T) {
 	}
 	read := func() (stale bool) {
 		before := stats(t, c).StaleHits
-		if v, err := aside.GetOrLoad(t.Context(), c, s.Key("B"), fails(t)); v != "theirs" || err != nil {
+		if v, err := readB(c, s); v != "theirs" || err != nil {
 			t.Fatal(v, err)
 		}
 		return stats(t, c).StaleHits > before
