@@ -121,6 +121,22 @@ func TestContributing_NamesExist(t *testing.T) {
 	}
 }
 
+// A variable that is read is one that internal/settings knows, and is not reported.
+func TestContributing_EverySettingIsKnown(t *testing.T) {
+	t.Parallel()
+	for _, name := range variables(t) {
+		if strings.HasSuffix(name, "_") {
+			name += "X"
+		}
+		cfg, _ := fromEnv(map[string]string{name: "1"}) // the value may be wrong
+		for _, warning := range cfg.Warnings {
+			if strings.Contains(warning, "is not a setting") {
+				t.Errorf("%s is read, and reported: %s", name, warning)
+			}
+		}
+	}
+}
+
 // checkGoCommand looks for the package of a command, the test or fuzz target that it runs,
 // the flags that are the package's own, and the breakage.
 func checkGoCommand(t *testing.T, command string, known map[string]bool) {
