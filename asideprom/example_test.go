@@ -11,13 +11,12 @@ import (
 	"github.com/cacheaside/aside/hook"
 )
 
-// A service registers the metrics of its cache, and serves its registry with promhttp.
+// A service registers the metrics of its cache, and serves the registry with promhttp.
 func Example() {
 	metrics := asideprom.New("chat")
 	cache, err := aside.Open(aside.Config{Type: "memory", Hooks: []hook.Hooks{metrics.Hooks()}})
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
 	defer cache.Close()
 	metrics.Watch(cache)
@@ -25,27 +24,31 @@ func Example() {
 	registry.MustRegister(metrics)
 
 	for range 3 {
-		_, err := aside.GetOrLoad(context.Background(), cache, aside.ChatMessages("1"), func(context.Context) (string, error) {
+		if _, err := aside.GetOrLoad(context.Background(), cache, aside.ChatMessages("A"), func(context.Context) (string, error) {
 			return "hello", nil
-		})
-		if err != nil {
-			fmt.Println(err)
+		}); err != nil {
+			panic(err)
 		}
 	}
-	families, err := registry.Gather()
+
+	families, err := registry.Gather() // as a scrape does
 	if err != nil {
-		fmt.Println(err)
+		panic(err)
 	}
-	for _, f := range families {
-		if f.GetName() != "aside_reads_total" {
+	for _, family := range families {
+		if family.GetName() != "aside_reads_total" {
 			continue
 		}
-		for _, m := range f.Metric {
-			fmt.Println(m.Label[1].GetValue(), m.Label[2].GetValue(), m.Counter.GetValue())
+		for _, m := range family.Metric {
+			labels := make(map[string]string)
+			for _, l := range m.Label {
+				labels[l.GetName()] = l.GetValue()
+			}
+			fmt.Println(labels["cache"], labels["keyspace"], labels["outcome"], m.Counter.GetValue())
 		}
 	}
 	// Output:
-	// chat_messages hit 2
-	// chat_messages miss 1
-	// chat_messages stale 0
+	// chat chat_messages hit 2
+	// chat chat_messages miss 1
+	// chat chat_messages stale 0
 }
