@@ -45,7 +45,7 @@ func FuzzConfigFromEnv(f *testing.F) {
 			if !strings.Contains(err.Error(), name) && !strings.Contains(err.Error(), "Config.") {
 				t.Errorf("%s=%q: the error does not name it: %v", name, value, err)
 			}
-			if !strings.Contains(err.Error(), "accepted") && !strings.Contains(err.Error(), "set ") {
+			if !strings.Contains(err.Error(), "want ") && !strings.Contains(err.Error(), "accepted") && !strings.Contains(err.Error(), "set ") {
 				t.Errorf("%s=%q: the error does not say what is accepted: %v", name, value, err)
 			}
 			return
