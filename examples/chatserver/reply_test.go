@@ -105,7 +105,7 @@ func TestCancel_AnswersWhenEnded(t *testing.T) {
 	}
 }
 
-// Nobody ends the reply of a server that was killed, and cancel does not say so.
+// The reply of a server that was killed stays without an end, and cancel does not claim one.
 func TestCancel_NobodyAnswers(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
