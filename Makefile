@@ -3,10 +3,10 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help test race lint bench proof breakages models fuzz ci nightly
+.PHONY: help test race lint bench proof breakages models fuzz release-check ci nightly
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 test: ## all tests, on the servers that are installed
 	go test ./... ./asideotel/... ./asideprom/... ./examples/... ./proof/...
@@ -31,6 +31,9 @@ models: ## models of the protocol, with spin
 
 fuzz: ## each fuzz target, for FUZZTIME (10s)
 	@. .ci/common.sh; fuzz $(or $(FUZZTIME),10s)
+
+release-check: ## the dry run of docs/releasing.md, at HEAD
+	@. .ci/common.sh; release_check
 
 ci: ## the gate of each change, a quarter of an hour; installs missing programs
 	.ci/run

@@ -15,10 +15,10 @@ import (
 	"github.com/cacheaside/aside/internal/entry"
 )
 
-// memoryBackend keeps values in an otter cache bounded by their bytes. Reads go
-// to it directly; whatever changes a key holds the lock of the key's stripe, so
-// that value and lease change together. Leases are in a map of their own: they
-// are few, short, and must not be evicted.
+// memoryBackend keeps values in an otter cache of limited size. Reads go to it directly.
+// Every change of a key holds the lock of the key's stripe, so that value and lease
+// change together. Leases are in maps of their own, since they must never be evicted: a
+// lost lease or block would let a stale value be stored.
 type memoryBackend struct {
 	values  *otter.Cache[string, *memoryEntry]
 	covers  func(prefixes []string, key string) bool // see coversUnder
@@ -26,26 +26,28 @@ type memoryBackend struct {
 	stripes [64]memoryStripe
 	started time.Time
 	closed  atomic.Bool
-	sweeps  atomic.Bool   // a sweep is to come, as there are leases
-	tokens  atomic.Uint64 // of leases: how many were granted
+	sweeps  atomic.Bool   // a sweep is scheduled
+	tokens  atomic.Uint64 // leases granted so far; the number is the token
 }
 
+// memoryStripe is the lock of a part of the keys, with their leases. Stripes keep writers
+// of different keys from waiting for each other.
 type memoryStripe struct {
 	mu     sync.Mutex
 	leases map[string]*memoryLease
 }
 
-// memoryEntry is a value or a not-found marker. It is not modified once it is
-// there, but for what its bytes were decoded to.
+// memoryEntry is a value or a not-found marker. Once stored it is not modified, except
+// for the decoded value and the mark that are added to it.
 type memoryEntry struct {
 	entry.Entry
 	notFound   bool
 	ttl        time.Duration
-	freshUntil atomic.Int64 // a time as of memoryBackend.now, or 0; the entry may be marked once it is there
+	freshUntil atomic.Int64 // the mark's end by memoryBackend.now, or 0; a refresh may mark a stored entry
 }
 
-// memoryLease is what stands beside a key: a reader's lease, the token of one
-// that was released without a value, and writers' blocks with their deadlines.
+// memoryLease is the state of a key beside its value: a reader's lease, the token of a
+// lease that was released without a value, and writers' blocks with their ends.
 type memoryLease struct {
 	token    string
 	until    time.Time
@@ -54,12 +56,14 @@ type memoryLease struct {
 	failedAt time.Time
 	blocks   map[string]time.Time
 
-	refreshes bool      // the lease is one for a refresh: whatever changes the value ends it
-	failures  int       // how many of those in a row came to nothing
-	coolUntil time.Time // no other is granted before
-	countFor  time.Time // until when failures is remembered
+	refreshes bool      // the lease is for a refresh: any change of the value ends it
+	failures  int       // refreshes in a row that failed
+	coolUntil time.Time // no further refresh is granted before
+	countFor  time.Time // the time at which failures is forgotten
 }
 
+// newMemoryBackend returns an empty backend of at most maxBytes, estimated as
+// Config.MemoryMaxBytes says.
 func newMemoryBackend(maxBytes int64) *memoryBackend {
 	m := &memoryBackend{seed: maphash.MakeSeed(), started: time.Now()}
 	for i := range m.stripes {
@@ -70,7 +74,7 @@ func newMemoryBackend(maxBytes int64) *memoryBackend {
 		Weigher:       func(key string, e *memoryEntry) uint32 { return entry.Weight(key, &e.Entry) },
 		ExpiryCalculator: otter.ExpiryWritingFunc(func(e otter.Entry[string, *memoryEntry]) time.Duration {
 			if e.Value.Decoded() {
-				return e.ExpiresAfter() // it is there, and weighed anew
+				return e.ExpiresAfter() // reweigh stores the entry again, which must not prolong it
 			}
 			return e.Value.ttl
 		}),
@@ -78,7 +82,7 @@ func newMemoryBackend(maxBytes int64) *memoryBackend {
 	return m
 }
 
-// lock locks the key's stripe and returns it with the key's live lease, or nil.
+// lock locks the stripe of key, and returns it with the live lease of key, or nil.
 func (m *memoryBackend) lock(key string) (*memoryStripe, *memoryLease) {
 	s := &m.stripes[maphash.String(m.seed, key)%uint64(len(m.stripes))]
 	s.mu.Lock()
@@ -89,7 +93,7 @@ func (m *memoryBackend) lock(key string) (*memoryStripe, *memoryLease) {
 	return s, l
 }
 
-// unlock forgets a lease that holds nothing any more.
+// unlock unlocks the stripe, and forgets the lease of key if it holds nothing.
 func (s *memoryStripe) unlock(key string) {
 	if l := s.leases[key]; l != nil && l.empty() {
 		delete(s.leases, key)
@@ -97,7 +101,7 @@ func (s *memoryStripe) unlock(key string) {
 	s.mu.Unlock()
 }
 
-// lease returns the key's lease, a new one if there is none. It needs the lock of s.
+// lease returns the lease of key, or a new one. The caller must hold the lock of s.
 func (m *memoryBackend) lease(s *memoryStripe, key string) *memoryLease {
 	l := s.leases[key]
 	if l == nil {
@@ -108,16 +112,17 @@ func (m *memoryBackend) lease(s *memoryStripe, key string) *memoryLease {
 	return l
 }
 
-// sweepLater has the leases swept once a failed one's mark is over.
+// sweepLater schedules a sweep, for the time at which the mark of a lease that fails now
+// is over.
 func (m *memoryBackend) sweepLater() {
 	if !m.sweeps.Load() && !m.closed.Load() && m.sweeps.CompareAndSwap(false, true) {
 		time.AfterFunc(backend.FailedFor, m.sweep)
 	}
 }
 
-// sweep forgets the leases of keys that no caller asks for any more, and the memory
-// of those that were forgotten since the last sweep: a map does not shrink. There is
-// a next sweep while leases are left.
+// sweep forgets the leases of keys that no caller asks for any more; unlock forgets all
+// others. It makes new maps, as a map in Go does not shrink. Another sweep follows while
+// leases are left.
 func (m *memoryBackend) sweep() {
 	m.sweeps.Store(false)
 	for i := range m.stripes {
@@ -137,10 +142,12 @@ func (m *memoryBackend) sweep() {
 	}
 }
 
+// empty reports whether the lease holds nothing.
 func (l *memoryLease) empty() bool {
 	return l.token == "" && l.failed == "" && len(l.blocks) == 0 && l.failures == 0
 }
 
+// expire removes from the lease everything that has ended by now.
 func (l *memoryLease) expire(now time.Time) {
 	if !now.Before(l.until) {
 		l.token, l.claim, l.refreshes = "", false, false
@@ -165,12 +172,15 @@ func (m *memoryBackend) Get(_ context.Context, key string) ([]byte, bool, error)
 	return nil, false, nil
 }
 
-// entry is Get with what the value was decoded to.
+// entry returns the value of key with its decoded value. It takes no lock: a hit must not
+// wait for writers.
 func (m *memoryBackend) entry(key string) (*memoryEntry, bool) {
 	e, ok := m.values.GetIfPresent(key)
 	return e, ok && !e.notFound
 }
 
+// GetMarked takes the lock only for a value that is not fresh, to see whether there is a
+// lease on it.
 func (m *memoryBackend) GetMarked(_ context.Context, key string) ([]byte, backend.Mark, bool, error) {
 	e, ok := m.values.GetIfPresent(key)
 	if !ok {
@@ -191,12 +201,15 @@ func (m *memoryBackend) GetMarked(_ context.Context, key string) ([]byte, backen
 	return e.Data, mark, true, nil
 }
 
-// now is the time since the backend was made: a clock that nobody sets.
+// now is the time since the backend was made, which no change of the system clock
+// affects.
 func (m *memoryBackend) now() int64 { return int64(time.Since(m.started)) }
 
+// isFresh reports whether an entry's mark has not ended.
 func (m *memoryBackend) isFresh(e *memoryEntry) bool { return m.now() < e.freshUntil.Load() }
 
-// reweigh weighs the key's entry anew, if that is still s.
+// reweigh updates the weight of key's entry after it was decoded, if that entry is still
+// s.
 func (m *memoryBackend) reweigh(key string, s *entry.Entry) bool {
 	return entry.Reweigh(m.values, key, func(e *memoryEntry) bool { return &e.Entry == s })
 }
@@ -209,6 +222,7 @@ func (m *memoryBackend) Set(_ context.Context, key string, value []byte, ttl tim
 	return nil
 }
 
+// endLoad ends a reader's lease or a claim, with the memory of failures. Blocks stay.
 func (l *memoryLease) endLoad() {
 	if l != nil {
 		l.token, l.claim, l.failed, l.refreshes, l.failures = "", false, "", false, 0
@@ -224,11 +238,18 @@ func (m *memoryBackend) Delete(_ context.Context, keys ...string) error {
 	return nil
 }
 
+// drop removes the value of key and ends its reader's lease. The caller must hold the
+// lock.
 func (m *memoryBackend) drop(key string, l *memoryLease) {
 	m.values.Invalidate(key)
 	l.endLoad()
 }
 
+// Lease answers by the first rule that applies: a claim that its owner requests again, a
+// value or marker, a block, another lease. Only then is a lease granted. The value comes
+// before the block, so that a reader of a stored value never loads because of a writer.
+// It also comes before the lease: a caller may ask just after the load that it waited for
+// has stored.
 func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
@@ -236,6 +257,8 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 		return m.leaseToRefresh(s, l, key, req), nil
 	}
 	e, ok := m.values.GetIfPresent(key)
+	// Bytes that do not decode are removed only if they are still there: another caller may
+	// have stored good ones since.
 	if ok && req.Undecodable != nil && bytes.Equal(e.Data, req.Undecodable) {
 		m.values.Invalidate(key)
 		ok = false
@@ -243,7 +266,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 		return backend.Lease{State: backend.Absent}, nil
 	}
 	if !ok && req.Claim != nil {
-		l.endLoad() // a claim stands and falls with its value
+		l.endLoad() // a claim ends with its value
 	}
 	switch {
 	case ok && l != nil && l.claim && l.token == req.Owner:
@@ -254,6 +277,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 		return backend.Lease{State: backend.Present, Value: e.Data}, nil
 	case l != nil && len(l.blocks) > 0 && req.Claim == nil:
 		return backend.Lease{State: backend.Writing}, nil
+	// A waiter for a load that has failed does not wait for the next one: see WaitedFor.
 	case l != nil && l.token != "" && req.WaitedFor != "" && l.failed == req.WaitedFor:
 		return backend.Lease{State: backend.Unleased}, nil
 	case l != nil && l.token != "":
@@ -269,7 +293,7 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 	return backend.Lease{State: backend.Granted, Token: l.token}, nil
 }
 
-// leaseToRefresh answers a request with Refresh. It needs the lock of s.
+// leaseToRefresh answers a request with a Refresh. The caller must hold the lock of s.
 func (m *memoryBackend) leaseToRefresh(s *memoryStripe, l *memoryLease, key string, req backend.LeaseRequest) backend.Lease {
 	e, ok := m.values.GetEntryQuietly(key)
 	now := time.Now()
@@ -287,11 +311,13 @@ func (m *memoryBackend) leaseToRefresh(s *memoryStripe, l *memoryLease, key stri
 	case !always && l != nil && l.failures > 0 && now.Before(l.coolUntil):
 		return backend.Lease{State: backend.Loading}
 	}
-	if always {
+	if always { // a caller that needs a load now is not held up by earlier failures
 		if l != nil {
 			l.failures = 0
 		}
 	} else if left := e.ExpiresAfter(); left > req.Refresh.Over && left <= req.Refresh.Within && e.Value.freshUntil.Load() == 0 {
+		// The value has no mark, but its remaining time shows that it is young: it is marked
+		// now, so that it is not loaded again before it is old.
 		e.Value.freshUntil.Store(m.now() + int64(left-req.Refresh.Over))
 		return backend.Lease{State: backend.Marked}
 	}
@@ -308,6 +334,8 @@ func (m *memoryBackend) Extend(_ context.Context, token string, ttl time.Duratio
 	return held, nil
 }
 
+// extend extends the lease, claim or block of token on one key. A claim's value lasts as
+// long as the claim.
 func (m *memoryBackend) extend(key, token string, ttl time.Duration) (held bool) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
@@ -315,7 +343,7 @@ func (m *memoryBackend) extend(key, token string, ttl time.Duration) (held bool)
 		return false
 	}
 	until := time.Now().Add(ttl)
-	if _, ok := l.blocks[token]; ok {
+	if _, ok := l.blocks[token]; ok { // lock has removed blocks that have lapsed
 		l.blocks[token] = until
 		return true
 	}
@@ -333,6 +361,10 @@ func (m *memoryBackend) extend(key, token string, ttl time.Duration) (held bool)
 	return true
 }
 
+// Fill stores only if the lease still has this token. Every invalidation ends the lease
+// under the same lock, so a load that began before one cannot store after it (promise 1).
+// It needs no further check for a refresh: any change of the value has ended that lease
+// as well.
 func (m *memoryBackend) Fill(_ context.Context, key, token string, fill backend.Fill) (bool, error) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
@@ -352,6 +384,9 @@ func (m *memoryBackend) Fill(_ context.Context, key, token string, fill backend.
 	return true, nil
 }
 
+// Release of a lease leaves its token as the failed one, for WaitedFor. For a refresh it
+// starts the cool-down, which doubles with each failure in a row; countFor is twice as
+// far away, so that only a failure soon after the cool-down counts as one in a row.
 func (m *memoryBackend) Release(_ context.Context, key, token string) error {
 	s, l := m.lock(key)
 	defer s.unlock(key)
@@ -373,6 +408,8 @@ func (m *memoryBackend) Release(_ context.Context, key, token string) error {
 	return nil
 }
 
+// Block deletes first and then blocks, under one lock, so that no load can store in
+// between.
 func (m *memoryBackend) Block(_ context.Context, token string, ttl time.Duration, keys ...string) error {
 	for _, key := range keys {
 		s, l := m.lock(key)
@@ -387,6 +424,8 @@ func (m *memoryBackend) Block(_ context.Context, token string, ttl time.Duration
 	return nil
 }
 
+// Unblock deletes again, as the block may have lapsed and a reader may have stored the
+// old value.
 func (m *memoryBackend) Unblock(_ context.Context, token string, keys ...string) error {
 	for _, key := range keys {
 		s, l := m.lock(key)
@@ -400,6 +439,7 @@ func (m *memoryBackend) Unblock(_ context.Context, token string, keys ...string)
 }
 
 func (m *memoryBackend) Clear(_ context.Context, prefixes ...string) error {
+	// Leases first: a load that is running must not store behind the scan of the values.
 	for i := range m.stripes {
 		s := &m.stripes[i]
 		s.mu.Lock()
@@ -431,6 +471,7 @@ func (m *memoryBackend) TTL(_ context.Context, key string) (time.Duration, bool,
 	return e.ExpiresAfter(), true, nil
 }
 
+// Info first makes the cache remove expired entries, so that they are not counted.
 func (m *memoryBackend) Info(context.Context) (backend.Info, error) {
 	m.values.CleanUp()
 	return backend.Info{

@@ -7,7 +7,9 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-// noneBackend stores nothing and never grants a lease, so that every read loads.
+// noneBackend stores nothing. It answers each lease request as if a writer blocked the
+// key, so that every read loads and stores nothing; loads are still coalesced in the
+// process.
 type noneBackend struct{}
 
 func (noneBackend) Get(context.Context, string) ([]byte, bool, error) { return nil, false, nil }
@@ -32,5 +34,5 @@ func (noneBackend) Info(context.Context) (backend.Info, error) {
 	return backend.Info{Name: typeNone}, nil
 }
 func (noneBackend) Extend(context.Context, string, time.Duration, ...string) (bool, error) {
-	return true, nil // a write under a block that nobody needs is not to be interrupted
+	return true, nil // false would end the context of an Update's write
 }

@@ -1,3 +1,10 @@
+// A loadBatch loads the keys of one GetOrLoadMany, or refreshes them: many flights in one
+// goroutine, with their lease requests, their loads and their fills together. It follows the
+// same steps as a single flight (see flight.go), with a loop around them, as some of its
+// keys may be loading in other processes. The second half of the file sends lease requests,
+// fills, extensions and releases of many keys to their nodes (callAll). many.go makes the
+// batches and waits for their flights.
+
 package aside
 
 import (
@@ -14,30 +21,35 @@ import (
 	"github.com/cacheaside/aside/internal/wake"
 )
 
-// loadBatch is the flights of one call of GetOrLoadMany whose keys it loads, or of the old
-// values that it refreshes, in one goroutine. They ask for their leases together, those that
-// may load share one call of the loader, and its results are stored together. A flight
-// that finds another process at it waits until then: no lease is held while it waits for
-// others, so callers that ask for the same keys in another order do not wait for each other.
+// loadBatch is the flights for the missing keys of one call of GetOrLoadMany, or for its old
+// values to refresh. Members that are granted a lease are loaded by one call of the loader
+// and stored before the batch waits for the members that other processes are loading. So no
+// lease is held during a wait, and callers that ask for the same keys in different orders
+// cannot wait for each other.
 type loadBatch struct {
 	loading
-	f         *front
-	leader    context.Context
+	f      *front
+	leader context.Context // of the caller that brought the loader
+	// load calls the loader for the ids at the indices which. valueOf returns the value for
+	// one of them, or false if the loader has left it out.
 	load      func(ctx context.Context, which []int) (valueOf func(i int) (any, bool), err error)
 	members   []*member
-	refreshes bool
+	refreshes bool // the batch counts as a refresh: see mayRefresh
 }
 
-// member is a flight of a batch.
+// member is a flight of a batch. Its fields belong to the batch's goroutine.
 type member struct {
 	*flight
-	place     int // of its id among those that the batch was made of
-	lease     string
-	wait      *wake.Waiter // once another process has been found loading
-	waitedFor string
-	overdue   string
+	place     int          // index of its id among the ids of the call
+	lease     string       // the token of its lease, or ""
+	wait      *wake.Waiter // nil until another process has been found loading
+	waitedFor string       // the token of that process's lease
+	overdue   string       // its deadline, if that has passed: see wake.Waiter.Overdue
 }
 
+// run carries the batch out. In each round it asks for the leases of the members that are
+// left, and loads those that are granted one; when there is none, it pauses until a lease
+// that another process holds may have ended. It gives up its place for that.
 func (b *loadBatch) run() {
 	grow(0)
 	stopRenewing := b.keepLeases()
@@ -53,7 +65,7 @@ func (b *loadBatch) run() {
 		if len(loads) > 0 {
 			b.proceed(loads)
 		} else if len(waits) > 0 && hears {
-			b.seat.Leave() // others load meanwhile
+			b.seat.Leave() // other keys load meanwhile
 			waits[0].wait.Pause(ask, time.Since(start), nil)
 		}
 		ask.End()
@@ -71,8 +83,9 @@ func (b *loadBatch) run() {
 	}
 }
 
-// lookInLine looks, while the batch is in line for its place, for values that the processes
-// which it waited for have stored. It returns the members that have no value yet when its turn comes.
+// lookInLine looks for values that other processes have stored, while the batch is in line
+// for a place. It returns the members that have no value yet when the batch's turn comes.
+// As in flight.acquire, no lease is asked for meanwhile.
 func (b *loadBatch) lookInLine(ms []*member, start time.Time) (left []*member) {
 	for turn := b.seat.Turn(); turn != nil && slices.ContainsFunc(ms, (*member).mayLook); turn = b.seat.Turn() {
 		if ms = b.look(ms); len(ms) == 0 {
@@ -87,7 +100,7 @@ func (b *loadBatch) lookInLine(ms []*member, start time.Time) (left []*member) {
 	return ms
 }
 
-// look ends the members that have a value now, and returns the others.
+// look reads the members' keys, ends those that have a value, and returns the others.
 func (b *loadBatch) look(ms []*member) (left []*member) {
 	var looking []*member
 	var asks []redisstore.Ask
@@ -112,8 +125,9 @@ func (b *loadBatch) look(ms []*member) (left []*member) {
 	return left
 }
 
-// mayRefresh reports whether the batch may refresh values: all of them take one place. It
-// needs flights.mu.
+// mayRefresh reports whether the batch may refresh values, and takes its place the first
+// time: all of its refreshes share one, as they share a call of the loader. The caller must
+// hold flights.mu.
 func (b *loadBatch) mayRefresh() bool {
 	if !b.refreshes {
 		if b.seat, b.refreshes = b.f.flights.mayRefresh(b.f); b.refreshes {
@@ -123,7 +137,8 @@ func (b *loadBatch) mayRefresh() bool {
 	return b.refreshes
 }
 
-// newAsk returns a context that ends with the batch, or when a waiter is in a hurry.
+// newAsk returns a context for one round of lease requests, or one pause. It ends with the
+// batch, or when a waiter of one of its flights hurries.
 func (b *loadBatch) newAsk() *deadline.Detached {
 	ask := &deadline.Detached{Context: b.ctx.Context}
 	b.f.flights.mu.Lock()
@@ -134,8 +149,8 @@ func (b *loadBatch) newAsk() *deadline.Detached {
 	return ask
 }
 
-// over ends the batch, with all of its flights that have not ended: code of the backend may
-// have ended its goroutine.
+// over ends the batch, and those of its flights that have not ended because foreign code of
+// the backend has ended the batch's goroutine.
 func (b *loadBatch) over(stopRenewing func()) {
 	stopRenewing()
 	for _, m := range b.members {
@@ -159,9 +174,11 @@ func (b *loadBatch) over(stopRenewing func()) {
 	b.ctx.End()
 }
 
-// acquire asks once for the lease of each member. Those that have an answer end. It returns
-// those that are to load, with or without a lease, and those that another process loads; hears
-// says that it has asked for the latter before, so that the end of their leases is told.
+// acquire asks once for the lease of each member, and ends the members that get a value or a
+// not-found marker in answer. It returns the members that load, with or without a lease,
+// and those that another process is loading. hears is false when one of the latter is new:
+// its request did not yet name a channel, so the end of that lease would not be announced,
+// and the batch asks again at once in place of a pause.
 func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits []*member, hears bool) {
 	f := b.f
 	asOf := f.flights.seq.Add(1)
@@ -169,6 +186,7 @@ func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits 
 	calls := make([]*redisstore.Call, 0, len(ms))
 	skips := b.ctx.Err() != nil
 	for _, m := range ms {
+		// As in flight.acquire: these load without a lease, and store nothing.
 		hurried := m.isHurried()
 		if skips || hurried || m.degraded || m.isDetached() || f.queue.Distrusts(m.key) {
 			m.failed = m.failed || hurried
@@ -190,7 +208,7 @@ func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits 
 		if r.Lease.State == backend.Granted {
 			m.lease = r.Lease.Token
 			f.flights.mu.Lock()
-			m.token = m.lease // from now on it is extended
+			m.token = m.lease // from now on keepLeases extends it
 			f.flights.mu.Unlock()
 		}
 	})
@@ -209,12 +227,13 @@ func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits 
 			m.end()
 		case backend.Loading:
 			if m.refresh != nil && (!m.refresh.waits || lease.Token == "") {
-				loads = append(loads, m)
+				loads = append(loads, m) // without a lease, a refresh ends in proceed
 				continue
 			}
 			if m.waitedFor == "" {
 				m.count().waited.Add(1)
 			}
+			// The members that wait share one wake-up, as the batch has one goroutine.
 			if m.wait == nil {
 				if m.wait, hears = f.wakes.Waiter(m.key), false; len(waits) > 0 {
 					m.wait = waits[0].wait.And(m.key)
@@ -222,14 +241,14 @@ func (b *loadBatch) acquire(ask *deadline.Detached, ms []*member) (loads, waits 
 			}
 			m.waitedFor, m.overdue = lease.Token, m.wait.Overdue(lease.Deadline)
 			waits = append(waits, m)
-		default:
+		default: // granted, or no lease is to be had: Writing, Unleased, Marked, Gone, an error
 			loads = append(loads, m)
 		}
 	}
 	return loads, waits, hears
 }
 
-// request is the member's next request.
+// request returns the member's next lease request.
 func (m *member) request() *backend.LeaseRequest {
 	req := &backend.LeaseRequest{TTL: m.f.leaseTTL(), Undecodable: m.bad, WaitedFor: m.waitedFor, Overdue: m.overdue}
 	if m.refresh != nil {
@@ -244,11 +263,13 @@ func (m *member) request() *backend.LeaseRequest {
 	return req
 }
 
-// proceed loads the members, as flight.proceed does one.
+// proceed loads the members, as flight.proceed does one flight, and ends them. The loader
+// runs in a goroutine of its own: the batch gives up on it when its context ends, and can
+// then still load or await its other members.
 func (b *loadBatch) proceed(ms []*member) {
 	f, loads := b.f, ms[:0:0]
 	for _, m := range ms {
-		m.asOf.Store(0)
+		m.asOf.Store(0) // the answer has found no value: the result begins with the load
 		if m.idle = m.refresh != nil && m.lease == ""; m.idle {
 			m.end()
 			continue
@@ -262,7 +283,7 @@ func (b *loadBatch) proceed(ms []*member) {
 		b.giveUp(ms, errAbandoned)
 		return
 	}
-	b.ctx.Forget() // the last call said its own
+	b.ctx.Forget() // KeepFor of an earlier call is not about these keys
 	ctx := &deadline.Detached{Context: &b.ctx}
 	defer ctx.End()
 	defer b.ctx.AfterFunc(ctx.End)()
@@ -297,13 +318,14 @@ func (b *loadBatch) proceed(ms []*member) {
 	}
 }
 
-// call calls the loader for the members, and encodes the results. Nobody hears of it
-// once ctx has ended.
+// call calls the loader for the members, encodes the results, and sends an outcome for each.
+// Once ctx has ended nothing receives them, and the outcomes are dropped.
 func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []outcome) {
 	grow(0)
 	var all outcome
 	outs := make([]outcome, len(ms))
-	shared := false // the loader has not failed, so each member has an outcome of its own
+	// Deferred, since the loader, a hook or a Codec may exit the goroutine.
+	shared := false // outs are filled; until then, all is the outcome of every member
 	defer func() {
 		for i := range outs {
 			if !shared {
@@ -320,34 +342,36 @@ func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []
 	for i, m := range ms {
 		which[i] = m.place
 	}
+	defer func() { b.share(ms, &all, outs, &shared) }() // also when a hook ends this goroutine
 	b.callLoader(ctx, ms, &all, func(ctx context.Context) (any, error) { return b.load(ctx, which) })
-	valueOf, _ := all.value.(func(int) (any, bool))
+}
+
+// share makes outs of what the loader returned, encoded, unless it returned nothing. It sets
+// shared as soon as each member has its value: a codec may end the goroutine.
+func (b *loadBatch) share(ms []*member, all *outcome, outs []outcome, shared *bool) {
+	valueOf, returned := all.value.(func(int) (any, bool))
 	all.value = nil
-	if all.notFound { // which of them is not there, it does not say
+	if all.notFound { // the error does not say which of the keys has no value
 		all.err, all.notFound = &notOfOne{all.err}, false
 	}
 	all.orphaned = all.orphaned && b.leader.Err() != nil
-	if all.panics != nil {
+	if all.panics != nil || !returned {
 		return
 	}
-	for i := range outs {
-		outs[i] = all
-		if all.err == nil {
-			outs[i].err, outs[i].notFound = ErrNotFound, true
-		}
-	}
-	shared = true
+	// A key that the loader has left out of its result has no value. Values beside an error
+	// are kept for the leader, who gets both.
 	for i, m := range ms {
 		o := &outs[i]
+		*o = *all
 		v, ok := valueOf(m.place)
-		if !ok {
-			continue
+		switch {
+		case ok:
+			o.value = v
+		case all.err == nil:
+			o.err, o.notFound = ErrNotFound, true
 		}
-		if o.value = v; all.err != nil {
-			continue
-		}
-		o.err, o.notFound = nil, false
 	}
+	*shared = true
 	for i, m := range ms {
 		if o := &outs[i]; o.err == nil && (m.lease != "" || m.leaveMap()) {
 			m.encode(o)
@@ -355,20 +379,20 @@ func (b *loadBatch) call(ctx *deadline.Detached, ms []*member, results chan<- []
 	}
 }
 
-// callLoader is that of a flight, for the members.
+// callLoader is flight.callLoader for the members: hooks see one load of many keys.
 func (b *loadBatch) callLoader(ctx context.Context, ms []*member, out *outcome, load func(context.Context) (any, error)) {
 	if !b.f.hooks.Loads {
 		out.call(ctx, load)
 		return
 	}
 	out.err = errGoexit
-	ctx, ended := b.f.hooks.Load(ctx, hook.Load{Keyspace: ms[0].space.Name, Reason: ms[0].reason(), Keys: len(ms)})
+	ctx, ended := b.f.hooks.Load(ctx, hook.Load{Keyspace: ms[0].count().space, Reason: ms[0].reason(), Keys: len(ms)})
 	for _, m := range ms {
 		m.hookedCtx.Store(&ctx)
 	}
 	defer func() {
 		err := out.err
-		if out.notFound { // it says nothing of one of them
+		if out.notFound { // see notOfOne
 			err = &notOfOne{err}
 		}
 		ended(err)
@@ -376,7 +400,7 @@ func (b *loadBatch) callLoader(ctx context.Context, ms []*member, out *outcome, 
 	out.call(ctx, load)
 }
 
-// finish hands out the loader's results, stores those that are to be stored, and ends the
+// finish hands out the loader's results, stores those of members with a lease, and ends the
 // members.
 func (b *loadBatch) finish(ms []*member, outs []outcome) {
 	if err := outs[0].err; err != nil && !outs[0].notFound {
@@ -405,7 +429,9 @@ func (b *loadBatch) finish(ms []*member, outs []outcome) {
 	b.store(leased)
 }
 
-// store fills under the leases of the members, or gives them back, and ends them.
+// store sends the members' fills, or releases their leases, and ends each member when its
+// reply is there. Where it is unknown whether a value was stored, the lease is released in
+// the background, as flight.store does.
 func (b *loadBatch) store(ms []*member) {
 	f := b.f
 	calls := make([]*redisstore.Call, 0, len(ms))
@@ -439,7 +465,7 @@ func (b *loadBatch) store(ms []*member) {
 	}
 }
 
-// giveUp ends the members with an error, if it is not nil, and gives their leases back.
+// giveUp ends the members, with err if it is not nil, and releases their leases.
 func (b *loadBatch) giveUp(ms []*member, err error) {
 	for _, m := range ms {
 		if err != nil {
@@ -450,7 +476,7 @@ func (b *loadBatch) giveUp(ms []*member, err error) {
 	b.giveBack(ms)
 }
 
-// giveBack releases leases under which nothing is to be stored.
+// giveBack releases the leases of the members that have one.
 func (b *loadBatch) giveBack(ms []*member) {
 	var calls []*redisstore.Call
 	for _, m := range ms {
@@ -461,7 +487,8 @@ func (b *loadBatch) giveBack(ms []*member) {
 	b.f.callAll(b.ctx.Context, calls, func(int, redisstore.Reply) {})
 }
 
-// keepLeases extends the leases of all members that load, until stop is called.
+// keepLeases extends the leases of all members that load until stop is called, as
+// flight.keepLease does one.
 func (b *loadBatch) keepLeases() (stop func()) {
 	if b.f.local {
 		return func() {}
@@ -486,17 +513,19 @@ func (b *loadBatch) keepLeases() (stop func()) {
 	})
 }
 
-// notOfOne is the error of a load of several keys that wraps ErrNotFound. It is not that:
-// it would be remembered of a key of which it says nothing.
+// notOfOne is the error of a loader of several keys that has returned ErrNotFound. It hides
+// ErrNotFound: that does not say which of the keys has no value, and a caller must not
+// take any of them for not found.
 type notOfOne struct{ err error }
 
 func (e *notOfOne) Error() string        { return e.err.Error() }
 func (e *notOfOne) Is(target error) bool { return target != ErrNotFound && errors.Is(e.err, target) }
 func (e *notOfOne) As(target any) bool   { return errors.As(e.err, target) }
 
-// callAll carries calls out, those of one node together, and hands out the replies, which may
-// come from several goroutines, though never two for one node at once. When ctx ends, those
-// that are left get its error; a lease that is granted then is given back.
+// callAll carries calls out, those of one node together, and calls got once for each. Calls
+// of got may come from several goroutines, never two for one node at once. When ctx ends,
+// the calls that are left get an error, and a lease that is granted later is released. A node
+// that does not answer costs one time budget, not one for each call: the rest fails unsent.
 func (f *front) callAll(ctx context.Context, calls []*redisstore.Call, got func(i int, r redisstore.Reply)) {
 	if f.local {
 		for i, c := range calls {
@@ -506,7 +535,7 @@ func (f *front) callAll(ctx context.Context, calls []*redisstore.Call, got func(
 	}
 	f.eachNode(len(calls), func(i int) string { return calls[i].Key }, func(n *node, which []int) {
 		var inLine []*redisstore.Call
-		var places, alone []int
+		var places, alone []int // indices in calls: of inLine, and of the calls that go alone
 		for _, i := range which {
 			if n.redis == nil || calls[i].Alone() {
 				alone = append(alone, i)
@@ -519,7 +548,7 @@ func (f *front) callAll(ctx context.Context, calls []*redisstore.Call, got func(
 			if err == nil {
 				err = r.Err
 			}
-			if r.Elsewhere {
+			if r.Elsewhere { // a Cluster's node redirects it
 				alone = append(alone, places[k])
 				return true
 			}
@@ -531,7 +560,7 @@ func (f *front) callAll(ctx context.Context, calls []*redisstore.Call, got func(
 		for _, i := range places[done:] {
 			got(i, redisstore.Reply{Err: ErrUnavailable})
 		}
-		if !answers || done < len(places) { // or they would cost the caller another budget
+		if !answers || done < len(places) { // otherwise they would cost another time budget
 			for _, i := range alone {
 				got(i, redisstore.Reply{Err: ErrUnavailable})
 			}
@@ -541,7 +570,9 @@ func (f *front) callAll(ctx context.Context, calls []*redisstore.Call, got func(
 	})
 }
 
-// callAlone carries calls out that cannot share a round trip, a few at a time.
+// callAlone carries out calls that cannot share a round trip, a few at a time. It returns
+// when ctx ends: calls without a reply by then get ErrUnavailable. Their commands go on, and
+// a lease that one of them is granted is released.
 func (f *front) callAlone(ctx context.Context, calls []*redisstore.Call, which []int, got func(i int, r redisstore.Reply)) {
 	if len(which) == 0 {
 		return
@@ -553,7 +584,7 @@ func (f *front) callAlone(ctx context.Context, calls []*redisstore.Call, which [
 		defer close(done)
 		few(len(which), func(k int) {
 			c := calls[which[k]]
-			r := f.carry(context.WithoutCancel(ctx), c) // a lease may be granted by a command that is interrupted
+			r := f.carry(context.WithoutCancel(ctx), c) // an interrupted command might still be granted a lease
 			mu.Lock()
 			late := left
 			if !late {
@@ -583,7 +614,7 @@ func (f *front) callAlone(ctx context.Context, calls []*redisstore.Call, which [
 	}
 }
 
-// carry carries a call out by itself, or with those of others.
+// carry carries a single call out. It may share a round trip with calls of other callers.
 func (f *front) carry(ctx context.Context, c *redisstore.Call) (r redisstore.Reply) {
 	switch {
 	case c.Lease != nil:

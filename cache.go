@@ -22,67 +22,71 @@ import (
 	"github.com/cacheaside/aside/internal/wake"
 )
 
-// Cache holds the cached values of a service. [Open], [NewRedis] and [New] make one, and
-// [GetOrLoad], [Update] and [Invalidate] use it. Its methods are for all else: values that
-// no loader makes, and the service's own administration.
-// They may be called concurrently. A miss is not an error. A backend that does not
-// answer is [ErrUnavailable], within Config.Timeout, and after Close the error is
-// [ErrClosed].
+// Cache holds the cached values of a service. [Open], [NewRedis] and [New] return one,
+// and [GetOrLoad], [Update] and [Invalidate] use it. Its own methods are for values that
+// no loader makes, and for administration.
 //
-// Keys are given without Config.KeyPrefix, as [Key.String] has them. Byte slices handed
-// in and out must not be modified afterwards by either side.
+// Methods may be called concurrently. A miss is not an error. If the backend is
+// unavailable, a method that needs its answer returns [ErrUnavailable] within
+// Config.Timeout. After Close, methods return [ErrClosed].
 //
-// A Cache that is none of these, such as one that has another in it, is an error where
-// it is used. To have a store of your own, implement [backend.Backend], and call New.
+// Keys are given without Config.KeyPrefix, as [Key.String] returns them. Neither side may
+// modify a byte slice after it was passed or returned.
+//
+// Only a Cache from Open, NewRedis or New can be used; a wrapper around one is an error
+// in GetOrLoad and its like. A store of your own implements [backend.Backend] and is
+// passed to New.
 type Cache interface {
-	// Get returns the value stored under key. ok is false on a miss: the key is
-	// absent or expired, holds something that is not a value, or is distrusted in this
-	// process (see Invalidate). An empty value is a hit.
+	// Get returns the value stored under key. ok is false on a miss: the key is absent,
+	// expired or distrusted, or holds something that is not a value. An empty value is a
+	// hit.
 	Get(ctx context.Context, key string) (value []byte, ok bool, err error)
 
-	// Set stores value for ttl, from a millisecond to a year. A load of the key that
-	// began before is not stored. No lease guards what Set stores, so it may be older
-	// than the database's: prefer GetOrLoad.
+	// Set stores value for ttl, from 1 ms to a year. A load of the key that began before is
+	// not stored. No lease guards Set, so the value may be older than the database's: prefer
+	// GetOrLoad.
 	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
 
-	// Delete removes values. A load of one of the keys that began before is not
-	// stored. Absent keys are not an error. A Delete that cannot be delivered is
-	// queued, which is no error, as for Invalidate. Once the queue has twice as many
-	// entries as Config.QueueSize, a key of no known keyspace is refused with
+	// Delete removes values. A load of one of the keys that began before is not stored.
+	// Absent keys are not an error. A Delete that cannot be delivered is queued, which is
+	// not an error, as for Invalidate. The exception is a key of no known keyspace: once the
+	// queue has twice as many entries as Config.QueueSize, it is refused with
 	// ErrUnavailable.
 	Delete(ctx context.Context, keys ...string) error
 
-	// Clear removes all values whose keys start with one of the prefixes, and no load
-	// that began before is stored. Writers' blocks stay, and so do generations that
-	// run. Keys that are stored while it runs may remain. A prefix is compared as text:
-	// "app1" removes "app10:x" as well, and "app1:" does not. An empty prefix is an error.
+	// Clear removes all values whose keys start with one of the prefixes. No load that began
+	// before is stored. Blocks stay, and so do running generations. Keys that are stored
+	// while it runs may remain. A prefix is compared as text: "app1" also removes "app10:x",
+	// and "app1:" does not. An empty prefix is an error.
 	//
-	// Without prefixes Clear removes the keys that the Cache owns: all those under
-	// Config.KeyPrefix, or without one the keyspaces
-	// chat_messages and user_chats, and those that Config.Keyspaces and Config.TTLs
-	// name. The keyspaces generation and cancel hold states and nothing that is
-	// cached: theirs are cleared only by a prefix that names the keyspace, such as
-	// "cancel:", or by a backend of one's own under a KeyPrefix. On Redis a Clear
-	// takes many small steps, for as long as ctx lasts, and returns ErrUnavailable
-	// when one of them is not answered within Config.Timeout.
+	// Without prefixes, Clear removes the keys that the Cache owns. These are all keys under
+	// Config.KeyPrefix. If there is none, they are the keyspaces chat_messages and
+	// user_chats, and those named in Config.Keyspaces and Config.TTLs.
+	//
+	// The keyspaces generation and cancel hold states, not cached values. Only a prefix that
+	// names the keyspace, such as "cancel:", clears them, or a custom backend under a
+	// KeyPrefix.
+	//
+	// On Redis, Clear takes many small steps, as long as ctx lasts. It returns
+	// ErrUnavailable if a step is not answered within Config.Timeout.
 	Clear(ctx context.Context, prefixes ...string) error
 
-	// Status describes the Cache. It asks the backend, even while the breaker is open,
-	// so it fails when the backend does not answer. The fields that describe this
-	// process are filled in even then.
+	// Status queries the backend, even while the breaker is open, and returns ErrUnavailable
+	// if it does not answer. The fields about this process are valid even then.
 	Status(ctx context.Context) (Status, error)
 
-	// Close tries once more to deliver the queued invalidations, for 5 seconds at most
-	// (or one Config.Timeout, where that is longer) and only while the backend answers,
-	// and returns an error that says how many are left. It waits for writes of Update
-	// that run, within Config.Timeout, and the error says how many of those were
-	// left. Closing twice is not an error. Finish generations before: one that is
-	// finished later invalidates nothing.
+	// Close releases the Cache. It waits, within Config.Timeout, for writes of Update, and
+	// tries once more to deliver the queued invalidations, for at most 5 seconds (or one
+	// Config.Timeout if that is longer) and only while the backend answers. Its error says
+	// how many writes were still running, and how many invalidations are left. Closing twice
+	// is not an error.
+	//
+	// Finish running generations before calling Close: a later Finish invalidates nothing.
 	Close() error
 }
 
-// Open returns a Cache with the backend that cfg.Type names, Redis by default. It does not connect: a Redis that is
-// away is no error. Close it when done.
+// Open returns a Cache with the backend that cfg.Type names, Redis by default. It does
+// not connect, so an unavailable Redis is not an error. The caller must Close it.
 func Open(cfg Config) (Cache, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -105,20 +109,23 @@ func Open(cfg Config) (Cache, error) {
 	}
 }
 
-// New returns a Cache in front of a backend of the caller's own, which is
-// closed with it. cfg's Type and Redis are not used.
+// New returns a Cache in front of a custom backend, and takes ownership of it: Close
+// closes both. It ignores cfg's Type and Redis.
 func New(store backend.Backend, cfg Config) (Cache, error) {
-	cfg.Type = typeNone // it names no backend here
+	cfg.Type = typeNone // so that withDefaults does not check cfg.Redis
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
 	if v := reflect.ValueOf(store); store == nil || v.Kind() == reflect.Pointer && v.IsNil() {
-		return nil, fmt.Errorf("aside: New: the backend is nil (%T); hand in a backend.Backend", store)
+		return nil, fmt.Errorf("aside: New: backend is nil (%T); want a backend.Backend", store)
 	}
 	return newFront(store, cfg), nil
 }
 
+// newFront puts a front before a store. A store of this package needs less of it: memory
+// and none can neither fail nor block, so their calls skip the guards against foreign
+// code, time budget and breakers.
 func newFront(store backend.Backend, cfg Config) *front {
 	f := &front{
 		backend:   foreign.Backend{Backend: store},
@@ -150,22 +157,23 @@ func newFront(store backend.Backend, cfg Config) *front {
 	case *redisstore.Store:
 		f.useRedis(b)
 	}
-	maxMemo := max(1, cfg.DecodedMaxBytes) // one byte has room for nothing
-	if f.local {                           // it serves callers who share a load, and no further ones
+	maxMemo := max(1, cfg.DecodedMaxBytes) // one byte is too little for any entry
+	if f.local {                           // only for callers that share a load: memory itself keeps decoded values
 		maxMemo = max(1, cfg.MemoryMaxBytes/16)
 	}
 	f.memo = entry.NewMemo(maxMemo)
 	for _, warning := range cfg.Warnings {
-		f.log.Warn("cache: " + warning)
+		f.log.Warn("aside: " + warning)
 	}
 	return f
 }
 
-// frontOf returns c as a front, which Open, NewRedis and New make.
+// frontOf returns the front behind c. A wrapper is an error rather than unwrapped: calls
+// that the wrapper means to intercept would go past it in silence.
 func frontOf(c Cache) (*front, error) {
 	f, ok := c.(*front)
 	if !ok || f == nil {
-		return nil, fmt.Errorf("aside: a Cache of type %T was not made by Open, NewRedis or New: want what one of them returns (a store of your own goes to New; what wraps a Cache hands out the one in it)", c)
+		return nil, fmt.Errorf("aside: Cache of type %T: want one from Open, NewRedis or New (pass a store of your own to New, and the Cache inside a wrapper instead of the wrapper)", c)
 	}
 	return f, nil
 }

@@ -249,7 +249,7 @@ func TestP6_AnOwedClearHoldsUpNoInvalidation(t *testing.T) {
 	})
 }
 
-// What overflows while a Clear is owed does not make that one begin anew.
+// A key that overflows while a Clear is owed does not make that Clear begin anew.
 func TestP6_AnOverflowDuringAnOwedClear(t *testing.T) {
 	t.Parallel()
 	overPages(t, aside.Config{QueueSize: 1}, 100, 10*time.Millisecond, func(t *testing.T, c aside.Cache, l *line, p *pages, server *miniredis.Miniredis) {

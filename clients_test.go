@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/alicebob/miniredis/v2/server"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
@@ -27,7 +28,7 @@ type instrumented struct{ redis.UniversalClient }
 type traced struct{ *redis.Client }
 
 // A client that NewRedis cannot see through, or that may answer from elsewhere than
-// the master, is refused with an error that says what to hand in.
+// the master, is refused with an error that says which client is wanted.
 func TestNewRedis_RefusesClientsThatMayAnswerFromElsewhere(t *testing.T) {
 	t.Parallel()
 	plain := redis.NewClient(&redis.Options{Addr: "x:1"})
@@ -187,7 +188,7 @@ func TestP1_ADemotedMasterIsLeft(t *testing.T) {
 	}
 }
 
-// What is no master, and no single one, is left alone, and its user told which setting
+// The breaker opens for a server that is no single master, and the user is told which setting
 // is wrong.
 func TestServersOfTheWrongKind(t *testing.T) {
 	t.Parallel()
@@ -198,14 +199,14 @@ func TestServersOfTheWrongKind(t *testing.T) {
 		"a replica": {
 			func(t *testing.T) string {
 				host, port, _ := net.SplitHostPort(redistest.Start(t).Addr)
-				return redistest.Start(t, "--replicaof", host+" "+port).Addr
+				return redistest.Start(t, "--replicaof", host, port).Addr
 			},
 			map[string]string{"Open": "replica", "NewRedis": "replica"},
 		},
 		"a replica of which nobody may INFO": {
 			func(t *testing.T) string {
 				host, port, _ := net.SplitHostPort(redistest.Start(t).Addr)
-				r := redistest.Start(t, "--replicaof", host+" "+port)
+				r := redistest.Start(t, "--replicaof", host, port)
 				if err := r.Client().Do(t.Context(), "ACL", "SETUSER", "default", "-info", "-role").Err(); err != nil {
 					t.Fatal(err)
 				}
@@ -227,6 +228,19 @@ func TestServersOfTheWrongKind(t *testing.T) {
 				return r.Addr
 			},
 			map[string]string{"Open": "REDIS_CLUSTER", "NewRedis": "NewClusterClient"},
+		},
+		"a version that is too old": {
+			func(t *testing.T) string {
+				m := miniredis.RunT(t)
+				m.Server().SetPreHook(func(c *server.Peer, command string, _ ...string) bool {
+					if command == "INFO" {
+						c.WriteBulk("# Server\r\nredis_version:5.0.14\r\nredis_mode:standalone\r\n# Replication\r\nrole:master\r\n")
+					}
+					return command == "INFO"
+				})
+				return m.Addr()
+			},
+			map[string]string{"Open": "Redis 5.0.14: want Redis 6.0 or later, or Valkey", "NewRedis": "Redis 5.0.14: want Redis 6.0 or later, or Valkey"},
 		},
 	} {
 		for name, open := range handedIn {

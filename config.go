@@ -15,7 +15,7 @@ import (
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
-// The backends that Config.Type names.
+// The backends that Config.Type can name.
 const (
 	typeRedis  = "redis"
 	typeMemory = "memory"
@@ -24,183 +24,207 @@ const (
 
 const defaultTimeout = 250 * time.Millisecond
 
-// Config configures a Cache. Its zero value is a Redis on localhost.
+// Config configures a Cache. Its zero value means a Redis on localhost with every default
+// below. [ConfigFromEnv] reads one from the environment variables named here. [Open],
+// [NewRedis] and [New] report every invalid field in one error. A number or duration must
+// not be negative where its comment gives negative values no meaning.
 type Config struct {
-	// Type is the backend: "redis", "memory", or "none", with which the cache is off:
-	// every read loads, and nothing is stored. Defaults to "redis".
+	// Type is the backend: "redis", "memory", or "none". With "none" the cache is off: every
+	// read loads and nothing is stored. New and NewRedis ignore it. Set by CACHE_TYPE, and
+	// to "none" by CACHE_ENABLED=false. Defaults to "redis".
 	Type string
 
-	// Redis says which Redis Open connects to. With another Type it is not looked at.
+	// Redis is the server to connect to. Only Open with Type "redis" uses it. Set by the
+	// REDIS_ variables, see Redis. Defaults to localhost:6379.
 	Redis Redis
 
-	// KeyPrefix is put in front of every key. Defaults to none, so that keys are
-	// those that other programs use. What starts with it is taken for the cache's own
-	// and is removed by Clear, so it ends with a separator, as in "app:": "app1" is the
-	// start of "app10" too. It has no braces but a hash tag, "{tag}".
+	// KeyPrefix is put in front of every key. Every key that starts with it belongs to the
+	// cache, and Clear removes it, so it must end with a separator, as in "app:": "app1" is
+	// also the start of "app10". It must have at most 256 bytes, must not start with
+	// "lease:", and may contain braces only as one hash tag, {tag}. Set by CACHE_KEY_PREFIX.
+	// Defaults to "", so that keys are the ones that other programs use.
 	KeyPrefix string
 
-	// TTLs are times to live by keyspace name, and take precedence over those of
-	// the keyspaces themselves. Each is from 1 ms to a year, that of generation from
-	// 5 s and that of cancel from 500 ms.
+	// TTLs are times to live by keyspace name. They take precedence over Keyspace.TTL. Each
+	// is from 1 ms to a year; the keyspace generation needs at least 5 s, and cancel at
+	// least 500 ms. Set by CACHE_TTL_<NAME>. Defaults to none.
 	TTLs map[string]time.Duration
 
-	// RefreshAfter are ages from which values are loaded again, by keyspace name, and take
-	// precedence over those of the keyspaces themselves: see Keyspace.RefreshAfter. 0 is
-	// never.
+	// RefreshAfter are ages, by keyspace name, from which values are loaded again in the
+	// background. They take precedence over Keyspace.RefreshAfter, which has the rules. 0
+	// means never. Set by CACHE_REFRESH_<NAME>. Defaults to none.
 	RefreshAfter map[string]time.Duration
 
-	// Jitter is the largest share of a value's time to live that is taken off at
-	// random, so that values stored together do not expire together: 0.1 is up to
-	// a tenth. Generation and cancel keys have none. Defaults to 0; at most 0.9.
+	// Jitter is the largest share of a value's time to live that is taken off at random, so
+	// that values stored together do not expire together: 0.1 takes off up to a tenth.
+	// Generation and cancel keys have no jitter. Must be from 0 to 0.9. Set by
+	// CACHE_TTL_JITTER. Defaults to 0.
 	Jitter float64
 
-	// Timeout is what one call may spend on backend commands that fail or time
-	// out, altogether. Calls that come at once share round trips, and may wait for one
-	// first: it should be three round trips to Redis at least. Reads of values of more
-	// than 64 KiB may wait longer, ten times at most, while others like them arrive.
-	// Defaults to 250 ms.
+	// Timeout is the time budget: the most that one call may spend, in total, on backend
+	// commands that fail or time out. Calls made at the same time share round trips and may
+	// have to wait for one first, so it should be at least three round trips to Redis. A
+	// read of a value of more than 64 KiB may wait up to ten times as long while other such
+	// values arrive. Must be at least 1 ms. Set by CACHE_TIMEOUT. Defaults to 250 ms.
 	Timeout time.Duration
 
-	// LoadTimeout is how long a load may last, at least 1 ms. It ends the loader's
-	// context, and the load even if the loader goes on: see GetOrLoad. Defaults to 5
-	// minutes; negative means never.
+	// LoadTimeout is the most that one load may take. It ends the loader's context, and the
+	// load even if the loader goes on: see GetOrLoad. Must be at least 1 ms; negative means
+	// no limit. Set by CACHE_LOAD_TIMEOUT. Defaults to 5 minutes.
 	LoadTimeout time.Duration
 
-	// MaxLoads is how many loads run at a time in this process; all its processes
-	// together must fit the database. More wait, in the order in which they come, each for
-	// as long as its callers do. A load within another needs no place of its own. Refreshes
-	// of Keyspace.RefreshAfter take only places that are free, and are skipped otherwise.
-	// Defaults to 0: there is no bound.
+	// MaxLoads is the number of loads that may run at a time in this process; the sum over
+	// all processes must fit the database. Further loads wait in order of arrival, each as
+	// long as its callers do. A load within another load needs no place of its own.
+	// Refreshes (RefreshAfter) and audits never wait for a place: if none is free, they are
+	// skipped. Set by CACHE_MAX_LOADS. Defaults to 0: no limit.
 	MaxLoads int
 
-	// Audit is the share of hits of GetOrLoad, from 0 to 1, whose value is loaded once more in the
-	// background, under a lease, and compared with the hit's, when no write
-	// came between: 0.001 is one in a thousand. It is how to see that nothing stale is
-	// served, or to find the writer that forgot to invalidate. Stats counts the results,
-	// and a difference is logged with its key, though not its value, every 10 seconds at most. The
-	// loaded value is stored, as after a miss. Audits run only where a load may at once: see
-	// MaxLoads. Defaults to 0.
+	// Audit is the share of GetOrLoad's hits, from 0 to 1, that are audited: the value is
+	// loaded once more in the background, under a lease, and compared with the hit's, unless
+	// a write came between. An audit shows in production that nothing stale is served, or
+	// finds the writer that forgets to invalidate. Stats counts the results. A difference is
+	// logged with its key but without its value, at most every 10 seconds. The loaded value
+	// is stored, as after a miss. 0.001 audits one hit in a thousand. Set by CACHE_AUDIT.
+	// Defaults to 0.
 	Audit float64
 
-	// MemoryMaxBytes bounds the memory backend: keys, encoded values, the decoded
-	// values that hits have left with them, and about 128 bytes per entry. The size of a
-	// decoded value is estimated, within a factor of two but for types that hide what
-	// they refer to. One that is larger than MemoryMaxBytes is not kept, and its bytes
-	// are decoded by each hit. Defaults to 64 MiB.
+	// MemoryMaxBytes is the size of the memory backend, in bytes: keys, encoded values,
+	// values decoded by hits and kept with them, and about 128 bytes per entry. The size of
+	// a decoded value is an estimate, within a factor of two except for types that hide the
+	// memory they refer to. A decoded value larger than MemoryMaxBytes is not kept, so each
+	// hit decodes its bytes. Other backends do not use it. Set by CACHE_MEMORY_MAX_BYTES.
+	// Defaults to 64 MiB.
 	MemoryMaxBytes int64
 
-	// DecodedMaxBytes bounds what this process remembers of values from Redis, or from a
-	// backend of your own: their bytes with what these were decoded to, so that a hit on
-	// the same bytes need not decode them again. Sizes are estimated as for
-	// MemoryMaxBytes. Defaults to 64 MiB; negative remembers nothing.
+	// DecodedMaxBytes is the size, in bytes, of a memo that this process keeps with Redis or
+	// a custom backend: encoded values beside their decoded ones, so that a hit on unchanged
+	// bytes is not decoded again. Sizes are estimated as for MemoryMaxBytes. Negative means
+	// no memo. Set by CACHE_MEMORY_MAX_BYTES. Defaults to 64 MiB.
 	DecodedMaxBytes int64
 
-	// NearMaxBytes, when it is positive, has values that were read from Redis kept in
-	// this process as well, in so many bytes, decoded values included as for
-	// MemoryMaxBytes, and served from there. Redis tells
-	// which of them change. What another process changes may be read here from
-	// before the change for as long as the news takes: a fraction of a
-	// millisecond, or up to 2 seconds when the connection that carries it hangs. What
-	// this process changes is never read from before. No value is served for longer
-	// than 10 seconds after it was read, though it may be so long after its time to
-	// live. Only the keyspaces that Keyspaces and TTLs name are kept, and
-	// chat_messages and user_chats. It takes a connection to each master and a user who may
-	// CLIENT TRACKING. Defaults to 0: there is no near cache.
+	// NearMaxBytes enables the near cache and is its size in bytes, decoded values included:
+	// copies, in this process, of values read from Redis. Redis announces changes to them
+	// (client-side caching).
+	//
+	// A write by this process is visible in it at once. A write by another process is
+	// visible when its announcement arrives: usually within a millisecond, at most 2 seconds
+	// later if the connection hangs. No copy is served for more than 10 seconds after it was
+	// read, which may be after its time to live has ended.
+	//
+	// The near cache holds the keyspaces chat_messages and user_chats, and those named in
+	// Keyspaces or TTLs. It needs one more connection per master, and permission for CLIENT
+	// TRACKING. Other backends do not use it. Set by CACHE_NEAR_MAX_BYTES. Defaults to 0: no
+	// near cache.
 	NearMaxBytes int64
 
-	// MaxValueBytes is the size of the largest value that is stored; larger ones
-	// are loaded each time. Defaults to 16 MiB.
+	// MaxValueBytes is the size, in bytes, of the largest encoded value that is stored. A
+	// larger value is returned, and loaded each time. Set by CACHE_MAX_VALUE_BYTES. Defaults
+	// to 16 MiB.
 	MaxValueBytes int64
 
-	// QueueSize is how many undelivered invalidations are kept, some 200 bytes
-	// each. When it is full, nothing cached is trusted until the keyspaces of the
-	// invalidations that found no room have been cleared. Keys that are of none, which
-	// only the methods of Cache take, are kept up to twice as many. Defaults to 65536.
+	// QueueSize is the number of undelivered invalidations that are kept, about 200 bytes
+	// each. When the queue is full, every key is distrusted until the keyspaces of the
+	// invalidations that found no room have been cleared. Keys of no known keyspace, which
+	// only the methods of Cache can name, may fill it up to twice QueueSize; further ones
+	// are refused. Set by CACHE_QUEUE_SIZE. Defaults to 65536.
 	QueueSize int
 
-	// RefuseWrites makes Update return ErrWriteRefused, without writing, when the
-	// backend does not take the block. By default it writes: other processes may
-	// then serve the old value until it expires if this one dies before it could
-	// deliver the invalidation.
+	// RefuseWrites makes Update return ErrWriteRefused, without writing, when the backend
+	// does not take its block. Without it Update writes, and if this process then dies
+	// before it delivers the invalidation, other processes serve the old value until it
+	// expires. Set by CACHE_REFUSE_WRITES. Defaults to false.
 	RefuseWrites bool
 
-	// WaitReplicas is how many of a Redis master's replicas must have an
-	// invalidation, or a writer's block, before it counts as applied.
-	// Replication is asynchronous: without this, a failover may bring back a value
-	// that only the lost master had deleted. While fewer answer, each
-	// invalidation takes most of Timeout and then stays queued, which distrusts its
-	// key. Set it below the number of replicas. Defaults to 0.
+	// WaitReplicas is the number of a Redis master's replicas that must acknowledge an
+	// invalidation, or a writer's block, before it counts as applied (WAIT). Replication is
+	// asynchronous: without this, a failover may bring back a value that only the lost
+	// master had deleted. While fewer replicas answer, each invalidation takes most of
+	// Timeout and then stays queued, which distrusts its key, so set it below the number of
+	// replicas. Set by REDIS_WAIT_REPLICAS. Defaults to 0.
 	WaitReplicas int
 
-	// Keyspaces names keyspaces that Clear removes when there is no KeyPrefix, and
-	// that a near cache keeps, beside chat_messages, user_chats and those of TTLs.
+	// Keyspaces are the service's own keyspaces. Clear removes them when there is no
+	// KeyPrefix, and the near cache holds them, beside chat_messages, user_chats and those
+	// named in TTLs. Defaults to none.
 	Keyspaces []Keyspace
 
-	// Logger gets [CACHE HIT] and [CACHE MISS] at debug level, and at warn level that
-	// trouble begins and ends, once each. Defaults to slog.Default(). The client,
-	// go-redis, writes of each connection that it cannot make to standard error:
-	// redis.SetLogger changes that.
+	// Logger receives [CACHE HIT] and [CACHE MISS] at debug level, the start of trouble at
+	// warn level, once, and its end at info level. go-redis logs failed connection attempts
+	// itself, to standard error; redis.SetLogger redirects that. Defaults to slog.Default().
 	Logger *slog.Logger
 
-	// Hooks are told of reads that were no hits, of loads, writes and trouble, in their
-	// order here: for metrics and traces.
-	Hooks []hook.Hooks
+	// Hooks are called, in the order of the slice, for reads that are not hits, for loads,
+	// for writes, and when trouble begins and ends: see package hook. They are for metrics
+	// and traces. Defaults to none.
+	Hooks []hook.Hooks `json:"-"`
 
-	// Warnings are written to Logger at warn level, once, when the cache is opened.
-	// ConfigFromEnv puts in them the variables that it does not know, and those that
-	// have no effect beside another; they hold no values of variables. A service that
-	// has variables like them of its own may remove theirs.
+	// Warnings are logged at warn level when the cache is opened. ConfigFromEnv fills them
+	// with the variables that it does not know and those that have no effect beside another;
+	// they contain no value of a variable. A service with such variables of its own may
+	// remove their warnings. Defaults to none.
 	Warnings []string
 }
 
-// Redis says which Redis to connect to.
+// Redis says which Redis to connect to: one server, a Cluster, or the master that
+// Sentinels name. Printed with any verb, or as text, it shows no secret.
 type Redis struct {
-	// URL is redis://, rediss:// (TLS) or unix://, with user, password and
-	// database. It is in place of a host, Port and DB, which have no effect then;
-	// Username and Password are used, both of them, where it has neither. It names one
-	// server, which with Cluster is one of the Cluster's; it cannot name several, or
-	// Sentinels. In a password, "/", "?", "#" and "%" are escaped (%2F, %3F, %23, %25).
+	// URL is redis://, rediss:// (TLS) or unix://, with user, password and database. It
+	// replaces the host, Port and DB, which then have no effect. Username and Password apply
+	// if the URL has neither.
+	//
+	// It names one server, which with Cluster is a node of the Cluster; it cannot name
+	// several, or Sentinels. In its password "/", "?", "#" and "%" must be escaped (%2F,
+	// %3F, %23, %25).
+	//
 	// Its query may have the parameters of go-redis's ParseURL (read_timeout, pool_size,
 	// skip_verify and so on) and these of redis-py: ssl_cert_reqs, ssl_check_hostname,
-	// ssl_ca_certs, socket_timeout, socket_connect_timeout, max_connections. Those of
-	// redis-py that mean nothing here are ignored with a line in the log; others are
-	// refused.
+	// ssl_ca_certs, socket_timeout, socket_connect_timeout, max_connections. Parameters of
+	// redis-py without a meaning here are ignored with a line in the log; any other is
+	// refused. Set by REDIS_URL. Defaults to "".
 	URL string
 
-	// Hosts are names (letters, digits, '.', '-', '_') or IP addresses, each perhaps
-	// with a port. Several are a Cluster, or with SentinelMaster the Sentinels.
-	// Defaults to localhost.
+	// Hosts are names (letters, digits, '.', '-', '_') or IP addresses, each optionally with
+	// a port. Several hosts are a Cluster, or with SentinelMaster the Sentinels. Set by
+	// REDIS_HOST, separated by commas. Defaults to localhost.
 	Hosts []string
 
-	// Port is that of hosts that name none. Defaults to 6379, with SentinelMaster
-	// to 26379.
+	// Port is the port of hosts that name none. Set by REDIS_PORT. Defaults to 6379, with
+	// SentinelMaster to 26379.
 	Port int
 
-	// DB is the database's number. A Cluster has only 0.
+	// DB is the number of the database. A Cluster has only 0. Set by REDIS_DB. Defaults to
+	// 0.
 	DB int
 
-	// Username and Password authenticate; a Username needs a Password, since go-redis
-	// sends none without. They appear in no error and no log.
+	// Username and Password authenticate. A Username needs a Password, since go-redis sends
+	// none without. They appear in no error and no log. Set by REDIS_USERNAME and
+	// REDIS_PASSWORD. Default to none.
 	Username, Password string
 
-	// TLS connects with TLS. TLSConfig, when it is set, does too, and says how.
+	// TLS enables TLS with default settings, of version 1.2 at least. A non-nil TLSConfig
+	// enables it with its own. Set by REDIS_TLS; TLSConfig has no variable. Defaults to no
+	// TLS.
 	TLS       bool
 	TLSConfig *tls.Config
 
-	// Cluster says that a single host is a Cluster's.
+	// Cluster says that a single host is a node of a Redis Cluster. Several hosts always
+	// are, unless SentinelMaster is set. Set by REDIS_CLUSTER. Defaults to false.
 	Cluster bool
 
-	// SentinelMaster is the name of the master to ask the Sentinels for.
+	// SentinelMaster is the name of the master to ask the Sentinels for; Hosts are then the
+	// Sentinels. Set by REDIS_SENTINEL_MASTER. Defaults to none.
 	SentinelMaster string
 
-	// SentinelUsername and SentinelPassword authenticate with the Sentinels, for
-	// which Username and Password are not used. They appear in no error and no log, but for
-	// that of go-redis where a Sentinel is so old that it does not know AUTH, and repeats it.
+	// SentinelUsername and SentinelPassword authenticate with the Sentinels, which never
+	// receive Username and Password. They appear in no error and no log, with one exception:
+	// a Sentinel too old to know AUTH repeats the command in its error, which go-redis logs.
+	// Set by REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD. Default to none.
 	SentinelUsername, SentinelPassword string
 }
 
-// withDefaults returns cfg with its defaults filled in, or an error that names
-// everything that is wrong with it.
+// withDefaults returns a copy of c with its defaults filled in, or an error that names
+// every invalid field. Maps are cloned, so that the caller may change its own afterwards.
 func (c Config) withDefaults() (Config, error) {
 	if err := c.validate(); err != nil {
 		return c, err
@@ -219,6 +243,7 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
+// setDefault sets a field that has its zero value.
 func setDefault[T comparable](field *T, value T) {
 	var zero T
 	if *field == zero {
@@ -226,29 +251,32 @@ func setDefault[T comparable](field *T, value T) {
 	}
 }
 
+// validate returns every invalid field in one error, so that a service is not restarted
+// once for each mistake. Values that may be secrets under a wrong name, such as a URL as
+// the Type, are not shown.
 func (c Config) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("aside: "+format, args...)) }
 	switch c.Type {
 	case "", typeRedis, typeMemory, typeNone:
 	default:
-		bad("Config.Type: %q, %q or %q is accepted", typeRedis, typeMemory, typeNone) // a URL came here, perhaps
+		bad("Config.Type: want %q, %q or %q", typeRedis, typeMemory, typeNone) // its value is not shown: it may be a URL
 	}
 	if p := c.KeyPrefix; strings.ContainsAny(p, "{}") && (strings.Count(p, "{") != 1 || strings.Count(p, "}") != 1 || redisstore.HashTag(p) == p) {
-		bad("Config.KeyPrefix %q: braces are accepted only as one hash tag, {tag}", p)
+		bad("Config.KeyPrefix %q: want no braces except one hash tag, {tag}", p)
 	}
 	if strings.HasPrefix(c.KeyPrefix, "lease:") || len(c.KeyPrefix) > 256 {
-		bad("Config.KeyPrefix %.80q: at most 256 bytes that do not start with \"lease:\" are accepted", c.KeyPrefix)
+		bad("Config.KeyPrefix %.80q: want at most 256 bytes that do not start with \"lease:\"", c.KeyPrefix)
 	}
 	if last, _ := utf8.DecodeLastRuneInString(c.KeyPrefix); unicode.In(last, unicode.L, unicode.M, unicode.N) {
-		bad("Config.KeyPrefix %.80q: it ends within a word, so that other programs' keys may start with it as well; a prefix that ends with a separator, such as %.81q, is accepted", c.KeyPrefix, c.KeyPrefix+":")
+		bad("Config.KeyPrefix %.80q: want a separator at its end, as in %.81q, so that no other program's keys start with it", c.KeyPrefix, c.KeyPrefix+":")
 	}
 	for name, ttl := range c.TTLs {
 		if !isName(name) {
-			bad("Config.TTLs[%.80q]: as names of keyspaces, %s are accepted", name, acceptedNames)
+			bad("Config.TTLs[%.80q]: want a keyspace name of %s", name, acceptedNames)
 		}
 		if least := leastTTL(name); ttl < least || ttl > maxTTL {
-			bad("Config.TTLs[%.80q] %v: from %v to %v (one year) is accepted", name, ttl, least, maxTTL)
+			bad("Config.TTLs[%.80q] %v: want from %v to %v (one year)", name, ttl, least, maxTTL)
 		}
 	}
 	ages := ttlPolicy{byName: c.TTLs, refreshes: c.RefreshAfter, jitter: c.Jitter}
@@ -266,33 +294,33 @@ func (c Config) validate() error {
 		s.Name = name
 		switch _, hasTTL := c.TTLs[name]; {
 		case !isName(name):
-			bad("Config.RefreshAfter[%.80q]: as names of keyspaces, %s are accepted", name, acceptedNames)
+			bad("Config.RefreshAfter[%.80q]: want a keyspace name of %s", name, acceptedNames)
 		case isState(name):
-			bad("Config.RefreshAfter[%.80q]: the keyspace is not loaded, so it cannot be refreshed", name)
+			bad("Config.RefreshAfter[%.80q]: want a keyspace whose values are loaded; this one holds states, which cannot be refreshed", name)
 		case after != 0 && !isTTL(after):
-			bad("Config.RefreshAfter[%.80q] %v: from %v to the time to live is accepted, or 0 for never", name, after, minTTL)
-		case known || hasTTL: // or its time to live is not known yet
+			bad("Config.RefreshAfter[%.80q] %v: want from %v to the time to live, or 0 for never", name, after, minTTL)
+		case known || hasTTL: // otherwise its time to live is not known before GetOrLoad
 			if err := ages.checkRefresh(&s); err != nil {
 				bad("Config.RefreshAfter: %w", err)
 			}
 		}
 	}
-	if !(c.Jitter >= 0 && c.Jitter <= 0.9) {
-		bad("Config.Jitter %v: from 0 to 0.9 is accepted", c.Jitter)
+	if !(c.Jitter >= 0 && c.Jitter <= 0.9) { // NaN is neither
+		bad("Config.Jitter %v: want from 0 to 0.9", c.Jitter)
 	}
 	if !(c.Audit >= 0 && c.Audit <= 1) {
-		bad("Config.Audit %v: from 0 to 1 is accepted", c.Audit)
+		bad("Config.Audit %v: want from 0 to 1", c.Audit)
 	}
 	if c.Timeout < 0 || c.Timeout > 0 && c.Timeout < time.Millisecond {
-		bad("Config.Timeout %v: at least 1ms is accepted", c.Timeout)
+		bad("Config.Timeout %v: want at least 1ms, or 0 for the default", c.Timeout)
 	}
 	if c.LoadTimeout > 0 && c.LoadTimeout < time.Millisecond {
-		bad("Config.LoadTimeout %v: at least 1ms is accepted, or less than 0 for never", c.LoadTimeout)
+		bad("Config.LoadTimeout %v: want at least 1ms, or a negative duration for no limit", c.LoadTimeout)
 	}
 	if c.MemoryMaxBytes < 0 || c.NearMaxBytes < 0 || c.MaxValueBytes < 0 || c.QueueSize < 0 || c.WaitReplicas < 0 || c.MaxLoads < 0 {
-		bad("Config.MemoryMaxBytes %d, NearMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d, MaxLoads %d: they cannot be negative", c.MemoryMaxBytes, c.NearMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas, c.MaxLoads)
+		bad("Config.MemoryMaxBytes %d, NearMaxBytes %d, MaxValueBytes %d, QueueSize %d, WaitReplicas %d, MaxLoads %d: want none below 0", c.MemoryMaxBytes, c.NearMaxBytes, c.MaxValueBytes, c.QueueSize, c.WaitReplicas, c.MaxLoads)
 	}
-	if c.Type != typeMemory && c.Type != typeNone { // Redis is used
+	if c.Type != typeMemory && c.Type != typeNone { // only then is Redis used
 		_, _, wrong := c.Redis.resolve()
 		errs = append(errs, wrong...)
 	}

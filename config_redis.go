@@ -18,14 +18,15 @@ import (
 	"github.com/cacheaside/aside/internal/settings"
 )
 
-// source says how the settings of a Redis are called where they come from, and which of
-// its fields are set there, be it to their defaults or to something that is not accepted.
+// source is where the settings of a Redis come from: a Config or the environment. name
+// returns a field's name there, for errors. has reports whether the field is set there,
+// even to its default or to an invalid value, which the field itself cannot tell.
 type source struct {
 	name func(field string) string
 	has  func(field string) bool
 }
 
-// configField names a field of Redis in errors.
+// configField returns a field's name in a Config.
 func configField(field string) string { return "Config.Redis." + field }
 
 // has reports whether a field is set.
@@ -33,28 +34,29 @@ func (r Redis) has(field string) bool {
 	return !reflect.ValueOf(r).FieldByName(field).IsZero()
 }
 
-// drop empties fields.
+// drop sets fields to their zero values.
 func (r *Redis) drop(fields []string) {
 	for _, field := range fields {
 		reflect.ValueOf(r).Elem().FieldByName(field).SetZero()
 	}
 }
 
-// note is a line for the log: on settings that have no effect, whose fields it has, or
-// on a parameter of the URL.
+// note is a line for the log about settings without an effect, named by fields, or about
+// an ignored parameter of the URL, which has no fields.
 type note struct {
 	fields []string
 	text   string
 }
 
-// resolve reads the settings of a Config.
+// resolve is resolveFrom of a Config.
 func (r Redis) resolve() (*redis.UniversalOptions, []note, []error) {
 	return r.resolveFrom(source{configField, r.has})
 }
 
-// resolveFrom is the one reading of the settings. It returns what the client is made of,
-// and notes on settings that have no effect, or everything that is wrong. A setting that
-// has no effect is not checked. No text is shown that may have a secret in it.
+// resolveFrom reads the settings, for Open, InForce and ConfigFromEnv alike, so that all
+// three agree. It returns the options of the client with notes on settings without an
+// effect, or every error. A setting without an effect is not checked. No text that may
+// contain a secret is shown.
 func (r Redis) resolveFrom(from source) (*redis.UniversalOptions, []note, []error) {
 	var errs []error
 	name := from.name
@@ -72,36 +74,36 @@ func (r Redis) resolveFrom(from source) (*redis.UniversalOptions, []note, []erro
 		MasterName:            r.SentinelMaster,
 		IsClusterMode:         r.isCluster(),
 		ContextTimeoutEnabled: true,
-		DialerRetries:         1, // a refused connection is known at once, and why
+		DialerRetries:         1, // so that a refused connection is an error at once
 		MaxRetries:            1,
-		// Hand-overs of Redis Enterprise; to find out about them looks the host up.
+		// Announces maintenance of Redis Enterprise. Negotiating it costs a look-up of the host.
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	if r.TLS && o.TLSConfig == nil {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	if r.SentinelMaster != "" && !settings.IsName(r.SentinelMaster) {
-		bad("SentinelMaster", ": a name of letters, digits, '.', '-' and '_' is accepted")
+		bad("SentinelMaster", ": want a name of letters, digits, '.', '-' and '_'")
 	}
 	if r.Cluster && r.SentinelMaster != "" {
-		bad("Cluster", " and %s: set one of them, not both", name("SentinelMaster"))
+		bad("Cluster", " and %s: want only one of them", name("SentinelMaster"))
 	}
 	if r.URL != "" && (r.SentinelMaster != "" || len(r.Hosts) > 1) {
-		bad("URL", ": it names one server; set %s for several, or for Sentinels", name("Hosts"))
+		bad("URL", ": it names one server; for several, or for Sentinels, set %s", name("Hosts"))
 	}
 	if !r.urlInPlace() {
 		if r.usesPort() && (r.Port < 0 || r.Port > 65535) {
-			bad("Port", " %d: from 1 to 65535 is accepted", r.Port)
+			bad("Port", " %d: want a port from 1 to 65535", r.Port)
 		}
 		if r.DB < 0 {
-			bad("DB", " %d: 0 or more is accepted", r.DB)
+			bad("DB", " %d: want 0 or more", r.DB)
 		}
 		if r.DB > 0 && r.isCluster() {
 			several := ""
 			if !r.Cluster {
 				several = fmt.Sprintf("; several hosts in %s are a Cluster, or with %s the Sentinels", name("Hosts"), name("SentinelMaster"))
 			}
-			bad("DB", " %d: a Cluster has only 0, so no other is accepted%s", r.DB, several)
+			bad("DB", " %d: want 0, as a Cluster has no other database%s", r.DB, several)
 		}
 		errs = append(errs, r.addresses(o, name)...)
 	}
@@ -118,12 +120,12 @@ func (r Redis) resolveFrom(from source) (*redis.UniversalOptions, []note, []erro
 	}
 	switch lone := isLoneUser(o.Username, o.Password); {
 	case lone && u != nil && u.HasUser():
-		bad("URL", ": it has a user name without a password, with which go-redis does not authenticate: want both in the URL, or set %s and %s; for a password alone %s is accepted", name("Username"), name("Password"), u.PasswordForm())
+		bad("URL", ": user name without a password, with which go-redis does not authenticate; want both in the URL, or in %s and %s, or a password alone as %s", name("Username"), name("Password"), u.PasswordForm())
 	case lone:
-		bad("Username", ": there is no password, without which go-redis does not authenticate: set %s", name("Password"))
+		bad("Username", ": no password, without which go-redis does not authenticate; set %s", name("Password"))
 	}
 	if r.SentinelMaster != "" && isLoneUser(o.SentinelUsername, o.SentinelPassword) {
-		bad("SentinelUsername", ": there is no password, without which go-redis does not authenticate: set %s", name("SentinelPassword"))
+		bad("SentinelUsername", ": no password, without which go-redis does not authenticate; set %s", name("SentinelPassword"))
 	}
 	if len(errs) > 0 {
 		return nil, nil, errs
@@ -131,8 +133,8 @@ func (r Redis) resolveFrom(from source) (*redis.UniversalOptions, []note, []erro
 	return o, r.notes(o, u, from), nil
 }
 
-// notes returns those on settings that are set and have no effect. Settings that say the
-// same as those that are used are not worth a line.
+// notes returns the notes on settings without an effect. A setting that says the same as
+// the one that replaces it gets none.
 func (r Redis) notes(o *redis.UniversalOptions, u *settings.URL, from source) (notes []note) {
 	unused := func(why string, fields ...string) {
 		fields = slices.DeleteFunc(fields, func(field string) bool { return !from.has(field) })
@@ -153,7 +155,7 @@ func (r Redis) notes(o *redis.UniversalOptions, u *settings.URL, from source) (n
 		}
 		unused("beside "+from.name("URL"), fields...)
 		for _, param := range u.Ignored {
-			notes = append(notes, note{text: fmt.Sprintf("the parameter %s in the URL of Redis is ignored; it has no meaning for this client", param)})
+			notes = append(notes, note{text: fmt.Sprintf("the parameter %s in the URL of Redis is ignored: it has no meaning for this client", param)})
 		}
 	} else if !r.usesPort() {
 		unused("beside "+from.name("Hosts")+", where each host has a port", "Port")
@@ -167,7 +169,7 @@ func (r Redis) notes(o *redis.UniversalOptions, u *settings.URL, from source) (n
 	return notes
 }
 
-// namesOf returns the fields' names and the verb that goes with them.
+// namesOf joins the names of fields, and adds the verb that agrees with their number.
 func namesOf(fields []string, from source) string {
 	text := from.name(fields[0])
 	for i, field := range fields[1:] {
@@ -183,13 +185,13 @@ func namesOf(fields []string, from source) string {
 	return text + " is"
 }
 
-// isLoneUser reports whether a connection would be the default user's though another one
-// is named: go-redis sends no user name without a password.
+// isLoneUser reports whether a user name would be ignored, and the connection be the
+// default user's: go-redis sends no user name without a password.
 func isLoneUser(username, password string) bool {
 	return username != "" && username != "default" && password == ""
 }
 
-// addresses fills in those of the hosts.
+// addresses fills in the addresses of the hosts.
 func (r Redis) addresses(o *redis.UniversalOptions, name func(field string) string) (errs []error) {
 	if settings.IsConnectionString(strings.Join(r.Hosts, ",")) {
 		return []error{fmt.Errorf("aside: %s: %w", name("Hosts"), settings.ErrConnectionString(name))}
@@ -202,9 +204,9 @@ func (r Redis) addresses(o *redis.UniversalOptions, name func(field string) stri
 		host, port, err := settings.SplitHost(strings.TrimSpace(text))
 		if err != nil {
 			if strings.Contains(text, "://") {
-				err = fmt.Errorf("a URL is not accepted here: set %s to it, or a host without scheme and slashes", name("URL"))
+				err = fmt.Errorf("want a host without scheme and slashes; for a URL, set %s", name("URL"))
 			} else if strings.HasPrefix(text, "/") {
-				err = fmt.Errorf("a socket's path is not accepted here: set %s=unix:///path/to/socket", name("URL"))
+				err = fmt.Errorf("want a host; for a socket, set %s=unix:///path/to/socket", name("URL"))
 			}
 			of := ""
 			if len(hosts) > 1 {
@@ -218,21 +220,24 @@ func (r Redis) addresses(o *redis.UniversalOptions, name func(field string) stri
 	return errs
 }
 
-// merge puts a URL in the place of hosts, port and database.
+// merge makes o the options of a URL: its host, port and database, and its parameters.
+// Settings that the URL does not have stay as they are in o.
 func (r Redis) merge(o *redis.UniversalOptions, u *settings.URL, name func(field string) string) (errs []error) {
 	socket := u.Host == ""
 	if u.DB > 0 && r.isCluster() {
-		errs = append(errs, fmt.Errorf("database: a Cluster has only 0, so no other is accepted with %s", name("Cluster")))
+		errs = append(errs, fmt.Errorf("database: want 0 with %s, as a Cluster has no other", name("Cluster")))
 	}
 	if socket && r.Cluster {
-		errs = append(errs, fmt.Errorf("a socket leads to one server: set %s=false, or a host", name("Cluster")))
+		errs = append(errs, fmt.Errorf("a socket leads to one server; want %s=false, or a host", name("Cluster")))
 	}
 	if socket && o.TLSConfig != nil {
-		errs = append(errs, fmt.Errorf("a socket has no TLS: set %s=false, or a host", name("TLS")))
+		errs = append(errs, fmt.Errorf("a socket has no TLS; want %s=false, or a host", name("TLS")))
 	}
 	if u.NeedsTLS != "" && !u.TLS && o.TLSConfig == nil {
-		errs = append(errs, fmt.Errorf("parameter %s: without TLS it is not accepted; set %s=true, or rediss:// in place of redis://", u.NeedsTLS, name("TLS")))
+		errs = append(errs, fmt.Errorf("parameter %s: it needs TLS; want %s=true, or rediss:// in place of redis://", u.NeedsTLS, name("TLS")))
 	}
+	// The parameters are a whole set of options, so the settings outside of the URL are put
+	// back over them.
 	own := *o
 	*o = u.Query
 	o.Addrs, o.DB = []string{u.Addr}, u.DB
@@ -255,7 +260,8 @@ func (r Redis) merge(o *redis.UniversalOptions, u *settings.URL, name func(field
 	return errs
 }
 
-// urlInPlace reports whether a URL takes the place of Hosts, Port and DB.
+// urlInPlace reports whether a valid URL replaces Hosts, Port and DB. A URL beside
+// several hosts or Sentinels is an error, which is reported with theirs.
 func (r Redis) urlInPlace() bool {
 	if r.URL == "" || len(r.Hosts) > 1 || strings.TrimSpace(r.SentinelMaster) != "" {
 		return false
@@ -264,8 +270,8 @@ func (r Redis) urlInPlace() bool {
 	return err == nil
 }
 
-// usesPort reports whether Port has an effect: there is no URL, and a host without a
-// port of its own.
+// usesPort reports whether Port has an effect: there is no URL in place, and a host
+// without a port of its own.
 func (r Redis) usesPort() bool {
 	if r.urlInPlace() {
 		return false
@@ -283,14 +289,14 @@ func (r Redis) defaultPort() int {
 	return 6379
 }
 
-// isCluster reports whether there is a Cluster to connect to: several hosts that
-// are not Sentinels, or one that is said to be a Cluster's.
+// isCluster reports whether to connect to a Cluster: several hosts without
+// SentinelMaster, or a single one with Cluster set.
 func (r Redis) isCluster() bool {
 	return r.SentinelMaster == "" && (r.Cluster || len(r.Hosts) > 1)
 }
 
-// client makes the client that Open uses. It obeys the deadlines of contexts. The
-// strings are for the log.
+// client returns the client that Open uses, and notes for the log. It obeys the deadlines
+// of contexts on the wire, which keeps calls within the time budget at no further cost.
 func (r Redis) client() (redis.UniversalClient, []string, error) {
 	o, notes, errs := r.resolve()
 	if len(errs) > 0 {
@@ -303,9 +309,9 @@ func (r Redis) client() (redis.UniversalClient, []string, error) {
 	return redis.NewUniversalClient(o), texts, nil
 }
 
-// shown returns r with "***" in the place of secrets, and of texts that may have one in them:
-// names, passwords, the URL, and hosts and a master's name that are none. TLSConfig is
-// empty, or nil. It is the one form in which a Redis is printed.
+// shown returns the one form in which a Redis is printed. "***" stands for every secret
+// and every text that may contain one: names, passwords, the URL, and invalid hosts or
+// names of masters, which may be a secret under a wrong name. TLSConfig is nil or empty.
 func (r Redis) shown() Redis {
 	for _, secret := range []*string{&r.URL, &r.Username, &r.Password, &r.SentinelUsername, &r.SentinelPassword} {
 		if *secret != "" {
@@ -317,7 +323,7 @@ func (r Redis) shown() Redis {
 	}
 	r.Hosts = slices.Clone(r.Hosts)
 	for i, host := range r.Hosts {
-		if _, _, err := settings.SplitHost(strings.TrimSpace(host)); err != nil && !strings.HasPrefix(host, "/") { // InForce has a socket's path
+		if _, _, err := settings.SplitHost(strings.TrimSpace(host)); err != nil && !strings.HasPrefix(host, "/") { // InForce puts the path of a socket there
 			r.Hosts[i] = redact.Shown
 		}
 	}
@@ -327,24 +333,26 @@ func (r Redis) shown() Redis {
 	return r
 }
 
-// Format prints r, with each verb, without its secrets: a Config is often logged. It
-// does so for a Config that is printed by itself or in exported fields; package fmt calls
-// no methods in unexported fields.
+// Format prints r without its secrets, with any verb, since a Config is often logged. It
+// covers a Config printed by itself or in exported fields. Package fmt calls no methods
+// of unexported fields, so a Config in one shows its secrets.
 func (r Redis) Format(state fmt.State, verb rune) {
 	type plain Redis
 	fmt.Fprintf(state, fmt.FormatString(state, verb), plain(r.shown()))
 }
 
-// MarshalText returns r as it is printed, for logs in JSON and the like. It is no form
-// that r could be read from.
+// MarshalText returns r as it is printed, without secrets, for logs in JSON and the like.
+// It cannot be read back.
 func (r Redis) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%+v", r), nil }
 
-// InForce returns the settings that Open uses for c, for showing: defaults are filled
-// in, Redis has in Hosts, Port, DB, TLS, Cluster and SentinelMaster what its client is
-// made of, also where a URL says it, and no secret. Each of Hosts is host:port, or the
-// path of a socket; Port is the first one's, 0 for a socket. User names and passwords
-// that are set are "***"; URL and TLSConfig are left out. With another Type than
-// "redis" there is no Redis. Its error is Open's.
+// InForce returns the settings that Open uses for c, to be shown. Defaults are filled in.
+// Redis has the client's Hosts, Port, DB, TLS, Cluster and SentinelMaster, even where a
+// URL set them. Each of Hosts is host:port, or the path of a socket; Port is the first
+// one's, and 0 for a socket.
+//
+// It contains no secret: user names and passwords that are set are "***", and URL and
+// TLSConfig are left out. With a Type other than "redis", Redis is empty. The error is
+// Open's.
 func (c Config) InForce() (Config, error) {
 	c, err := c.withDefaults()
 	if err != nil {

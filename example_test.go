@@ -219,8 +219,8 @@ func ExampleConfigFromEnv() {
 	cfg, err := aside.ConfigFromEnv([]string{"CACHE_TYPE=memory", "CACHE_TTL_CHAT_MESSAGES=30m"})
 	fmt.Println(cfg.Type, cfg.TTLs["chat_messages"], err)
 	// Output:
-	// aside: CACHE_TYPE: redis, memory or none is accepted
-	// aside: REDIS_PORT="70000": a port from 1 to 65535 is accepted
+	// aside: CACHE_TYPE: want redis, memory or none
+	// aside: REDIS_PORT="70000": want a port from 1 to 65535
 	// memory 30m0s <nil>
 }
 

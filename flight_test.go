@@ -486,7 +486,7 @@ func together[L, J any](t *testing.T, c aside.Cache, lead, join aside.Keyspace, 
 	return l, j, count.Load()
 }
 
-// What a caller gets of another's load is as its own keyspace says.
+// A caller gets the result of another's load as its own keyspace says.
 func TestP9_ACallerIsHandedWhatItsOwnKeyspaceSays(t *testing.T) {
 	t.Parallel()
 	plain, share := aside.Keyspace{Name: "mixed"}, aside.Keyspace{Name: "mixed", Share: true}
@@ -566,7 +566,7 @@ func TestP9_ACallerDecodesWithItsOwnCodec(t *testing.T) {
 	}
 }
 
-// What is stored is kept for no longer than any of those who asked for it would.
+// A stored value is kept for no longer than the TTL of any of its callers.
 func TestP9_AValueIsKeptAsShortAsAnyCallerSays(t *testing.T) {
 	t.Parallel()
 	long, short := aside.Keyspace{Name: "mixed", TTL: time.Hour, NotFoundTTL: time.Hour}, aside.Keyspace{Name: "mixed", TTL: time.Minute, NotFoundTTL: time.Minute}

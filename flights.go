@@ -1,3 +1,12 @@
+// flights coalesces loads: callers in this process that miss the same key share one flight.
+// This file decides which flight a caller joins (join, board), when a flight ends because
+// its callers have left (leave), and which flights a write cuts off (detach).
+//
+// All of it is guarded by flights.mu, which is also the lock for the fields of flight and
+// loading that say so. It is held for a few instructions, and never while a backend, a
+// loader or a hook runs. The locks that are taken while it is held take no others: those of
+// places, wake, recent, the counters and a load's contexts.
+
 package aside
 
 import (
@@ -12,29 +21,32 @@ import (
 	"github.com/cacheaside/aside/internal/recent"
 )
 
-// flights coalesces the loads of each key inside the process. Events that decide
-// who may take which result are numbered by one sequence: see flight.accepts.
+// flights has the flights that callers may join. Numbers of seq order the events that decide
+// which caller may take which result: see flight.accepts.
 type flights struct {
-	seq   atomic.Uint64
+	seq atomic.Uint64
+
+	// mu guards the fields below.
 	mu    sync.Mutex
-	byKey map[string]*flight
+	byKey map[string]*flight // by key in full; a detached flight is not in it
 	apart apart
 
-	refreshing map[*loading]bool // those that refresh
-	tried      recent.Keys       // keys that are not to be refreshed again so soon
+	refreshing map[*loading]bool // loads that refresh or audit values
+	tried      recent.Keys       // keys that were tried to be refreshed a moment ago
 }
 
-// request is what a flight has to know of a read.
+// request is the part of a read that its flight needs.
 type request struct {
 	key      string // in full
-	degraded bool   // goes without the backend from here on
-	bad      []byte // a stored value that did not decode
-	fresh    bool   // it takes nothing but a load that begins after it came
+	degraded bool   // the read bypasses the backend from now on
+	bad      []byte // a stored value that did not decode, or nil
+	fresh    bool   // the read takes only a load that begins after it came
 }
 
-// join returns the key's flight for a caller, and whether the caller leads it:
-// it started with the caller's loader. A flight that the caller has alone, without
-// the backend, is for one who cannot have another's result.
+// join returns the key's flight for a caller, which must call leave for it, and reports
+// whether the caller leads it: the flight has been started with the caller's loader. With
+// alone, the flight is the caller's own, bypasses the backend, and cannot be joined. That is
+// for a caller that cannot use another's result.
 func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error), alone bool) (fl *flight, leads bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -45,11 +57,16 @@ func (fs *flights) join(ctx context.Context, f *front, space *Keyspace, typ valu
 	return fl, leads
 }
 
-// board is join that does not let the flight begin, which is one of l if that is not nil. It
-// needs fs.mu.
+// board is join without the start of the flight. If l is not nil, a new flight becomes one
+// of l's. The caller must hold fs.mu.
+//
+// A caller that bypasses the backend does not join a flight that is sending its fill: it would
+// wait for the backend.
 func (fs *flights) board(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, alone bool) (fl *flight, leads bool) {
 	ttl := f.ttl.base(space)
 	apart := fs.apart.has(r.key)
+	// A loader that reads another key holds a place while it waits for that load, which must
+	// therefore not stand in line for a place: all places could be held by such loads.
 	within := loadctx.Within(ctx, f)
 	alone = alone || apart && !space.Share
 	if fl := fs.byKey[r.key]; fl != nil && !alone && !(r.degraded && fl.isLoaded()) {
@@ -65,7 +82,7 @@ func (fs *flights) board(ctx context.Context, f *front, space *Keyspace, typ val
 	fl = fs.begin(ctx, f, space, typ, r, l)
 	fl.degraded = r.degraded || apart || alone
 	fl.fresh = r.fresh
-	if !within && fl.seat == nil { // those that load together have one
+	if !within && fl.seat == nil { // the flights of a batch share a seat
 		fl.seat = f.places.Take()
 	}
 	if !alone {
@@ -74,7 +91,8 @@ func (fs *flights) board(ctx context.Context, f *front, space *Keyspace, typ val
 	return fl, true
 }
 
-// begin makes a flight, of its own or of l, for a caller, who waits for it. It needs fs.mu.
+// begin makes a flight with one waiter, by itself or as one of l's. It does not put it into
+// byKey. The caller must hold fs.mu.
 func (fs *flights) begin(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading) *flight {
 	fl := &flight{
 		loading: l, f: f, key: r.key, space: *space, typ: typ, leader: ctx, bad: r.bad,
@@ -91,13 +109,15 @@ func (fs *flights) begin(ctx context.Context, f *front, space *Keyspace, typ val
 	return fl
 }
 
-// derive gives the contexts of l the values of ctx.
+// derive gives the contexts of l the values of ctx, and nothing of its end.
 func (l *loading) derive(ctx context.Context, f *front) {
 	l.ctx.Begin(ctx, f)
 	l.ask.Context = l.ctx.Context
 }
 
-// takeSeat has a load that gave up its place ask for one again.
+// takeSeat gives a load that left its place a new place, or a turn in line for one. A
+// refresh does not stand in line, as its value is still served: ok is false when no place is
+// free for it. A load that became needed meanwhile goes on without a place.
 func (fs *flights) takeSeat(f *front, l *loading) (seat *places.Seat, ok bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -112,8 +132,8 @@ func (fs *flights) takeSeat(f *front, l *loading) (seat *places.Seat, ok bool) {
 	return l.seat, true
 }
 
-// leave takes one waiter off. The last one ends the load, and nobody joins a
-// load that has been ended.
+// leave takes one waiter off. The last one ends the load, and takes the flight out of the
+// map under the same lock, so that no caller joins a load that has been ended.
 func (fs *flights) leave(fl *flight) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -132,8 +152,8 @@ func (fs *flights) leave(fl *flight) {
 	}
 }
 
-// end ends the load of a flight that has no waiters, unless its fill is on its way, and the
-// next reader waits for it. It needs fs.mu.
+// end ends the load of a flight that has no waiters. A flight that is sending its fill stays,
+// as the next reader waits for that. The caller must hold fs.mu.
 func (fs *flights) end(fl *flight) {
 	if fl.isLoaded() {
 		return
@@ -143,8 +163,8 @@ func (fs *flights) end(fl *flight) {
 	fl.ctx.End()
 }
 
-// awaitFill waits for a fill of key that is on its way: a question to the backend then
-// finds the value.
+// awaitFill waits until a fill of key that is on its way has ended, so that the backend then
+// has the value, or until ctx ends.
 func (fs *flights) awaitFill(ctx context.Context, key string) {
 	fs.mu.Lock()
 	fl := fs.byKey[key]
@@ -155,8 +175,9 @@ func (fs *flights) awaitFill(ctx context.Context, key string) {
 	_ = fl.await(ctx, fl.done)
 }
 
-// detach keeps callers who come from now on from the results of loads that began
-// before, and those loads from being stored.
+// detach cuts the running flights of keys off, as a write does: no later caller joins them,
+// and they store nothing. Their callers came before the write, and may still take the result.
+// The flights are woken in case they wait for another process's load.
 func (fs *flights) detach(keys []string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -182,14 +203,15 @@ func (fs *flights) detachAll() {
 	fs.apart = apart{}
 }
 
-// setApart notes that what is loaded for key cannot be handed on encoded.
+// setApart notes that values loaded for key cannot be handed on encoded.
 func (fs *flights) setApart(key string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.apart.add(key)
 }
 
-// leases returns the tokens of the leases that flights have, by key.
+// leases returns the tokens of the leases that joinable flights hold, by key, for Close to
+// release.
 func (fs *flights) leases() map[string]string {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -202,20 +224,22 @@ func (fs *flights) leases() map[string]string {
 	return held
 }
 
-// remove needs fs.mu.
+// remove takes fl out of the map, unless another flight has its key by now. The caller must
+// hold fs.mu.
 func (fs *flights) remove(fl *flight) {
 	if fs.byKey[fl.key] == fl {
 		delete(fs.byKey, fl.key)
 	}
 }
 
-// apartTime is how long it is remembered of a key that its values cannot be handed on.
+// apartTime is how long a key stays apart.
 const apartTime = 10 * time.Second
 
-// apart has keys whose loaded value could not be encoded, or did not decode again.
-// Callers who wait for such a load get nothing from it but the delay, so they load at
-// once, each for itself or, with Share, together. The table is of one size: a key may
-// take another's place, which then is found out once more.
+// apart remembers keys with a loaded value that could not be encoded, or did not decode. A
+// caller that waits for such a load gets nothing from it but the delay, so it loads at once,
+// by itself or, with Share, together with others. The table has a fixed size, as values may
+// fail under any number of keys. A key may take the slot of another, and the next load of
+// that one then fails to encode once more.
 type apart [256]struct {
 	hash  uint64
 	until time.Time

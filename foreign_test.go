@@ -122,8 +122,8 @@ func gobbed(value any) string {
 	return b.String()
 }
 
-// What other programs store is read as encoding/json reads it, or loaded again and
-// replaced: never another thing, whatever the bytes.
+// A value of another program is read as encoding/json reads it, or loaded again and
+// replaced. No bytes are ever read as another value.
 func TestP8_WhatOtherProgramsStore(t *testing.T) {
 	t.Parallel()
 	// Room and time for large values on a slow machine.

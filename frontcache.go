@@ -1,3 +1,9 @@
+// This file has the methods that make front a Cache (Status, Clear, Close; see cache.go) and
+// a backend.Backend, so that one front can be put behind another, as asidetest.Faulty is.
+// GetOrLoad and Update do not go through them: they call the methods in front.go, after they
+// have checked their arguments once. The methods here check each argument, add the key
+// prefix, and answer for a distrusted key without the backend.
+
 package aside
 
 import (
@@ -12,11 +18,9 @@ import (
 	"github.com/cacheaside/aside/internal/deadline"
 	"github.com/cacheaside/aside/internal/foreign"
 	"github.com/cacheaside/aside/internal/redisstore"
-	// The methods of front that make it a Cache, and a backend.Backend, so that one may be
-	// put behind another, as asidetest.Faulty is: see cache.go.
 )
 
-// Get misses while the key is distrusted.
+// Get misses while key is distrusted. It waits for a fill of key by this process.
 func (f *front) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if key = f.name(key); f.queue.Distrusts(key) {
 		return nil, false, nil
@@ -26,7 +30,7 @@ func (f *front) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return got.value, got.ok, err
 }
 
-// GetMarked misses while the key is distrusted.
+// GetMarked is Get with the value's mark.
 func (f *front) GetMarked(ctx context.Context, key string) ([]byte, backend.Mark, bool, error) {
 	if key = f.name(key); f.queue.Distrusts(key) {
 		return nil, 0, false, nil
@@ -36,6 +40,7 @@ func (f *front) GetMarked(ctx context.Context, key string) ([]byte, backend.Mark
 	return got.value, got.mark, got.ok, err
 }
 
+// Set is not guarded by a lease: see backend.Backend.
 func (f *front) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	if err := checkTTL(ttl); err != nil {
 		return fmt.Errorf("aside: Set of %.200q: %w", key, err)
@@ -51,9 +56,9 @@ func (f *front) Set(ctx context.Context, key string, value []byte, ttl time.Dura
 	return err
 }
 
-// Delete queues what it cannot deliver, and then returns no error: it is
-// Invalidate. A key that is of no keyspace of the cache's, where there is no
-// KeyPrefix, is refused with ErrUnavailable when the queue has twice its size.
+// Delete is Invalidate: an invalidation that cannot be delivered is queued, which is no
+// error. When the queue has grown to twice Config.QueueSize, a key that no Clear would
+// remove (it belongs to no known keyspace, and there is no KeyPrefix) gets ErrUnavailable.
 func (f *front) Delete(ctx context.Context, keys ...string) error {
 	if f.life.IsClosed() {
 		return ErrClosed
@@ -64,6 +69,7 @@ func (f *front) Delete(ctx context.Context, keys ...string) error {
 	return f.invalidateIn(ctx, f.newBudget(), f.scopeOf, f.names(keys))
 }
 
+// Lease answers Writing while key is distrusted: load, and store nothing.
 func (f *front) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
 	if err := checkTTL(req.TTL); err != nil {
 		return backend.Lease{}, fmt.Errorf("aside: Lease of %.200q: %w", key, err)
@@ -84,6 +90,7 @@ func (f *front) Extend(ctx context.Context, token string, ttl time.Duration, key
 	return f.extendAll(ctx, f.newBudget(), token, ttl, f.names(keys))
 }
 
+// Fill stores nothing while key is distrusted.
 func (f *front) Fill(ctx context.Context, key, token string, fill backend.Fill) (bool, error) {
 	if err := checkTTL(fill.TTL); err != nil && !(fill.NotFound && fill.TTL == 0) {
 		return false, fmt.Errorf("aside: Fill of %.200q: %w", key, err)
@@ -108,6 +115,7 @@ func (f *front) Release(ctx context.Context, key, token string) error {
 	return f.release(ctx, key, f.newBudget(), token)
 }
 
+// Block returns an error if one of keys could not be blocked. The others are.
 func (f *front) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
 	if len(keys) == 0 {
 		return nil
@@ -116,7 +124,7 @@ func (f *front) Block(ctx context.Context, token string, ttl time.Duration, keys
 		return fmt.Errorf("aside: Block of %.200q: %w", keys[0], err)
 	}
 	if token == "" {
-		return fmt.Errorf("aside: Block of %.200q: the token is empty", keys[0])
+		return fmt.Errorf("aside: Block of %.200q: want a token that is not empty", keys[0])
 	}
 	if f.life.IsClosed() {
 		return ErrClosed
@@ -125,6 +133,8 @@ func (f *front) Block(ctx context.Context, token string, ttl time.Duration, keys
 	return err
 }
 
+// Unblock queues an invalidation that it cannot deliver, as Delete does. The block that it
+// could not remove lapses.
 func (f *front) Unblock(ctx context.Context, token string, keys ...string) error {
 	if f.life.IsClosed() {
 		return ErrClosed
@@ -135,12 +145,12 @@ func (f *front) Unblock(ctx context.Context, token string, keys ...string) error
 	return f.unblock(ctx, f.newBudget(), f.scopeOf, token, f.names(keys))
 }
 
-// Clear without prefixes removes everything that the Cache owns. It scans, so it is
-// not held to the budget: it goes on while ctx lasts and each of its steps is
-// answered in time.
+// Clear without prefixes removes everything that the Cache owns. It scans, which may take
+// long, so no time budget bounds it as a whole: it goes on while ctx lasts and each of its
+// steps is answered within one budget. After an error, some of the values may be gone.
 func (f *front) Clear(ctx context.Context, prefixes ...string) error {
 	if slices.Contains(prefixes, "") {
-		return fmt.Errorf("%w: Clear of an empty prefix; no prefix at all clears what the cache owns", ErrInvalidKey)
+		return fmt.Errorf("%w: Clear of an empty prefix: want none to clear all that the cache owns", ErrInvalidKey)
 	}
 	if len(prefixes) > 0 {
 		prefixes = f.names(prefixes)
@@ -150,6 +160,8 @@ func (f *front) Clear(ctx context.Context, prefixes ...string) error {
 	return f.clear(ctx, prefixes)
 }
 
+// owned returns the prefixes of everything that the Cache owns: the key prefix or, without
+// one, the keyspaces that it knows of. The states of generations are left out there.
 func (f *front) owned() []string {
 	if f.cfg.KeyPrefix != "" {
 		return []string{f.cfg.KeyPrefix}
@@ -163,15 +175,15 @@ func (f *front) owned() []string {
 	return out
 }
 
-// keyspaceOf is the scope of a key that was made from a [Key], in full: its keyspace.
-// A name has no colon, so what stands before the first one is the name.
+// keyspaceOf returns the scope (see outbox.Scope) of a key in full that was made from a Key:
+// its keyspace. The keyspace's name ends at the first colon, as a name has none.
 func (f *front) keyspaceOf(key string) string {
 	name, _, _ := strings.Cut(strings.TrimPrefix(key, f.cfg.KeyPrefix), ":")
 	return f.name(name + ":")
 }
 
-// scopeOf is the scope of any other key, which may be anything: a keyspace that the
-// cache knows of, or all that is under KeyPrefix, or none.
+// scopeOf returns the scope of any other key in full, which may be any text: a keyspace that
+// the cache knows of, else everything under KeyPrefix, or "" for none.
 func (f *front) scopeOf(key string) string {
 	for _, s := range f.spaces() {
 		if space := f.name(s + ":"); strings.HasPrefix(key, space) {
@@ -181,9 +193,11 @@ func (f *front) scopeOf(key string) string {
 	return f.cfg.KeyPrefix
 }
 
+// clear removes the keys with prefixes, which are in full, and those that an overflow of the
+// queue owes. A Clear that succeeds makes good every overflow from before it began.
 func (f *front) clear(ctx context.Context, prefixes []string) error {
 	overflow, seq := f.queue.ToClear()
-	// A backend that does not answer is found out within the budget.
+	// One read finds out within the budget whether the backend is unavailable.
 	if _, err := f.get(ctx, f.name(probeKey), f.newBudget()); err != nil && !redisstore.Answered(err) {
 		return err
 	}
@@ -198,20 +212,20 @@ func (f *front) clear(ctx context.Context, prefixes []string) error {
 			return err
 		}
 	}
-	f.flights.detachAll() // who comes now does not wait for what began before
+	f.flights.detachAll() // later callers must not wait for loads from before the Clear
 	f.near.ForgetAll()
 	f.queue.Cleared(overflow, seq)
 	return nil
 }
 
-// sweeper is a backend whose Clear is done in steps, each of which has a time of its
-// own.
+// sweeper is a backend that can do a Clear in steps, each with a time limit of its own, and
+// resume it after a failed step.
 type sweeper interface {
 	SweepStep(ctx context.Context, s *redisstore.Sweep) (done bool, err error)
 }
 
-// sweepStep does the next step of a Clear of prefixes. A backend that has no steps does
-// all of it.
+// sweepStep does the next step of a Clear of prefixes. A backend that has no steps does all
+// of it in one.
 func (f *front) sweepStep(ctx context.Context, s *redisstore.Sweep, prefixes []string) (done bool, err error) {
 	defer foreign.Catch(&err)
 	if err := ctx.Err(); err != nil {
@@ -223,14 +237,19 @@ func (f *front) sweepStep(ctx context.Context, s *redisstore.Sweep, prefixes []s
 	return true, f.backend.Clear(ctx, prefixes...)
 }
 
-// Status asks the backend even while the breaker is open.
+// Status asks the backend even while the breaker is open. When the backend does not answer,
+// Status returns an error together with the fields that are of this process.
 func (f *front) Status(ctx context.Context) (Status, error) {
 	if f.life.IsClosed() {
 		return Status{}, ErrClosed
 	}
-	limited, cancel := deadline.Within(ctx, f.cfg.Timeout)
-	defer cancel()
-	info, err := f.backend.Info(limited)
+	var info backend.Info
+	err := ctx.Err() // of an ended context the backend is not asked, nor waited for
+	if err == nil {
+		limited, cancel := deadline.Within(ctx, f.cfg.Timeout)
+		defer cancel()
+		info, err = f.backend.Info(limited)
+	}
 	s := Status{Backend: info.Name, Version: info.Version, Keys: info.Keys}
 	if info.UsedBytes > 0 {
 		s.UsedMemory = humanBytes(info.UsedBytes)
@@ -250,7 +269,7 @@ func (f *front) Status(ctx context.Context) (Status, error) {
 	return s, err
 }
 
-// Info is the backend's.
+// Info asks the backend, even while the breaker is open, and without a time budget.
 func (f *front) Info(ctx context.Context) (backend.Info, error) {
 	if f.life.IsClosed() {
 		return backend.Info{}, ErrClosed
@@ -258,7 +277,10 @@ func (f *front) Info(ctx context.Context) (backend.Info, error) {
 	return f.backend.Info(ctx)
 }
 
-// Close tries once more to deliver the queue, and says how much is left of it.
+// Close ends the Cache: it waits up to one time budget for the writes of Update that run,
+// waits for the invalidations and fills on their way, ends refreshes, releases the leases of
+// running loads, and tries once more to deliver the queue. The error counts the invalidations
+// that are left. Loaders are not waited for. A second Close does nothing.
 func (f *front) Close() error {
 	if !f.life.Close() {
 		return nil
@@ -268,29 +290,31 @@ func (f *front) Close() error {
 		patience = 0
 	}
 	var late error
-	if n := f.life.AwaitWrites(patience); n > 0 && !f.local { // or it keeps nothing that others could read
-		late = fmt.Errorf("aside: closed while %d writes of Update were running: what they commit after their block has lapsed is not invalidated in other processes (%w)", n, ErrUnavailable)
+	if n := f.life.AwaitWrites(patience); n > 0 && !f.local { // a local backend has no other readers
+		late = fmt.Errorf("aside: closed while %d writes of Update were running: a commit after their block has lapsed is not invalidated in other processes (%w)", n, ErrUnavailable)
 	}
-	// What is on its way by now is delivered or queued before the last delivery;
-	// what comes later gets ErrClosed.
+	// Invalidations that are on their way are delivered or queued before the last
+	// delivery. Later ones get ErrClosed.
 	f.life.End()
+	// One budget for all: an unavailable Redis must not cost Close one for each lease.
 	b := f.newBudget()
 	leases := f.flights.leases()
 	f.flights.endRefreshes()
-	for key, token := range leases { // their loads may go on for long, and are not stored any more
+	for key, token := range leases { // their loads may go on for long, and store nothing
 		_ = f.release(context.Background(), key, b, token)
 	}
 	left, overflowed := f.lastDelivery()
 	f.memo.ForgetAll()
 	err := errors.Join(late, f.backend.Close())
 	if overflowed {
-		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered, and more than the queue held: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable))
+		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered, and more than the queue held: other processes may serve stale values until they expire (%w)", left, ErrUnavailable))
 	} else if left > 0 {
-		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered: other processes may serve what they stand for until its time to live is over (%w)", left, ErrUnavailable))
+		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered: other processes may serve stale values for these keys until they expire (%w)", left, ErrUnavailable))
 	}
 	return err
 }
 
+// TTL answers even while key is distrusted.
 func (f *front) TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error) {
 	key = f.name(key)
 	f.flights.awaitFill(ctx, key)

@@ -16,7 +16,7 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// Whatever stands in the environment, it is used or named in the error.
+// Any value in the environment is used, or named in the error.
 func FuzzConfigFromEnv(f *testing.F) {
 	for _, name := range []string{
 		"CACHE_ENABLED", "CACHE_TYPE", "CACHE_KEY_PREFIX", "CACHE_TTL_USER", "CACHE_TTL_", "CACHE_TTL_JITTER", "CACHE_REFRESH_USER_CHATS", "CACHE_REFRESH_USER", "CACHE_REFRESH_", "CACHE_TIMEOUT", "CACHE_LOAD_TIMEOUT",
@@ -46,7 +46,7 @@ func FuzzConfigFromEnv(f *testing.F) {
 				t.Errorf("%s=%q: the error does not name it: %v", name, value, err)
 			}
 			if !strings.Contains(err.Error(), "want ") && !strings.Contains(err.Error(), "accepted") && !strings.Contains(err.Error(), "set ") {
-				t.Errorf("%s=%q: the error does not say what is accepted: %v", name, value, err)
+				t.Errorf("%s=%q: the error does not say what is wanted: %v", name, value, err)
 			}
 			return
 		}
@@ -107,8 +107,8 @@ type fuzzed struct {
 	Parent        *fuzzed
 }
 
-// Whatever bytes another program stored, a reader gets what they say to the codec,
-// or what is loaded.
+// For any bytes that another program has stored, a reader gets the value that the codec
+// decodes from them, or the loaded one.
 func FuzzStoredBytes(f *testing.F) {
 	for _, text := range []string{"", "null", "[]", "{}", `[{"Role":"user"}]`, `[{"Role":1}]`, "[" + strings.Repeat("[", 100), `[{"Score":1e999}]`, "\xff\xfe", `[null]`, ` null `, `"\ud800"`} {
 		f.Add([]byte(text))

@@ -12,53 +12,54 @@ import (
 )
 
 const (
-	// cancelPoll is how often a process looks for cancel signals of the
-	// generations that run in it.
+	// cancelPoll is the interval at which a process looks for cancel signals of its own
+	// generations.
 	cancelPoll = 100 * time.Millisecond
-	// pollers is how many signals it looks for at a time.
+	// pollers is how many generations are looked after at a time.
 	pollers = 512
-	// retryClaim is how long it waits to write a generation's key once it could not.
+	// retryClaim is how long it waits after it could not write a generation's key.
 	retryClaim = time.Second
 )
 
-// Generations keeps the state of AI replies that are being generated, at most one
-// a chat room, in all processes that share the cache's backend: the key
-// [GenerationKey] exists while one runs, and [CancelKey] asks it to stop. Other
-// programs may read and set these keys. While the backend is away, and with one
-// that stores nothing, it works within the process.
+// Generations keeps the state of AI replies that are being generated: at most one in a
+// chat room, in all processes that share the cache's backend. The key [GenerationKey]
+// exists while one runs, and [CancelKey] asks it to stop. Other programs may read and set
+// these keys. While the backend is unavailable, or stores nothing, the rule of one per
+// room holds within the process only.
 //
-// Make one per process and share it. Its methods may be called concurrently.
+// Make one Generations per process and share it. Its methods may be called concurrently.
 type Generations struct {
 	cache Cache
 	f     *front
 
 	mu      sync.Mutex
 	active  map[string]*Generation
-	ending  map[*Generation]bool // finished, but their keys may still be there
+	ending  map[*Generation]bool // finished, while the backend may still have their keys
 	polling bool
 }
 
-// Generation is a reply that is being generated. Finish it.
+// Generation is one reply that is being generated. [Generations.Start] returns it, and
+// the caller must call Finish.
 type Generation struct {
 	all    *Generations
 	chatID string
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	token string        // names this one as the key's owner
-	turn  chan struct{} // holds one while the key is claimed, kept or removed; mu is not held that long
+	token string        // the claim's Owner: tells this generation's key from another's
+	turn  chan struct{} // a lock of the key, held across commands to the backend, which mu never is
 
 	mu       sync.Mutex
-	claimed  bool      // the key may be there, and ours: a claim was answered, or its answer lost
-	held     bool      // it is
+	claimed  bool      // the backend may have our key: a claim was granted, or its answer lost
+	held     bool      // the backend has our key, as of the last answer
 	taken    bool      // another process has the key
-	older    []byte    // is in the cancel signal from before the claim: see mark
-	claimAt  time.Time // when to write the key next
-	until    time.Time // when the key has expired unless it is written again
+	older    []byte    // the mark in a cancel signal from before the claim: see mark
+	claimAt  time.Time // when to extend or claim the key next
+	until    time.Time // when the key has expired unless it is extended
 	finished bool
 }
 
-// NewGenerations returns Generations that are kept in c.
+// NewGenerations returns Generations that keep their keys in c.
 func NewGenerations(c Cache) (*Generations, error) {
 	f, err := frontOf(c)
 	if err != nil {
@@ -67,11 +68,11 @@ func NewGenerations(c Cache) (*Generations, error) {
 	return &Generations{cache: f, f: f, active: make(map[string]*Generation), ending: make(map[*Generation]bool)}, nil
 }
 
-// Start begins a generation in a chat room. It returns [ErrGenerating] when one
-// is running, in this process or another. The key is kept until Finish, however
-// long that takes; if the process dies, it goes after its time to live, 5
-// minutes. A backend that is away is no error: the key is written when it is
-// back.
+// Start begins a generation in a chat room. It returns [ErrGenerating] if one is running,
+// in this process or another. The key is kept until Finish, however long that takes. If
+// the process dies, the key expires after its time to live, 5 minutes by default. An
+// unavailable backend is not an error: the key is written once the backend is available
+// again.
 func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, error) {
 	key := GenerationKey(chatID)
 	if err := key.check(); err != nil {
@@ -86,7 +87,7 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	g := &Generation{all: gs, chatID: chatID, token: rand.Text(), turn: make(chan struct{}, 1)}
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
 	budget := gs.f.newBudget()
-	done, _ := g.takeTurn(budget) // until it has started, nobody else touches its key
+	done, _ := g.takeTurn(budget) // so that the poller leaves the key alone until Start is done
 	defer done()
 
 	gs.mu.Lock()
@@ -97,12 +98,14 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	}
 	gs.active[chatID] = g
 	gs.mu.Unlock()
+	// Their keys would make the claim fail as another process's would.
 	for _, ended := range gs.endingIn(chatID) {
 		ended.end(budget)
 	}
 	g.claim(ctx, budget)
 	switch {
 	case ctx.Err() != nil:
+		// The claim may have been carried out, so its key must be removed, without the caller.
 		gs.retire(g)
 		gs.f.life.Go(func() { g.end(gs.f.newBudget()) })
 		return nil, ctx.Err()
@@ -115,14 +118,13 @@ func (gs *Generations) Start(ctx context.Context, chatID string) (*Generation, e
 	return g, nil
 }
 
-// Context returns the context to generate with: Start's, which also ends when
-// someone cancels the generation, with [ErrCancelled] as its [context.Cause],
-// and when it is finished.
+// Context returns the context to generate with. It is derived from Start's, and ends when
+// the generation is cancelled, with [ErrCancelled] as its [context.Cause], or finished.
 func (g *Generation) Context() context.Context { return g.ctx }
 
-// Finish ends the generation: the room's messages, which the caller has saved by
-// now, are invalidated, and the generation's keys removed, now or when the
-// backend is back. Keys that another process has taken since are left alone.
+// Finish ends the generation. It invalidates the room's messages, which the caller must
+// have saved before, and removes the generation's keys, at once or when the backend is
+// available again. Keys that another process has claimed since are left as they are.
 // Finishing twice is not an error.
 func (g *Generation) Finish() {
 	g.mu.Lock()
@@ -136,15 +138,16 @@ func (g *Generation) Finish() {
 
 	f, budget := g.all.f, g.all.f.newBudget()
 	messages := f.name(ChatMessages(g.chatID).String())
-	if err := f.invalidate(g.ctx, budget, messages); err != nil { // else it is queued at worst
-		f.warnOnce(&chatMessages, messages, "cache: messages are not invalidated, as their generation was finished after Close (logged once)", err)
+	if err := f.invalidate(g.ctx, budget, messages); err != nil { // only after Close: otherwise it is queued
+		f.warnOnce(&chatMessages, messages, "aside: generation finished after Close; messages not invalidated (logged once)", err)
 	}
 	g.all.retire(g)
 	g.end(budget)
 }
 
-// takeTurn waits until nobody else is at the generation's key, as long as the budget
-// lasts: the other may be waiting for a backend that does not answer.
+// takeTurn locks the generation's key, waiting for at most the rest of the budget: the
+// holder may be waiting for a backend that does not answer. The wait is charged to the
+// budget.
 func (g *Generation) takeTurn(b *budget) (done func(), ok bool) {
 	done = func() { <-g.turn }
 	select {
@@ -164,21 +167,23 @@ func (g *Generation) takeTurn(b *budget) (done func(), ok bool) {
 	}
 }
 
+// isTaken reports whether another process has the key.
 func (g *Generation) isTaken() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.taken
 }
 
+// isClaimed reports whether the backend may have the key of this generation.
 func (g *Generation) isClaimed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.claimed
 }
 
-// Cancel asks the room's generation to stop, in whichever process it runs; its
-// context ends within 250 ms. It returns [ErrNotGenerating] when none runs, and
-// [ErrUnavailable] when none runs in this process and the backend is away.
+// Cancel asks the room's generation to stop, in whichever process it runs. Its context
+// ends within 250 ms. It returns [ErrNotGenerating] if none runs, and [ErrUnavailable] if
+// none runs in this process and the backend is unavailable.
 func (gs *Generations) Cancel(ctx context.Context, chatID string) error {
 	key := GenerationKey(chatID)
 	if err := key.check(); err != nil {
@@ -190,11 +195,11 @@ func (gs *Generations) Cancel(ctx context.Context, chatID string) error {
 		if own.isClaimed() {
 			return nil
 		}
-		// Its Start has not been answered: what runs may be another process's.
+		// Its Start has no answer yet, so the running generation may be another process's.
 	}
 	running, err := gs.keyed(ctx, key)
 	switch {
-	case own != nil && (err != nil || !running):
+	case own != nil && (err != nil || !running): // this process's is cancelled already
 		return nil
 	case err != nil:
 		return err
@@ -204,8 +209,8 @@ func (gs *Generations) Cancel(ctx context.Context, chatID string) error {
 	return gs.cache.Set(ctx, CancelKey(chatID).String(), []byte("1"), gs.f.ttl.base(&cancelSignal))
 }
 
-// Running reports whether a generation runs in the room, in any process. One that
-// was cancelled runs until it is finished.
+// Running reports whether a generation runs in the room, in any process. A cancelled
+// generation runs until it is finished.
 func (gs *Generations) Running(ctx context.Context, chatID string) (bool, error) {
 	key := GenerationKey(chatID)
 	if err := key.check(); err != nil {
@@ -240,6 +245,7 @@ func (gs *Generations) own(chatID string) *Generation {
 	return g
 }
 
+// remove takes a generation that never had its key out of the active ones.
 func (gs *Generations) remove(g *Generation) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -248,7 +254,8 @@ func (gs *Generations) remove(g *Generation) {
 	}
 }
 
-// retire takes g off what is running. Its key may still be there.
+// retire moves a generation from the active to the ending ones, as the backend may still
+// have its key.
 func (gs *Generations) retire(g *Generation) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -258,8 +265,8 @@ func (gs *Generations) retire(g *Generation) {
 	}
 }
 
-// endingIn returns the room's generations that are finished but whose keys may
-// still be there.
+// endingIn returns the room's finished generations that may still have keys in the
+// backend.
 func (gs *Generations) endingIn(chatID string) (out []*Generation) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -271,12 +278,12 @@ func (gs *Generations) endingIn(chatID string) (out []*Generation) {
 	return out
 }
 
-// claim writes the key if there is none. It needs the turn.
+// claim writes the key if there is none. The caller must hold the turn.
 //
-// A cancel signal that is there before the first claim is older than the generation,
-// and must not end it. So it is marked before, and removed once the key is claimed.
-// While it cannot be marked there is no claim, and no Cancel in another process that
-// could succeed.
+// A cancel signal that is there before the first claim is older than the generation and
+// must not end it. So it is marked before the claim, and removed after. While it cannot
+// be marked there is no claim, and so no Cancel in another process that could succeed and
+// be lost.
 func (g *Generation) claim(ctx context.Context, b *budget) {
 	f, ttl := g.all.f, g.all.f.ttl.base(&generation)
 	sent := time.Now()
@@ -284,7 +291,7 @@ func (g *Generation) claim(ctx context.Context, b *budget) {
 	g.claimAt = sent.Add(retryClaim)
 	first := !g.claimed
 	g.mu.Unlock()
-	if len(g.all.endingIn(g.chatID)) > 0 { // the key there may be that of one of ours
+	if len(g.all.endingIn(g.chatID)) > 0 { // the key may be an earlier generation's of this process
 		return
 	}
 	var mark string
@@ -301,19 +308,19 @@ func (g *Generation) claim(ctx context.Context, b *budget) {
 		}
 		g.mu.Unlock()
 		if key.ok {
-			// A request that cannot be granted has the backend see to a claim whose time
-			// is longer than a claim's, since its clock was set back.
+			// This request cannot be granted. It makes the backend shorten a claim that
+			// would last too long because the backend's clock was set back.
 			_, _ = f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, backend.LeaseRequest{TTL: ttl, Undecodable: []byte(g.token), Claim: []byte("1"), Owner: g.token})
 		}
 		if key.ok || errors.Join(signal.err, key.err, err) != nil {
 			return
 		}
 	}
-	// What the front distrusts are values that were loaded, not this.
+	// A distrusted key does not matter here: distrust concerns values that were loaded.
 	l, err := f.lease(ctx, f.name(GenerationKey(g.chatID).String()), b, backend.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: g.token})
 	g.mu.Lock()
 	switch {
-	case err != nil:
+	case err != nil: // it may have been granted, or be granted within the budget
 		g.claimed, g.until = true, sent.Add(ttl+f.cfg.Timeout)
 	case l.State == backend.Granted:
 		g.owns(sent, ttl)
@@ -322,19 +329,21 @@ func (g *Generation) claim(ctx context.Context, b *budget) {
 	}
 	g.mu.Unlock()
 	if mark != "" && err == nil && l.State == backend.Granted {
-		_ = f.release(ctx, f.name(CancelKey(g.chatID).String()), b, mark) // else it expires
+		_ = f.release(ctx, f.name(CancelKey(g.chatID).String()), b, mark) // a signal that is left expires
 	}
 }
 
-// mark makes the cancel signal that was read one that can be told from any that comes
-// later: a claim of its own, with a name that stands in its value behind those of
-// earlier marks. It still is a signal for everybody else. A mark that is carried out
-// late makes no signal where there is none, and releasing it removes no other one.
-// mark is empty when the signal has gone.
+// mark makes the cancel signal that was read distinguishable from later ones. It replaces
+// the signal by a claim of its own, with the old value and the mark's name behind it, so
+// that other processes still see a signal. mark is empty if the signal has gone.
+//
+// The conditions are the claim's: a mark that is carried out late creates no signal where
+// there is none, and releasing it removes no other signal. A plain SET and DEL would do
+// both.
 func (g *Generation) mark(ctx context.Context, b *budget, signal found) (mark string, err error) {
 	f := g.all.f
 	for signal.ok {
-		mark = rand.Text() // a name for each attempt, as one that got no answer may be carried out later
+		mark = rand.Text() // a new name per attempt: one without an answer may be carried out later
 		bad := append([]byte{}, signal.value...)
 		l, err := f.lease(ctx, f.name(CancelKey(g.chatID).String()), b, backend.LeaseRequest{
 			TTL: f.ttl.base(&cancelSignal), Undecodable: bad, Claim: append(bad[:len(bad):len(bad)], " "+mark...), Owner: mark,
@@ -342,13 +351,12 @@ func (g *Generation) mark(ctx context.Context, b *budget, signal found) (mark st
 		if err != nil || l.State == backend.Granted {
 			return mark, err
 		}
-		signal = found{value: l.Value, ok: l.State == backend.Present} // it has changed
+		signal = found{value: l.Value, ok: l.State == backend.Present} // the signal has changed
 	}
 	return "", nil
 }
 
-// read returns what there is under the keys cancel and generation, which it asks for
-// at once.
+// read returns the values of the keys cancel and generation, requested at the same time.
 func (g *Generation) read(ctx context.Context, b *budget) (signal, key found) {
 	f, other := g.all.f, *b
 	var group sync.WaitGroup
@@ -359,14 +367,14 @@ func (g *Generation) read(ctx context.Context, b *budget) (signal, key found) {
 	return signal, key
 }
 
-// owns needs g.mu.
+// owns notes that the backend has the key. The caller must hold g.mu.
 func (g *Generation) owns(sent time.Time, ttl time.Duration) {
 	g.claimed, g.held, g.until = true, true, time.Now().Add(ttl)
 	g.claimAt = sent.Add(ttl / 3)
 }
 
-// keepClaim keeps the key, or claims it when it is gone or never was there. gone says that
-// it has just been looked for and was not there: then there is no reason to wait.
+// keepClaim extends the key, or claims it if it is gone or was never there. gone says
+// that it was just found missing, so that the claim need not wait for claimAt.
 func (g *Generation) keepClaim(ctx context.Context, b *budget, gone bool) {
 	done, ok := g.takeTurn(b)
 	if !ok {
@@ -374,7 +382,7 @@ func (g *Generation) keepClaim(ctx context.Context, b *budget, gone bool) {
 	}
 	defer done()
 	g.mu.Lock()
-	now := gone && (g.held || !g.claimed)
+	now := gone && (g.held || !g.claimed) // not waiting for claimAt
 	if gone {
 		g.held = false
 	}
@@ -388,7 +396,8 @@ func (g *Generation) keepClaim(ctx context.Context, b *budget, gone bool) {
 	}
 }
 
-// extend keeps the key, and reports whether it is still there, as far as is known.
+// extend extends the key, and reports whether it is still there. Without an answer it
+// assumes so.
 func (g *Generation) extend(ctx context.Context) (held bool) {
 	ttl := g.all.f.ttl.base(&generation)
 	sent := time.Now()
@@ -408,8 +417,9 @@ func (g *Generation) extend(ctx context.Context) (held bool) {
 	return held
 }
 
-// end removes the keys of a finished generation, or leaves it among the ending
-// for the next time. A key that is another's is not touched: the token differs.
+// end removes the keys of a finished generation. If it cannot, the generation stays among
+// the ending ones for the next poll. A key of another generation is safe: its token
+// differs.
 func (g *Generation) end(b *budget) {
 	gs := g.all
 	done, ok := g.takeTurn(b)
@@ -431,16 +441,16 @@ func (g *Generation) end(b *budget) {
 	delete(gs.ending, g)
 }
 
-// isThere reports whether the key may be there, and ours.
+// isThere reports whether the backend may have the key of this generation.
 func (g *Generation) isThere() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.claimed && time.Now().Before(g.until)
 }
 
-// removeSignal removes the cancel signal that is there while the generation has its
-// key: it has been handled, or comes too late. One that cannot be removed expires,
-// and the next generation knows it for what it is.
+// removeSignal removes a cancel signal that is there while this generation has the key:
+// it was obeyed, or came too late. A signal that cannot be removed expires, and the next
+// generation marks it as older.
 func (g *Generation) removeSignal(b *budget) {
 	ctx, f, signal := context.Background(), g.all.f, g.all.f.name(CancelKey(g.chatID).String())
 	got, err := f.get(ctx, signal, b)
@@ -453,7 +463,8 @@ func (g *Generation) removeSignal(b *budget) {
 	}
 }
 
-// poll starts the process's one poller, unless it runs.
+// poll starts the poller unless it runs. There is one per process, not one per
+// generation, so that the commands of a tick can share round trips.
 func (gs *Generations) poll() {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -464,8 +475,8 @@ func (gs *Generations) poll() {
 	gs.f.life.Go(gs.pollAll)
 }
 
-// pollAll looks for cancel signals, keeps the keys of what is running and
-// removes those of what has ended, until there is nothing left to look after.
+// pollAll looks for cancel signals, extends the keys of running generations, and removes
+// those of finished ones, until there are neither.
 func (gs *Generations) pollAll() {
 	tick := time.NewTicker(cancelPoll)
 	defer tick.Stop()
@@ -480,7 +491,7 @@ func (gs *Generations) pollAll() {
 			return
 		}
 		var group sync.WaitGroup
-		slots := make(chan struct{}, pollers)
+		slots := make(chan struct{}, pollers) // limits how many commands are on their way
 		for _, g := range active {
 			slots <- struct{}{}
 			group.Go(func() {
@@ -499,6 +510,8 @@ func (gs *Generations) pollAll() {
 	}
 }
 
+// snapshot copies the generations to look after. If there are none, it also notes that
+// the poller stops, under the same lock, so that a Start in between starts a new one.
 func (gs *Generations) snapshot() (active, ending []*Generation, idle bool) {
 	gs.mu.Lock()
 	defer gs.mu.Unlock()
@@ -514,8 +527,8 @@ func (gs *Generations) snapshot() (active, ending []*Generation, idle bool) {
 	return active, ending, idle
 }
 
-// look ends the generation's context when there is a cancel signal, which Finish
-// removes, and keeps the generation's key.
+// look ends the generation's context if there is a cancel signal, and keeps its key.
+// Finish removes the signal.
 func (g *Generation) look(ctx context.Context) {
 	g.mu.Lock()
 	skip, claimed, older := g.finished || g.taken, g.claimed, g.older
@@ -525,7 +538,7 @@ func (g *Generation) look(ctx context.Context) {
 	}
 	budget := g.all.f.newBudget()
 	signal, key := g.read(ctx, budget)
-	// Without a claim when it was read, it may be one from before that is not marked yet.
+	// A signal that was read before the claim may be an older one without a mark.
 	if signal.ok && claimed && (older == nil || !bytes.Contains(signal.value, older)) {
 		g.cancel(ErrCancelled)
 	}

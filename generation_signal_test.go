@@ -371,7 +371,7 @@ func TestGenerations_SignalsOverRedis(t *testing.T) {
 	})
 }
 
-// Whatever hangs, a Start, a Finish and a Cancel cost one budget each.
+// A Start, a Finish and a Cancel cost one time budget each, whichever commands hang.
 func TestGenerations_OneBudget(t *testing.T) {
 	t.Parallel()
 	for _, methods := range []string{"Lease Delete Release", "Delete Release", "Lease", "Get", "Extend", "Extend Release", "Get Lease Extend Delete Release Set"} {

@@ -14,7 +14,7 @@ import (
 	"github.com/cacheaside/aside/internal/logtest"
 )
 
-// What only grows is seen by the heap, so these tests are not parallel.
+// These tests measure the heap to find memory that only grows, so they are not parallel.
 
 func TestMemory_MarksOfFailedLoadsGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -78,17 +78,17 @@ func TestConfigFromEnv_ReportsEverythingThatIsWrong(t *testing.T) {
 	if strings.Contains(err.Error(), "hunter2") {
 		t.Errorf("the error shows the password:\n%v", err)
 	}
-	if n := strings.Count(err.Error(), "accepted"); n < 19 {
-		t.Errorf("%d of the messages say what is accepted:\n%v", n, err)
+	if n := strings.Count(err.Error(), "want "); n < 19 {
+		t.Errorf("%d of the messages say what is wanted:\n%v", n, err)
 	}
 }
 
-// What is wrong only together is reported with all else, by the variables' names.
+// Settings that are wrong only together are reported with all others, by the variables' names.
 func TestConfigFromEnv_ReportsWhatDoesNotGoTogether(t *testing.T) {
 	t.Parallel()
 	_, err := fromEnv(map[string]string{"REDIS_HOST": "a,b", "REDIS_DB": "2", "REDIS_URL": "redis://c", "CACHE_TIMEOUT": "x"})
 	_, other := fromEnv(map[string]string{"REDIS_CLUSTER": "true", "REDIS_SENTINEL_MASTER": "m"})
-	for _, want := range []string{"CACHE_TIMEOUT", "REDIS_DB 2: a Cluster has only 0", "several hosts in REDIS_HOST are a Cluster, or with REDIS_SENTINEL_MASTER the Sentinels", "REDIS_URL: it names one server", "REDIS_CLUSTER and REDIS_SENTINEL_MASTER"} {
+	for _, want := range []string{"CACHE_TIMEOUT", "REDIS_DB 2: want 0, as a Cluster has no other database", "several hosts in REDIS_HOST are a Cluster, or with REDIS_SENTINEL_MASTER the Sentinels", "REDIS_URL: it names one server", "REDIS_CLUSTER and REDIS_SENTINEL_MASTER"} {
 		if text := fmt.Sprint(err, other); !strings.Contains(text, want) || strings.Contains(text, "Config.") {
 			t.Errorf("want %q in:\n%s", want, text)
 		}

@@ -1,6 +1,6 @@
 package aside
 
-// What can only be seen from inside: a backend of several shards without a Cluster,
+// Tests that need the inside of the package: a backend of several shards without a Cluster,
 // and a near cache.
 
 import (
@@ -87,8 +87,8 @@ func TestP5_OneBudgetForAWriteOfSeveralShards(t *testing.T) {
 	})
 }
 
-// What the tests of the near cache see dropped was dropped for its reason, however
-// slow the machine, and not for its age.
+// A value that the tests of the near cache see dropped must have been dropped for their
+// reason and not for its age, however slow the machine.
 func init() { nearMaxAge = time.Hour }
 
 // An entry that is weighed anew, as it was decoded, does not come back when it was

@@ -275,7 +275,7 @@ func reads(t *testing.T, typ reflect.Type, data []byte) {
 	}
 }
 
-// Whatever the type and the bytes, one format has one meaning.
+// One format has one meaning, for any type and bytes.
 func TestJSONHasOneMeaning(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(3_000) {

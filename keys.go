@@ -12,59 +12,64 @@ import (
 	"github.com/cacheaside/aside/internal/jsonvalue"
 )
 
-// Keyspace is a group of keys, `Name:id`, that hold values of one kind. Make it
-// once, in a variable; it is not modified.
+// Keyspace is a group of keys, `Name:id`, for values of one kind. Declare it once, in a
+// variable, and do not modify it afterwards.
 type Keyspace struct {
-	// Name is what keys start with. It is at most 64 bytes of letters, digits,
-	// '_', '-' and '.', and not "lease".
+	// Name is the start of every key. It has 1 to 64 bytes, letters, digits, '_', '-' and
+	// '.', and is not "lease".
 	Name string
 
-	// TTL is how long a value is kept. Config.TTLs, where it names the keyspace,
-	// takes precedence. Defaults to 10 minutes.
+	// TTL is how long a value is kept, from 1 ms to a year. Config.TTLs takes precedence
+	// where it names the keyspace. Defaults to 10 minutes.
 	TTL time.Duration
 
-	// NotFoundTTL is how long ErrNotFound from a loader is kept. Defaults to 0:
-	// it is not.
+	// NotFoundTTL is how long an ErrNotFound of the loader is remembered, from 1 ms to a
+	// year. Defaults to 0: it is not remembered.
 	NotFoundTTL time.Duration
 
-	// RefreshAfter, when it is not 0, is the age from which a value is loaded again in the
-	// background, while reads go on getting the one that is there until its TTL is over.
-	// A little less than TTL, nobody waits for a value that is read often; a small part of it, old
-	// values carry a service through its database's trouble. Config.RefreshAfter, where
-	// it names the keyspace, takes precedence. The age stands in a key beside the
-	// value, of some 100 bytes in Redis. One process at a time refreshes a value, with the
-	// loader of the read that found it too old, and a context that outlives that read's
-	// and has its values: a loader must capture neither a transaction nor anything of
-	// a request (see the example). A refresh that fails leaves the value and its end as
-	// they are, and the next is made after 2 s, then 4, and so on up to a minute; one that finds ErrNotFound
-	// removes the value. It cannot be more than TTL, less Config.Jitter. A value that
-	// another program has stored is as old as its remaining time says.
+	// RefreshAfter is the age from which a value is loaded again in the background. Reads
+	// get the stored value meanwhile, until its TTL is over. A little less than TTL keeps
+	// readers from waiting for a value that is read often. A small part of TTL carries a
+	// service through trouble of its database with old values. It must be at most TTL less
+	// Config.Jitter. Config.RefreshAfter takes precedence where it names the keyspace.
+	// Defaults to 0: no refresh.
+	//
+	// A refresh runs the loader of the read that found the value too old, in one process at
+	// a time, with a context that has the values of that read's context and outlives it. A
+	// loader must therefore capture neither a transaction nor anything of a request (see the
+	// example).
+	//
+	// A refresh that fails leaves the value and its end as they are. The next one starts
+	// after 2 s, then 4 s, and so on up to a minute. A refresh that gets ErrNotFound removes
+	// the value. The age stands in a key beside the value, about 100 bytes in Redis; a value
+	// that another program has stored is judged by its remaining time.
 	RefreshAfter time.Duration
 
-	// RefreshWait is how long, from the start of the refresh on, reads of a value that is
-	// older than RefreshAfter wait for the new one before they take the old one. Defaults
-	// to 0: they do not. Negative waits until the load has ended, and takes the old one
-	// only when it has failed, or was not begun.
+	// RefreshWait is how long reads of a value older than RefreshAfter wait for the new one,
+	// from the start of the refresh, before they take the old one. Negative waits for the
+	// end of the load, and takes the old value only if the load fails or cannot start.
+	// Defaults to 0: reads do not wait.
 	RefreshWait time.Duration
 
-	// Codec turns values into the bytes that are stored. Defaults to JSON, of which
-	// a nil slice or map is null: None in Python.
+	// Codec turns values into the bytes that are stored, and back. Defaults to JSON.
 	Codec Codec
 
-	// Share says that values are never modified once loaded, so that callers may
-	// be handed the same one: a hit on a value that was decoded before and has
-	// not changed since is not decoded again. Without it, each caller's value is
-	// its own: a copy of the one that was decoded, or, where the type may have what
-	// cannot be copied (methods that decode it, pointers in unexported fields,
-	// interfaces with methods) or the Codec is not JSON, decoded again.
+	// Share promises that values are never modified after GetOrLoad returned them. Callers
+	// may then receive the same value, and a hit on bytes that were decoded before is
+	// neither decoded nor copied.
+	//
+	// Without it each caller gets a value of its own. That is a copy of the decoded value,
+	// or one that is decoded again if the Codec is not JSON, or the type may contain parts
+	// that cannot be copied: methods that decode it, pointers in unexported fields,
+	// interfaces with methods. Defaults to false.
 	Share bool
 }
 
-// maxIDBytes bounds a key's id: generous, and far from what a Redis command may
-// carry.
+// maxIDBytes is the size of the largest id: generous, and far below the limits of Redis.
 const maxIDBytes = 64 << 10
 
-// The guide's keyspaces. Their keys and values are shared with other programs.
+// The predefined keyspaces. Their keys and values are shared with programs in other
+// languages, so their names and formats must not change.
 var (
 	chatMessages = Keyspace{Name: "chat_messages", TTL: 30 * time.Minute}
 	userChats    = Keyspace{Name: "user_chats", TTL: 10 * time.Minute}
@@ -72,47 +77,50 @@ var (
 	cancelSignal = Keyspace{Name: "cancel", TTL: time.Minute}
 )
 
-// states are the prefixes of keys that say what is going on. They are not cached, so
-// a Clear of what is cached leaves them.
+// states are the prefixes of keys that hold a state and not a cached value. A Clear of
+// the cache leaves them, as a generation that runs must not lose its key.
 var states = []string{generation.Name + ":", cancelSignal.Name + ":"}
 
+// isState reports whether a keyspace's keys hold states.
 func isState(space string) bool { return slices.Contains(states, space+":") }
 
-// ChatMessages is the key of a chat room's conversation,
-// `chat_messages:{chatID}`, kept for 30 minutes.
+// ChatMessages returns the key of a chat room's conversation, `chat_messages:` and
+// chatID, kept for 30 minutes.
 func ChatMessages(chatID string) Key { return chatMessages.Key(chatID) }
 
-// UserChats is the key of a user's list of rooms, `user_chats:{userID}`, kept for
-// 10 minutes, for those who choose to cache it.
+// UserChats returns the key of a user's list of rooms, `user_chats:` and userID, kept for
+// 10 minutes.
 func UserChats(userID string) Key { return userChats.Key(userID) }
 
-// GenerationKey is the key that exists, with the value 1, while a reply is being
-// generated: `generation:{chatID}`, kept for 5 minutes unless renewed.
+// GenerationKey returns the key `generation:` and chatID. It exists, with the value 1,
+// while a reply is being generated, and is kept for 5 minutes unless renewed.
 // [Generations] maintains it.
 func GenerationKey(chatID string) Key { return generation.Key(chatID) }
 
-// CancelKey is the key that asks a running generation to stop:
-// `cancel:{chatID}`, with the value 1, kept for 60 seconds. [Generations]
+// CancelKey returns the key `cancel:` and chatID. While it exists, a running generation
+// is asked to stop; its value is 1, and it is kept for 60 seconds. [Generations]
 // maintains it.
 func CancelKey(chatID string) Key { return cancelSignal.Key(chatID) }
 
-// Key names one value of a keyspace. Its zero value is not valid.
+// Key names one value of a keyspace. Make one with [Keyspace.Key]; the zero Key is not
+// valid.
 type Key struct {
 	space Keyspace
 	text  string // name:id
 }
 
-// Key returns the key of the value that id names. Any non-empty id of at most
-// 64 KiB is good: whatever bytes it has stand in the key as they are. An invalid id
-// or keyspace is reported by the operation that the key is handed to.
+// Key returns the key of the value that id names. Any non-empty id of at most 64 KiB is
+// valid and is used byte for byte. An invalid id or keyspace is reported by the operation
+// that receives the key, so that Key can be used inside an expression.
 func (s Keyspace) Key(id string) Key {
 	return Key{space: s, text: s.Name + ":" + id}
 }
 
-// String returns the key as it stands in the backend, without Config.KeyPrefix.
+// String returns the key as the backend has it, without Config.KeyPrefix.
 func (k Key) String() string { return k.text }
 
-// check returns what is wrong with the key. Each read asks.
+// check returns an error if the key is invalid. Every read calls it, so the valid case is
+// cheap.
 func (k *Key) check() error {
 	size := len(k.text) - len(k.space.Name) - len(":") // of the id
 	if size > 0 && size <= maxIDBytes && k.space.isValid() {
@@ -122,17 +130,18 @@ func (k *Key) check() error {
 		return err
 	}
 	if size <= 0 {
-		return fmt.Errorf("%w: keyspace %q: the id is empty", ErrInvalidKey, k.space.Name)
+		return fmt.Errorf("%w: keyspace %q: the id is empty; want one", ErrInvalidKey, k.space.Name)
 	}
-	return fmt.Errorf("%w: keyspace %q: the id has %d bytes; at most %d are accepted",
+	return fmt.Errorf("%w: keyspace %q: the id has %d bytes; want at most %d",
 		ErrInvalidKey, k.space.Name, size, maxIDBytes)
 }
 
+// isValid is check without the reason.
 func (s *Keyspace) isValid() bool {
 	return isName(s.Name) && (s.TTL == 0 || isTTL(s.TTL)) && (s.NotFoundTTL == 0 || isTTL(s.NotFoundTTL)) && (s.RefreshAfter == 0 || isTTL(s.RefreshAfter))
 }
 
-// check returns what is wrong with the keyspace.
+// check returns an error if the keyspace is invalid.
 func (s *Keyspace) check() error {
 	if err := checkName(s.Name); err != nil {
 		return err
@@ -144,20 +153,23 @@ func (s *Keyspace) check() error {
 		return fmt.Errorf("%w: keyspace %q: NotFoundTTL: %w", ErrInvalidKey, s.Name, checkTTL(s.NotFoundTTL))
 	}
 	if s.RefreshAfter != 0 && !isTTL(s.RefreshAfter) {
-		return fmt.Errorf("%w: keyspace %q: RefreshAfter %v: from %v to the time to live is accepted, or 0 for never", ErrInvalidKey, s.Name, s.RefreshAfter, minTTL)
+		return fmt.Errorf("%w: keyspace %q: RefreshAfter %v: want from %v to the time to live, or 0 for never", ErrInvalidKey, s.Name, s.RefreshAfter, minTTL)
 	}
 	return nil
 }
 
-const acceptedNames = `1 to 64 letters, digits, '_', '-' or '.', and not "lease",`
+// acceptedNames describes valid names of keyspaces, for errors.
+const acceptedNames = `1 to 64 letters, digits, '_', '-' or '.', other than "lease"`
 
 func checkName(name string) error {
 	if !isName(name) {
-		return fmt.Errorf("%w: keyspace name %.80q: %s are accepted", ErrInvalidKey, name, acceptedNames)
+		return fmt.Errorf("%w: keyspace name %.80q: want %s", ErrInvalidKey, name, acceptedNames)
 	}
 	return nil
 }
 
+// isName reports whether a keyspace may have the name. "lease" is the start of lease
+// keys.
 func isName(name string) bool {
 	if name == "" || len(name) > 64 || name == "lease" {
 		return false
@@ -170,7 +182,7 @@ func isName(name string) bool {
 	return true
 }
 
-// inName are the bytes of names. It is a table, as each read asks.
+// inName tells which bytes a name may have. It is a table because each read looks it up.
 var inName = func() (table [256]bool) {
 	for _, c := range []byte("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.") {
 		table[c] = true
@@ -178,10 +190,10 @@ var inName = func() (table [256]bool) {
 	return table
 }()
 
-// texts checks keys and returns them as strings, each once.
+// texts checks keys, and returns them as strings without duplicates.
 func texts(keys []Key) ([]string, error) {
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("%w: no key was given; at least one is needed", ErrInvalidKey)
+		return nil, fmt.Errorf("%w: no key; want at least one", ErrInvalidKey)
 	}
 	out := make([]string, 0, len(keys))
 	seen := make(map[string]bool, len(keys))
@@ -197,47 +209,49 @@ func texts(keys []Key) ([]string, error) {
 	return out, nil
 }
 
-// Codec turns values into the bytes that are stored and back. It may be called
-// concurrently. Encode's result must not share memory with value. Decode must
-// not modify or keep data, or return a value that refers to it.
+// Codec turns values into the bytes that are stored, and back. It may be called
+// concurrently. The result of Encode must not share memory with value. Decode must not
+// modify or keep data, or return a value that refers to it.
 //
-// Errors are logged, once a keyspace: they say where a value is wrong, and must not
-// have the value in them.
+// Its errors are logged once per keyspace. They should say where a value is wrong, and
+// must not contain the value.
 //
-// Other programs read what Encode writes, so a Codec adds no envelope of its own
-// unless they know it. Decode must refuse data that it did not write: bytes that
-// it accepts are served.
+// Other programs read the bytes that Encode writes, so a Codec should add no envelope
+// that they do not know. Decode must refuse data that Encode did not write: bytes that it
+// accepts are served.
 //
-// A Codec whose bytes are good under one key only, such as one that encrypts and
-// authenticates the key with the value, has a third method, ForKey(key string) Codec: the
-// Codec of the key's values, where key is as it stands in the backend, with
-// Config.KeyPrefix. Each read calls it, and Encode and Decode of what it returns.
+// A Codec may have a third method, ForKey(key string) Codec, if its bytes are valid under
+// one key only, for example because it authenticates the key together with the value.
+// Each read then calls ForKey with the key as the backend has it, Config.KeyPrefix
+// included, and uses the Codec that it returns.
 type Codec interface {
-	// Encode returns the bytes that are stored for value. An error keeps the value from
-	// being stored; its caller gets it all the same.
+	// Encode returns the bytes to store for value. After an error the value is not stored,
+	// but its caller still gets it.
 	Encode(value any) ([]byte, error)
 
-	// Decode stores what data says in the value that ptr points to, which is the
-	// zero value of its type.
+	// Decode stores the value of data where ptr points, which holds the zero value of its
+	// type.
 	Decode(data []byte, ptr any) error
 }
 
-// JSON is the Codec of a keyspace that names none. It writes what encoding/json
-// writes, and reads what encoding/json reads.
+// JSON is the default Codec. It writes and reads the same JSON as encoding/json.
 //
-// A nil slice or map is null, as in encoding/json: None in Python. Where programs in
-// other languages read the key, return an empty list instead.
+// A nil slice or map is stored as null, as encoding/json does, which other languages read
+// as None or null. Return an empty list instead if they read the key.
 //
-// Encode refuses a value that would be another one to its readers, rather than lose
-// part of it: text that is not UTF-8, a pointer to a nil (whose JSON is that of a nil
-// pointer), a type with methods that encode it and none that decode it back, a time
-// whose zone has an offset with seconds, as zones had before 1972, and a number in an
-// interface that a float64 does not hold, such as an int64 above 2^53. Parts
-// that encoding/json never writes, such as unexported fields, and the types of values
-// in an interface are lost. Some values come back as encoding/json has them: a nil
-// json.RawMessage as the bytes null and an empty json.Number as 0, unless its field has
-// omitempty, and an empty slice or map as nil where its field has omitempty. A
-// json.RawMessage comes back without blanks. Decode refuses data that is not UTF-8.
+// Encode refuses a value that its readers would decode as a different one: text that is
+// not UTF-8, a pointer to a nil (its JSON is that of a nil pointer), a type with methods
+// that encode it and none that decode it, a time in a zone with seconds in its offset, as
+// zones had before 1972, and a number in an interface that a float64 does not hold, such
+// as an int64 above 2^53.
+//
+// Some parts are lost or changed without an error, as in encoding/json: unexported fields
+// and other parts that it never writes, and the types of values in an interface. A nil
+// json.RawMessage comes back as the bytes null, and an empty json.Number as 0, unless the
+// field has omitempty. An empty slice or map comes back as nil if the field has
+// omitempty, and a json.RawMessage comes back without blanks.
+//
+// Decode refuses data that is not UTF-8.
 var JSON Codec = jsonCodec{}
 
 type jsonCodec struct{}
@@ -245,8 +259,7 @@ type jsonCodec struct{}
 func (jsonCodec) Encode(value any) ([]byte, error)  { return jsonvalue.Encode(value) }
 func (jsonCodec) Decode(data []byte, ptr any) error { return jsonvalue.Decode(data, ptr) }
 
-// Bytes is the Codec of values that are bytes already, of type []byte or string:
-// they are stored as they are.
+// Bytes is the Codec for values of type []byte or string. They are stored byte for byte.
 var Bytes Codec = bytesCodec{}
 
 type bytesCodec struct{}
@@ -273,12 +286,12 @@ func (bytesCodec) Decode(data []byte, ptr any) error {
 	return nil
 }
 
-// adopt returns what Bytes would decode data to, without the copy: data is the
-// value's from now on.
+// adopt returns the value that Bytes would decode data to, without a copy. data must not
+// be used otherwise from then on.
 func adopt[T any](data []byte) (value T, ok bool) {
 	switch p := any(&value).(type) {
 	case *[]byte:
-		*p, ok = data[:len(data):len(data)], true // who appends must not write where another does
+		*p, ok = data[:len(data):len(data)], true // an append must not write into memory that another caller appends to
 	case *string:
 		*p, ok = unsafe.String(unsafe.SliceData(data), len(data)), true
 	}
@@ -286,11 +299,12 @@ func adopt[T any](data []byte) (value T, ok bool) {
 }
 
 func errBytes(value any) error {
-	return fmt.Errorf("aside: the codec Bytes takes []byte and string, not %T", value)
+	return fmt.Errorf("aside: codec Bytes: want []byte or string, not %T", value)
 }
 
-var errNull = errors.New("null is stored for a type that has no null")
+var errNull = errors.New("stored value is null, which the type cannot represent")
 
+// codecOf returns the keyspace's Codec, JSON by default.
 func codecOf(s *Keyspace) Codec {
 	if s.Codec != nil {
 		return s.Codec
@@ -298,30 +312,31 @@ func codecOf(s *Keyspace) Codec {
 	return JSON
 }
 
-// forKey has the keyspace of one key, as it stands in the backend, use the Codec of that key.
-// One that has none is like a Codec that refuses its values.
+// forKey replaces the Codec by that of one key, as the backend has it. A ForKey that
+// panics or returns nil yields a Codec that refuses every value, so that the read loads
+// and nothing is stored.
 func (s *Keyspace) forKey(key string) {
 	c, ok := s.Codec.(interface{ ForKey(key string) Codec })
 	if !ok {
 		return
 	}
-	s.Codec = noCodec{errors.New("aside: the codec's ForKey panicked")}
+	s.Codec = noCodec{errors.New("aside: ForKey of the codec panicked")}
 	defer func() { _ = recover() }()
 	if of := c.ForKey(key); of != nil {
 		s.Codec = of
 	} else {
-		s.Codec = noCodec{errors.New("aside: the codec's ForKey returned nil")}
+		s.Codec = noCodec{errors.New("aside: ForKey of the codec returned nil, want a Codec")}
 	}
 }
 
-// noCodec is the Codec of a key whose own could not be had.
+// noCodec is the Codec of a key for which ForKey failed.
 type noCodec struct{ err error }
 
 func (c noCodec) Encode(any) ([]byte, error) { return nil, c.err }
 func (c noCodec) Decode([]byte, any) error   { return c.err }
 
-// sameCodec reports whether a and b are one Codec. Those of a type whose values cannot
-// be compared are taken for one.
+// sameCodec reports whether a and b are one Codec. Two of a type that cannot be compared
+// count as one.
 func sameCodec(a, b Codec) bool {
 	if reflect.TypeOf(a) != reflect.TypeOf(b) {
 		return false
@@ -329,16 +344,18 @@ func sameCodec(a, b Codec) bool {
 	return !reflect.ValueOf(a).Comparable() || a == b
 }
 
-// decode reads a stored value. encoding/json takes null for any type and leaves
-// its zero value; a zero that nobody stored must not be served, so null is an
-// error where the value that it is decoded to does not encode to null.
+// decode decodes a stored value. encoding/json accepts null for any type and leaves its
+// zero value, which was never stored and so must not be served: null is an error unless
+// the decoded value encodes to null.
 //
-// A Codec that panics has met bytes that it did not write: they do not decode.
+// A panic of the Codec is an error as well, since the bytes may be some that it did not
+// write. The error has the type of the panic's value and not its text, which may contain
+// the stored value.
 func decode[T any](s *Keyspace, data []byte) (value T, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			var zero T
-			value, err = zero, fmt.Errorf("aside: the codec panicked with a %T", p)
+			value, err = zero, fmt.Errorf("aside: codec panicked with a %T", p)
 		}
 	}()
 	codec := codecOf(s)

@@ -411,8 +411,7 @@ func TestP4_ALoadOfOnesOwnIsProtected(t *testing.T) {
 	})
 }
 
-// What those who wait look at was written before they look (for the race
-// detector).
+// Waiters read the fields of a flight only after they were written (for the race detector).
 func TestP5_AWaiterInTroubleMeetsAFillThatFails(t *testing.T) {
 	t.Parallel()
 	c, backend := faulty(t, aside.Config{})

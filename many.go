@@ -12,51 +12,49 @@ import (
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
-// GetOrLoadMany is [GetOrLoad] of many keys: it returns the values of ids, those that the
-// cache has, and those that one call of load returns for all the rest. key names the key of
-// an id. It is called once for each; keys may be of several keyspaces.
+// GetOrLoadMany is [GetOrLoad] for many keys. It returns the values of ids: those in the
+// cache, and for all others those that one call of load returns. key returns the key of
+// an id; it is called once per id, and the keys may be of several keyspaces.
 //
 //	users, err := aside.GetOrLoadMany(ctx, cache, ids, userKey, r.selectUsers)
 //
-// All that GetOrLoad says holds for each id by itself: who may have which value, errors of
-// the backend, cancellation, ownership. Its hits take one round trip to a node of Redis for
-// some hundred ids, and so do its leases, and its stores. What another caller loads already,
-// of GetOrLoad or GetOrLoadMany, in this process or another, is not loaded again but waited
-// for.
+// GetOrLoad's rules hold for each id: which values a caller may receive, errors of the
+// backend, cancellation, ownership. The values of about a hundred ids on a node of Redis
+// take one round trip, and so do their leases and their fills. A load of an id that
+// another caller has started, in this process or another, is not repeated but waited for.
 //
 // # The loader
 //
-// load is called with the ids that nobody has a value for, each once, in the order of ids. It
-// is called again only for ids that others were loading, and have failed to, or whose value
-// was invalidated meanwhile. Where the database bounds how many ids a query may have, load
-// makes several.
+// load is called with the ids that have no value, each once, in the order of ids. It is
+// called again only for ids that another caller failed to load, or that were invalidated
+// meanwhile. If the database limits the ids of one query, load should make several.
 //
-//   - An id that it leaves out of its map has no value: it is missing in the result, too, and
-//     is remembered as [ErrNotFound] for the keyspace's NotFoundTTL.
-//   - What it returns for ids that it was not asked for is ignored.
-//   - What it returns beside an error is returned beside that error, and not stored. Those that
-//     wait for one of its ids get the error alone. No id is taken for not found then: an error
-//     that wraps ErrNotFound is returned as one that does not.
+//   - An id that is missing from load's map has no value. It is missing from the
+//     result as well, and remembered as [ErrNotFound] for the keyspace's NotFoundTTL.
+//   - Values of other ids in load's map are ignored.
+//   - Values that load returns with an error are returned with that error, and not
+//     stored. Other callers that wait for one of the ids get the error alone. No id
+//     counts as not found then: an error that wraps ErrNotFound is returned as one
+//     that does not.
 //
-// Its context ends when the callers of all of its ids have left, or after
-// Config.LoadTimeout. A caller of GetOrLoad that waits for one of its ids waits for all of
-// its load.
+// The context of load ends when the callers of all its ids have left, or after
+// Config.LoadTimeout. A GetOrLoad that waits for one of the ids waits for the whole load.
 //
 // # Result
 //
-// The map is the caller's own. It is nil only when nothing was looked for, as the error says:
-// the key of an id is not valid, a function is nil, c is closed, or ctx has ended before. Any
-// other error is the loader's, or ctx's, or those of several loads joined, and the map has what
-// was there beside. Ids that have one key are loaded once. Values older than their keyspace's
-// RefreshAfter are returned as GetOrLoad returns them, and one more call of load replaces all
-// of them in the background.
+// The map is the caller's own. It is nil only if nothing was looked up: the key of an id
+// is invalid, a function is nil, c is closed, or ctx was already done. Any other error is
+// the loader's, ctx's, or those of several loads joined, and the map has the values that
+// were found nevertheless. Ids with the same key are loaded once. A value older than its
+// keyspace's RefreshAfter is returned as GetOrLoad returns it, and one more call of load
+// replaces all such values in the background.
 func GetOrLoadMany[K comparable, T any](ctx context.Context, c Cache, ids []K, key func(K) Key, load func(context.Context, []K) (map[K]T, error)) (map[K]T, error) {
 	f, err := frontOf(c)
 	if err != nil {
 		return nil, err
 	}
 	if key == nil || load == nil {
-		return nil, errors.New("aside: GetOrLoadMany: a function for the keys and a loader are needed, and one is nil")
+		return nil, errors.New("aside: GetOrLoadMany: key or loader is nil; want both")
 	}
 	m := &many[K, T]{f: f, load: load}
 	if err := m.add(ctx, ids, key); err != nil {
@@ -74,6 +72,8 @@ func GetOrLoadMany[K comparable, T any](ctx context.Context, c Cache, ids []K, k
 		left[i] = &m.wanted[i]
 	}
 	defer m.leave()
+	// As in join: an id whose flight began before this call goes round again. The last rounds
+	// are alone, so the loop ends.
 	for round := 0; len(left) > 0; round++ {
 		left = m.look(ctx, left, round)
 		m.board(ctx, left, round)
@@ -90,28 +90,28 @@ type many[K comparable, T any] struct {
 	wanted []wanted[K, T]
 	values map[K]T
 
-	refreshing []*wanted[K, T] // that wait for their refreshes
+	refreshing []*wanted[K, T] // old values, while the caller waits for their refresh
 
-	ended  error // of the caller's context, when it left with ids unanswered
+	ended  error // the error of the caller's context, if it ended before all ids were answered
 	errs   []error
-	failed map[*loading]bool // whose error is among errs
+	failed map[*loading]bool // loads with an error that is in errs already
 }
 
-// wanted is an id of a call, and how far it has come.
+// wanted is the state of one id in a call.
 type wanted[K comparable, T any] struct {
 	id    K
 	space Keyspace
 	read
 	hit bool
 
-	fl        *flight // that it waits for
+	fl        *flight // the flight that it waits for
 	leads     bool
 	wasLoaded bool
 
 	stale T // the old value, while the flight refreshes it
 }
 
-// add takes the ids, each once.
+// add checks the keys of ids, and makes a wanted of each different id.
 func (m *many[K, T]) add(ctx context.Context, ids []K, key func(K) Key) error {
 	f := m.f
 	m.wanted = make([]wanted[K, T], 0, len(ids))
@@ -145,7 +145,8 @@ func (m *many[K, T]) add(ctx context.Context, ids []K, key func(K) Key) error {
 	return nil
 }
 
-// look looks all ids up, and returns those that are to be loaded.
+// look looks all ids up in one round, and returns those that must be loaded. Ids in this
+// process's memory cost no command; the others are asked for together.
 func (m *many[K, T]) look(ctx context.Context, ids []*wanted[K, T], round int) (left []*wanted[K, T]) {
 	f := m.f
 	var old, remote []*wanted[K, T]
@@ -195,11 +196,12 @@ func (m *many[K, T]) look(ctx context.Context, ids []*wanted[K, T], round int) (
 	return left
 }
 
-// boardAtOnce is how many ids find their flights under one hold of flights.mu, for which
-// other reads wait.
+// boardAtOnce is how many ids join their flights under one hold of flights.mu. A larger
+// number would keep single reads waiting for that lock.
 const boardAtOnce = 128
 
-// board finds the flights of ids, and leads those that there are none of.
+// board has each id join the flight of its key, or lead a new one. The new ones share one
+// load.
 func (m *many[K, T]) board(ctx context.Context, ids []*wanted[K, T], round int) {
 	if ctx.Err() != nil {
 		return
@@ -219,8 +221,8 @@ func (m *many[K, T]) board(ctx context.Context, ids []*wanted[K, T], round int) 
 	b.start()
 }
 
-// refresh returns old values to those that do not wait for new ones, and has them loaded
-// anew.
+// refresh starts a refresh of old values. It returns the old value for an id of a
+// keyspace without RefreshWait, and leaves the others to awaitRefreshes.
 func (m *many[K, T]) refresh(ctx context.Context, ids []*wanted[K, T]) {
 	if len(ids) == 0 {
 		return
@@ -229,11 +231,12 @@ func (m *many[K, T]) refresh(ctx context.Context, ids []*wanted[K, T]) {
 	for some := range slices.Chunk(ids, boardAtOnce) {
 		fs.mu.Lock()
 		for _, w := range some {
-			if w.leased && w.space.RefreshWait == 0 {
+			if w.leased && w.space.RefreshWait == 0 { // another caller refreshes it
 				continue
 			}
-			fl, begins := fs.boardRefresh(ctx, m.f, &w.space, typed[T]{}, &w.request, &b.loading, b.mayRefresh)
-			if begins {
+			var fl *flight
+			fl, w.leads = fs.boardRefresh(ctx, m.f, &w.space, typed[T]{}, &w.request, &b.loading, b.mayRefresh)
+			if w.leads {
 				b.add(fl, w.id)
 			}
 			w.fl = fl.forWaiter(&w.space, typed[T]{})
@@ -251,12 +254,13 @@ func (m *many[K, T]) refresh(ctx context.Context, ids []*wanted[K, T]) {
 	}
 }
 
-// awaitRefreshes waits for the refreshes that are waited for.
+// awaitRefreshes waits for refreshes as long as RefreshWait says. It comes after all
+// loads have ended; the refreshes run meanwhile.
 func (m *many[K, T]) awaitRefreshes(ctx context.Context) {
 	for _, w := range m.refreshing {
 		fl := w.fl
 		w.fl = nil
-		value, err := refreshed(ctx, m.f, fl, &w.space, &w.read, w.stale)
+		value, err := refreshed(ctx, m.f, fl, w.leads, &w.space, &w.read, w.stale)
 		if err == nil {
 			m.values[w.id] = value
 		} else if m.hasEnded(ctx) {
@@ -267,13 +271,14 @@ func (m *many[K, T]) awaitRefreshes(ctx context.Context) {
 	}
 }
 
-// hasEnded reports whether the caller's context has ended, which is the call's error then.
+// hasEnded reports whether the caller's context has ended, and notes its error as the
+// call's.
 func (m *many[K, T]) hasEnded(ctx context.Context) bool {
 	m.ended = ctx.Err()
 	return m.ended != nil
 }
 
-// await waits for the flights of ids, and returns those that are to go round again.
+// await waits for the flights of ids, and returns the ids that need another round.
 func (m *many[K, T]) await(ctx context.Context, ids []*wanted[K, T]) (again []*wanted[K, T]) {
 	for _, w := range ids {
 		fl := w.fl
@@ -281,7 +286,7 @@ func (m *many[K, T]) await(ctx context.Context, ids []*wanted[K, T]) (again []*w
 			m.f.missed(ctx, &w.space, &w.read, m.ended)
 			continue
 		}
-		w.fl = nil // landed leaves it
+		w.fl = nil // landed leaves the flight
 		value, hit, once, err := landed[T](ctx, m.f, fl, &w.space, &w.read, w.leads, w.wasLoaded)
 		if w.hit = hit; once {
 			again = append(again, w)
@@ -302,7 +307,7 @@ func (m *many[K, T]) await(ctx context.Context, ids []*wanted[K, T]) (again []*w
 	return again
 }
 
-// leave leaves the flights that are still waited for: one before them has panicked.
+// leave leaves flights that are still waited for, after a panic of another one.
 func (m *many[K, T]) leave() {
 	for i := range m.wanted {
 		if fl := m.wanted[i].fl; fl != nil {
@@ -311,6 +316,7 @@ func (m *many[K, T]) leave() {
 	}
 }
 
+// count counts, logs and reports one id as GetOrLoad does its key.
 func (m *many[K, T]) count(ctx context.Context, w *wanted[K, T], hit bool, err error) {
 	if hit {
 		m.f.hit(ctx, &w.space, &w.read, err)
@@ -319,7 +325,7 @@ func (m *many[K, T]) count(ctx context.Context, w *wanted[K, T], hit bool, err e
 	}
 }
 
-// fail notes the error of a flight, once for all that were loaded together.
+// fail notes the error of a load, once for all ids that were loaded together.
 func (m *many[K, T]) fail(fl *flight, err error) {
 	if m.failed == nil {
 		m.failed = make(map[*loading]bool)
@@ -330,6 +336,7 @@ func (m *many[K, T]) fail(fl *flight, err error) {
 	}
 }
 
+// err returns the noted errors as one.
 func (m *many[K, T]) err() error {
 	if m.ended != nil {
 		m.errs = append(m.errs, m.ended)
@@ -340,17 +347,18 @@ func (m *many[K, T]) err() error {
 	return errors.Join(m.errs...)
 }
 
-// batchOf is a batch of flights for ids.
+// batchOf is a loadBatch that knows which id each of its flights is for.
 type batchOf[K comparable] struct {
 	loadBatch
 	ids []K
 }
 
+// batch returns an empty batch that calls the caller's loader.
 func (m *many[K, T]) batch(ctx context.Context) *batchOf[K] {
 	b := &batchOf[K]{}
 	b.f, b.leader = m.f, ctx
 	b.derive(ctx, m.f)
-	load := m.load // and not m, which has the values
+	load := m.load // capturing m would keep the values of the call in memory for as long as the load runs
 	b.load = func(ctx context.Context, which []int) (func(int) (any, bool), error) {
 		ids := make([]K, len(which))
 		for i, place := range which {
@@ -365,11 +373,13 @@ func (m *many[K, T]) batch(ctx context.Context) *batchOf[K] {
 	return b
 }
 
+// add makes fl, for id, a member of the batch.
 func (b *batchOf[K]) add(fl *flight, id K) {
 	b.members = append(b.members, &member{flight: fl, place: len(b.ids)})
 	b.ids = append(b.ids, id)
 }
 
+// start runs the batch in a goroutine, unless no id leads a flight.
 func (b *batchOf[K]) start() {
 	if len(b.members) > 0 {
 		go b.run()

@@ -239,8 +239,8 @@ func TestMany_BadArguments(t *testing.T) {
 	db.wantAsked(t)
 }
 
-// What comes with an error is returned beside it, and not stored; no id is not found, even if
-// the error says so of one.
+// Values that a loader returns beside an error are returned with it, and not stored. No id
+// counts as not found, even if the error says so of one.
 func TestMany_Errors(t *testing.T) {
 	t.Parallel()
 	for _, fault := range []error{errDown, fmt.Errorf("row 2: %w: %w", aside.ErrNotFound, errDown)} {
@@ -863,7 +863,7 @@ func TestMany_Ownership(t *testing.T) {
 	}
 }
 
-// What a loader and a caller may ask for holds for ids loaded together.
+// The options of loaders and callers hold for ids that are loaded together.
 func TestGetOrLoadMany_KeepForFreshMaxLoads(t *testing.T) {
 	t.Parallel()
 	storing(t, func(t *testing.T, newCache func(t *testing.T) aside.Cache) {

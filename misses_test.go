@@ -76,8 +76,8 @@ func TestExpectedMisses_AskForTheLeaseAtOnce(t *testing.T) {
 	})
 }
 
-// Who may take a load's result has it when the load ends, and does not wait for the fill.
-// Who reads right afterwards waits for the fill, and hits; Close waits for it, too.
+// A caller that may take a load's result has it when the load ends, and does not wait for the
+// fill. A reader right afterwards waits for the fill, and hits; Close waits for it, too.
 func TestFills_AreNotWaitedFor(t *testing.T) {
 	t.Parallel()
 	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {

@@ -76,8 +76,7 @@ func gets(t *testing.T, r *redistest.Server) string {
 	return strings.Join(out, " ")
 }
 
-// What another process changes is soon not served any more, whoever changes it and
-// however.
+// A change by another process or program is visible soon, however it is made.
 func TestNear_OthersChangesAreHeard(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -111,7 +110,7 @@ func TestNear_OthersChangesAreHeard(t *testing.T) {
 	}
 }
 
-// What this process changes is never served from before the change.
+// This process never serves a value from before its own change.
 func TestNear_OnesOwnChangesAreSeenAtOnce(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -247,12 +246,12 @@ func TestNear_ASilentConnectionIsFoundOut(t *testing.T) {
 	}
 	stalled.Store(true)
 	client.Set(t.Context(), room.String(), `"new"`, time.Minute)
-	hears(t, said, "near cache is not used")
+	hears(t, said, "near cache disabled")
 	if got := read(t, c, fails(t)); got != "new" {
 		t.Errorf("read %q after the silence was found out", got)
 	}
 	stalled.Store(false)
-	hears(t, said, "near cache is used again")
+	hears(t, said, "near cache enabled again")
 	serves(t, c)
 }
 
@@ -274,7 +273,7 @@ type says struct {
 	said chan string
 }
 
-func (s says) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelWarn }
+func (s says) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelInfo }
 func (s says) Handle(_ context.Context, r slog.Record) error {
 	s.said <- r.Message
 	return nil

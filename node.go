@@ -1,3 +1,8 @@
+// A node is one server of the backend, with its breakers and its lines of commands. An
+// attempt is one command on its way to a node: do and doAnyway begin it, run the command
+// within the rest of the call's time budget, and report its end to the node's breakers.
+// This file decides which ends count as a failure of the node, and how much.
+
 package aside
 
 import (
@@ -19,20 +24,24 @@ import (
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
-// node is one of the backend's servers. It has a breaker for whether it answers,
-// and one for whether it stores: a Redis that refuses to store (out of memory, a
-// read-only replica, no right to run scripts) still serves what it has and takes
-// invalidations.
+// node is one of the backend's servers. It has two breakers, one for whether it answers and
+// one for whether it stores: a Redis that refuses to store (out of memory, no right to run
+// scripts) still serves its values and takes invalidations. Reads, large reads, leases with
+// fills, and invalidations have separate lines, so that none of them waits for another kind.
+//
+// Locks: reads.Mu, bulk.Mu and calls.Mu are separate. bulk.Mu may be held when reads.Mu is
+// taken, never the reverse, and neither is held with calls.Mu.
 type node struct {
-	*breaker.Breaker
-	store  *breaker.Breaker
-	redis  *redisstore.Store // nil for a backend of others, whose calls each go alone
-	reads  reads
-	bulk   reads                                          // of keys whose values are large, each on its own
-	calls  batch.Line[*redisstore.Call, redisstore.Reply] // for leases, and fills
-	writes *batch.Gate                                    // commands that invalidate
+	*breaker.Breaker                   // opens when the node does not answer
+	store            *breaker.Breaker  // opens when the node does not store
+	redis            *redisstore.Store // nil for a foreign backend: each of its calls goes alone
+	reads            reads
+	bulk             reads                                          // of keys with large values, one key a command
+	calls            batch.Line[*redisstore.Call, redisstore.Reply] // leases and fills
+	writes           *batch.Gate                                    // commands that invalidate
 }
 
+// shard returns the name of the node that has key, or "" where there is only one.
 func (f *front) shard(key string) string {
 	if f.shardOf == nil {
 		return ""
@@ -40,6 +49,8 @@ func (f *front) shard(key string) string {
 	return f.shardOf(key)
 }
 
+// nodeOf returns the node that has key. Nodes are made when their first key is asked for,
+// and are never removed: a Cluster has few. Each probes with a key in its own slots.
 func (f *front) nodeOf(key string) *node {
 	if n := f.single.Load(); n != nil {
 		return n
@@ -77,6 +88,8 @@ func (f *front) nodeOf(key string) *node {
 		}
 		return err
 	})
+	// Another caller may have made the node meanwhile. This one has no goroutine yet, and is
+	// dropped.
 	actual, _ := f.nodes.LoadOrStore(shard, n)
 	if f.shardOf == nil {
 		f.single.Store(actual.(*node))
@@ -84,7 +97,8 @@ func (f *front) nodeOf(key string) *node {
 	return actual.(*node)
 }
 
-// eachNode calls work for each node of some keys, with the places of its keys.
+// eachNode calls work for each node of some keys, with the indices of its keys. The calls
+// run concurrently, so that several sick nodes cost one time budget together.
 func (f *front) eachNode(keys int, key func(i int) string, work func(n *node, which []int)) {
 	if keys == 0 {
 		return
@@ -100,14 +114,14 @@ func (f *front) eachNode(keys int, key func(i int) string, work func(n *node, wh
 		}
 		return
 	}
-	var wg sync.WaitGroup // all at once: sick nodes then cost one budget together
+	var wg sync.WaitGroup
 	for n, which := range byNode {
 		wg.Go(func() { work(n, which) })
 	}
 	wg.Wait()
 }
 
-// few calls work for each of n, some at a time.
+// few calls work for each i below n, at most batch.MaxLanes at a time.
 func few(n int, work func(i int)) {
 	var wg sync.WaitGroup
 	var next atomic.Int64
@@ -121,6 +135,10 @@ func few(n int, work func(i int)) {
 	wg.Wait()
 }
 
+// newBreaker returns a breaker for a node. does is its task: "answer" or "store". probe must
+// be a command of that task. After a failed probe the client of a Cluster looks up its nodes
+// again, as the keys may have moved away from a node that is gone; go-redis itself does so
+// only once a minute while nothing answers.
 func (f *front) newBreaker(shard, does string, connected func() int64, probe func(context.Context) error) *breaker.Breaker {
 	log := f.log
 	if shard != "" {
@@ -128,7 +146,7 @@ func (f *front) newBreaker(shard, does string, connected func() int64, probe fun
 	}
 	silence := f.cfg.Timeout / 3
 	if f.cfg.WaitReplicas > 0 {
-		silence = 0 // WAIT is silent for as long as the replicas are
+		silence = 0 // a WAIT gets no reply while the replicas are slow, which is not the node's silence
 	}
 	return breaker.New(breaker.Options{
 		Does: does, Log: log,
@@ -141,15 +159,16 @@ func (f *front) newBreaker(shard, does string, connected func() int64, probe fun
 			defer cancel()
 			err := probe(ctx)
 			if err != nil && f.lookUp != nil {
-				_, _ = foreign.Safely(ctx, func(context.Context) (any, error) { f.lookUp(); return nil, nil }) // go-redis does once a minute, where nobody answers who could say that the keys have moved
+				_, _ = foreign.Safely(ctx, func(context.Context) (any, error) { f.lookUp(); return nil, nil })
 			}
 			return err
 		},
 	})
 }
 
-// lookAgain looks what the server is, now and then while it is used, beside the
-// commands that use it.
+// lookAgain inspects the server's role in the background, at most once per
+// redisstore.LookInterval and only while commands are sent: a master that has become a
+// replica would otherwise be read from as before.
 func (f *front) lookAgain(now time.Time) {
 	if f.look == nil {
 		return
@@ -165,18 +184,21 @@ func (f *front) lookAgain(now time.Time) {
 	})
 }
 
-// budget is what one call may still spend on commands that fail.
+// budget is the time that one call may still spend on commands that fail. Commands that
+// succeed cost nothing of it. It is not used concurrently.
 type budget struct {
 	left time.Duration
-	bulk bool // the command is to carry much: to wait for it says nothing of the node
+	bulk bool // the command carries a large value: that it takes long is no sign of silence
 
-	again bool // the command failed before with others, which said all that there is to say of the node
+	again bool // the command has failed as a part of a larger batch, which was counted as a failure
 }
 
+// newBudget returns the time budget of one call: Config.Timeout.
 func (f *front) newBudget() *budget { return &budget{left: f.cfg.Timeout} }
 
-// do runs a backend command on key within the budget. stores says that the
-// command is of no use on a backend that refuses to store.
+// do runs a backend command on key within the budget. The error is ErrClosed, wraps
+// ErrInvalidKey or ErrUnavailable, or is the cause of ctx's end; on a local backend it is the
+// command's own. With stores, the command is not sent to a node that refuses to store.
 func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool, command func(context.Context) (T, error)) (T, error) {
 	if err := f.usable(key); err != nil {
 		var zero T
@@ -185,7 +207,7 @@ func do[T any](ctx context.Context, f *front, key string, b *budget, stores bool
 	return doAnyway(ctx, f, key, b, stores, command)
 }
 
-// doAnyway is do even while the front closes.
+// doAnyway is do for a command that is sent even while the front closes.
 func doAnyway[T any](ctx context.Context, f *front, key string, b *budget, stores bool, command func(context.Context) (T, error)) (T, error) {
 	var zero T
 	if f.local {
@@ -203,30 +225,34 @@ func doAnyway[T any](ctx context.Context, f *front, key string, b *budget, store
 	return v, nil
 }
 
-// attempt is a command on its way to a node.
+// attempt is a command on its way to a node. It ends by end, or by abort if the command
+// panics.
 type attempt struct {
-	ctx    context.Context // ends when the command has had its time
-	cancel context.CancelFunc
+	ctx    context.Context    // of the command; ends after limit
+	cancel context.CancelFunc // nil where ctx is shared
 	f      *front
 	node   *node
 	caller context.Context
-	stores bool
+	stores bool // the outcome counts for the node's store breaker, too
 	start  time.Time
 	limit  time.Duration
-	brief  bool          // the limit is less than what an answer takes
-	took   time.Duration // when it has ended
+	brief  bool          // a healthy node may need more time than limit
+	took   time.Duration // set when ended is
 	ended  bool
-	bulk   bool
+	bulk   bool // see budget
 }
 
-// attempt begins a command, unless the node is left alone or the budget is spent.
+// attempt begins a command, unless the node's breaker is open or the budget is spent. The
+// command gets the rest of the budget, and at most half of the time that ctx has left.
+// Commands that get a whole budget share deadlines where the client obeys them (see
+// deadline.Shared), and then do not end with ctx: the client would not interrupt them anyway.
 func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (attempt, error) {
 	if n.IsOpen() || stores && n.store.IsOpen() || b.left <= 0 {
 		return attempt{}, ErrUnavailable
 	}
 	a := attempt{f: f, node: n, caller: ctx, stores: stores, start: time.Now(), limit: b.left, bulk: b.bulk}
 	if left, ok := deadline.Left(ctx); ok {
-		a.limit = min(a.limit, left/2) // the loader needs time, too
+		a.limit = min(a.limit, left/2) // the loader needs the other half
 		a.brief = a.limit < f.shortTime() && a.limit < max(f.cfg.Timeout/250, n.reads.trip())
 	}
 	if !a.brief && !a.bulk {
@@ -241,7 +267,10 @@ func (f *front) attempt(ctx context.Context, n *node, b *budget, stores bool) (a
 	return a, nil
 }
 
-// end takes the command's error, and returns what the caller is to be told.
+// end ends the attempt with the command's error, and returns the error for the caller. A
+// failure is taken off the budget and counts against the node with a weight: an ordinary one
+// by default, a hasty one if the command had little time, and none if the failure says
+// nothing of the node.
 func (a *attempt) end(err error, b *budget) error {
 	a.ended = true
 	if a.cancel != nil {
@@ -249,8 +278,8 @@ func (a *attempt) end(err error, b *budget) error {
 	}
 	now := time.Now()
 	a.took = now.Sub(a.start)
-	replied := err == nil || redisstore.Answered(err)
-	heard := a.node.AnswersSince(a.start)
+	replied := err == nil || redisstore.Answered(err) // an error reply shows that the node answers
+	heard := a.node.AnswersSince(a.start)             // any command, before over counts this one
 	a.over(now, replied)
 	if err == nil {
 		a.node.Success()
@@ -261,40 +290,44 @@ func (a *attempt) end(err error, b *budget) error {
 	}
 	b.left -= a.took
 	if a.caller.Err() != nil {
-		return context.Cause(a.caller) // the caller's own end, no fault of the backend
+		return context.Cause(a.caller) // the caller has left, which is no failure of the node
 	}
+	// The caller waits at most for one budget, so a command with a small rest of it or of
+	// ctx may time out on a healthy node: such a failure weighs less, or nothing.
 	weight := int32(breaker.Ordinary)
 	switch {
-	case a.took < a.limit:
+	case a.took < a.limit: // it failed before its time was over
 	case a.brief:
 		weight = 0
 	case a.limit < a.f.shortTime():
 		weight = breaker.Hasty
 	}
 	if b.again || redis.HasErrorPrefix(err, "TRYAGAIN") || a.f.panicked(err) {
-		weight = 0 // a slot is moving, or code of others panicked, which says nothing of the node
+		weight = 0 // a slot is moving, or foreign code panicked
 	}
 	unfit := errors.As(err, new(*redisstore.Misfit))
 	if unfit {
-		weight = breaker.Opens // it has said what it is
+		weight = breaker.Opens // one such reply is enough
 	}
 	if redisstore.IsShortage(err) && !a.node.HasFailed() {
-		weight = 0 // nothing was sent; after a failure, those that hang may be what it is short of
+		weight = 0 // nothing was sent; after a failure, hanging commands may hold the connections
 	}
 	if a.bulk && heard && isTimeout(err) {
-		weight = 0 // it was too long for the line
+		weight = 0 // the node answered others: the value was too large for the connection
 	}
 	if replied {
 		a.node.Success()
 	} else {
 		a.node.Failure(err, weight)
 	}
-	if a.stores && !unfit {
+	if a.stores && !unfit { // a misfit is the answer breaker's: one breaker opens for it
 		a.node.store.Failure(err, weight)
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }
 
+// over tells the breaker that the command is no longer on its way. A large one never counted
+// as on its way; its reply shows that the node is not silent.
 func (a *attempt) over(now time.Time, replied bool) {
 	switch {
 	case a.brief:
@@ -305,14 +338,14 @@ func (a *attempt) over(now time.Time, replied bool) {
 	}
 }
 
-// isTimeout reports whether a command ended as its time was over.
+// isTimeout reports whether err says that a command's time was over.
 func isTimeout(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// abort is the end of a command that panicked, as a hook of the client may: nothing
-// is on its way any more.
+// abort ends an attempt that end has not ended, as the command panicked: a hook of the client
+// may. Otherwise it does nothing.
 func (a *attempt) abort() {
 	if a.ended {
 		return
@@ -323,6 +356,7 @@ func (a *attempt) abort() {
 	a.over(time.Now(), true)
 }
 
+// usable returns ErrClosed if the front is closed, or why key is not valid.
 func (f *front) usable(key string) error {
 	if f.life.IsClosed() {
 		return ErrClosed
@@ -330,6 +364,7 @@ func (f *front) usable(key string) error {
 	return f.valid(key)
 }
 
+// valid returns an error if key, in full, has nothing but the key prefix.
 func (f *front) valid(key string) error {
 	if key == f.cfg.KeyPrefix {
 		return fmt.Errorf("%w: the key is empty", ErrInvalidKey)
@@ -337,18 +372,18 @@ func (f *front) valid(key string) error {
 	return nil
 }
 
-// crowded notes that so many callers are in line.
+// crowded tells the breaker how many callers are in line for the node.
 func (n *node) crowded(waiting int) {
-	if waiting%4 == 2 { // not each: to ask for the time is a fiftieth of a read
+	if waiting%4 == 2 { // not each time: asking for the time is a fiftieth of a read
 		n.Asked(time.Now(), waiting)
 	}
 }
 
-// shortTime is the time below which a command that times out says little.
+// shortTime is the time limit below which a command's time-out says little about the node.
 func (f *front) shortTime() time.Duration { return f.cfg.Timeout / 5 }
 
 // shortOfTime reports whether a command that has just failed may have had less time than
-// that: it had half of what ctx left, and the other half is left now.
+// shortTime: it had half of the time that ctx had left, and the other half is left now.
 func (f *front) shortOfTime(ctx context.Context) bool {
 	if f.local {
 		return false
@@ -357,14 +392,14 @@ func (f *front) shortOfTime(ctx context.Context) bool {
 	return ok && left < f.shortTime()
 }
 
-// panicked reports whether err is a panic's. The first one is told of.
+// panicked reports whether err is a panic of foreign code, and logs the first one.
 func (f *front) panicked(err error) bool {
 	var p *foreign.Panic
 	if !errors.As(err, &p) {
 		return false
 	}
 	f.panicOnce.Do(func() {
-		f.log.Warn("cache: the backend panicked, which is taken for a failure (logged once)", "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
+		f.log.Warn("aside: backend panic, taken for a failure (logged once)", "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
 	})
 	return true
 }

@@ -1,3 +1,7 @@
+// The counters of a Cache. Each keyspace has counters of its own, to which reads and writes
+// add; Status sums them up. A hit must not pay for being counted, so it finds its counters
+// without a lock, and those that it adds to are spread over several words (striped).
+
 package aside
 
 import (
@@ -9,61 +13,65 @@ import (
 	"unsafe"
 )
 
-// Status describes a Cache.
+// Status describes a Cache and its backend.
 type Status struct {
-	Backend    string // "redis", "memory", "none", or the Name that a backend of one's own gives
-	Version    string // the server's, where there is one
-	UsedMemory string // of the server or the cache, like 1.21M
-	Keys       int64  // in the database: all keys, not only the cache's
+	Backend    string // "redis", "memory", "none", or the Name that a custom backend returns
+	Version    string // of the server, where there is one
+	UsedMemory string // of the server or the memory backend, such as 1.21M
+	Keys       int64  // in the server's database: all keys, not only the cache's
 
-	// The rest is of this process.
+	// The other fields are about this process.
 
-	Breaker    string // "closed" while the backend is used, "open" while a node of it is left alone, or not asked to store
-	Queued     int    // invalidations waiting to be delivered
-	Overflowed bool   // the queue was full: nothing cached is trusted until a Clear went through
+	Breaker    string // "open" while the breaker of at least one node is open, for all commands or for those that store; else "closed"
+	Queued     int    // invalidations that wait to be delivered
+	Overflowed bool   // the queue was full: every key is distrusted until a Clear has succeeded
 	Stats      Stats
 
-	// Keyspaces are the Stats of each keyspace, by name, for the first 256 that were used.
-	// Those of all others together have the name "".
+	// Keyspaces has the Stats of each keyspace, by name, for the first 256 that were used.
+	// The Stats of all others together have the name "".
 	Keyspaces map[string]Stats
 }
 
-// Stats are counts since the Cache was made, of this process alone.
+// Stats are counts since the Cache was made, in this process alone. A read is one call of
+// GetOrLoad, or one id of a call of GetOrLoadMany.
 type Stats struct {
 	Hits               int64 // reads of values that the cache had, or was storing, when they came
-	NearHits           int64 // looks that the near cache answered: nearly all are hits
+	NearHits           int64 // lookups that the near cache answered; nearly all are hits
 	StaleHits          int64 // hits of values older than their keyspace's RefreshAfter
-	Misses             int64 // the other reads, but for those while the cache is switched off
+	Misses             int64 // reads that were no hits; none are counted while the cache is switched off
 	Loads              int64 // calls of loaders
 	LoadErrors         int64 // loads that ended with an error other than ErrNotFound, or a panic
-	Refreshes          int64 // of these, to replace a value that is older than RefreshAfter
+	Refreshes          int64 // loads to replace a value older than RefreshAfter; Loads includes them
 	RefreshErrors      int64 // refreshes that ended with an error other than ErrNotFound, or a panic
-	RefreshesSkipped   int64 // refreshes that were not begun, as too many were running or loads had all places
-	Audited            int64 // values of hits that were loaded once more and compared: see Config.Audit
-	AuditDifferences   int64 // of these, values that were another one than the hit's
+	RefreshesSkipped   int64 // refreshes not begun, as too many were running or loads had all places
+	Audited            int64 // hits with a value that was loaded once more and compared: see Config.Audit
+	AuditDifferences   int64 // audits that loaded another value than the hit's; Audited includes them
 	AuditsUndecided    int64 // audits that compared nothing: a write came between, or the load failed
 	Coalesced          int64 // reads that took the result of a load begun for another caller
 	Waited             int64 // waits for a load in another process
-	Degraded           int64 // reads that went without the backend because of trouble with it or an undelivered invalidation
+	Degraded           int64 // reads that bypassed the backend because it failed or the key was distrusted
 	StaleFills         int64 // loaded values that were not stored because a write came between
 	DecodeErrors       int64 // stored values that did not decode
-	EncodeErrors       int64 // loaded values that could not be encoded, were too large, or took too long to send, and were not stored
-	Invalidated        int64 // keys whose invalidation was applied
-	InvalidationQueued int64 // keys whose invalidation had to be queued
+	EncodeErrors       int64 // loaded values not stored, as they did not encode, were too large or took too long to send
+	Invalidated        int64 // keys that were invalidated in the backend
+	InvalidationQueued int64 // keys that could not be, so that their invalidation was queued
 }
 
-// counts are counters by keyspace.
+// counts has the counters of each keyspace. Reading known takes no lock, as every hit does
+// it; the map is therefore copied to add a keyspace, and never modified.
 type counts struct {
-	known atomic.Pointer[map[string]*counters] // copied when a keyspace is added
-	mu    sync.Mutex                           // held to add one
-	rest  counters
+	known atomic.Pointer[map[string]*counters] // nil before the first keyspace
+	mu    sync.Mutex                           // held while known is replaced
+	rest  counters                             // of the keyspaces past maxCounted, and of keys without one
 }
 
-// maxCounted is how many keyspaces are counted by themselves.
+// maxCounted is how many keyspaces have counters of their own. A metric has a label value
+// for each.
 const maxCounted = 256
 
-// of returns the counters of a keyspace. Names that no keyspace can have are of other programs'
-// keys, and no labels for metrics.
+// of returns the counters of a keyspace, which are made at its first use. All after the
+// first 256 share the counters of rest, and so does a name that no keyspace can have, which
+// is taken from another program's key.
 func (c *counts) of(space string) *counters {
 	known := c.known.Load()
 	if known != nil {
@@ -77,6 +85,7 @@ func (c *counts) of(space string) *counters {
 	return c.add(space)
 }
 
+// add adds a keyspace, unless it is there by now or there are maxCounted.
 func (c *counts) add(space string) *counters {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,13 +99,14 @@ func (c *counts) add(space string) *counters {
 		}
 		maps.Copy(known, *old)
 	}
-	of := &counters{}
-	known[strings.Clone(space)] = of
+	of := &counters{space: strings.Clone(space)}
+	known[of.space] = of
 	c.known.Store(&known)
 	return of
 }
 
-// stats returns the counts of all keyspaces together, and of each.
+// stats returns the counts of all keyspaces together, and of each. The counters are read one
+// after the other while they change, so sums may be off by the reads on their way.
 func (c *counts) stats() (all Stats, each map[string]Stats) {
 	each = make(map[string]Stats)
 	if rest := c.rest.stats(); rest != (Stats{}) {
@@ -113,8 +123,10 @@ func (c *counts) stats() (all Stats, each map[string]Stats) {
 	return all, each
 }
 
-// counters are those of a keyspace.
+// counters are the counters of one keyspace, or with the name "" of those that share rest.
+// Those that every hit adds to are striped.
 type counters struct {
+	space                                                       string
 	hits, nearHits, staleHits                                   striped
 	audited, auditDifferences, auditsUndecided                  atomic.Int64
 	refreshes, refreshErrors, refreshesSkipped                  atomic.Int64
@@ -122,6 +134,7 @@ type counters struct {
 	staleFills, decodeErrors, encodeErrors, invalidated, queued atomic.Int64
 }
 
+// stats returns the counts. A new counter goes into counters, Stats, here and into add.
 func (c *counters) stats() Stats {
 	return Stats{
 		Hits:               c.hits.Load(),
@@ -147,6 +160,7 @@ func (c *counters) stats() Stats {
 	}
 }
 
+// add adds the counts of o to s.
 func (s *Stats) add(o Stats) {
 	s.Hits += o.Hits
 	s.NearHits += o.NearHits
@@ -170,21 +184,22 @@ func (s *Stats) add(o Stats) {
 	s.InvalidationQueued += o.InvalidationQueued
 }
 
-// striped counts what many processors count at once: one word for all of them would
-// be passed from one to the next, at several times the cost of a hit in memory.
+// striped is a counter that many processors add to at once. A single word would be passed
+// from one processor's cache to the next, at several times the cost of a hit in memory.
 type striped [16]struct {
 	atomic.Int64
-	_ [120]byte // no two in the lines that a processor fetches together
+	_ [120]byte // keeps two stripes out of the cache lines that a processor fetches together
 }
 
-// Add takes a stripe by where the goroutine's stack is: that differs from goroutine
-// to goroutine, and costs nothing to know.
+// Add adds n to one stripe, chosen by the address of the goroutine's stack: it differs from
+// goroutine to goroutine, and costs nothing to know.
 func (s *striped) Add(n int64) {
 	var here byte
 	i := uint64(uintptr(unsafe.Pointer(&here))) >> 11 * 0x9e3779b97f4a7c15 >> 60
 	s[i].Int64.Add(n)
 }
 
+// Load returns the sum of the stripes.
 func (s *striped) Load() (n int64) {
 	for i := range s {
 		n += s[i].Int64.Load()

@@ -79,7 +79,7 @@ func TestP5_AClientOfFewConnections(t *testing.T) {
 }
 
 // While others have all connections of the client, calls load, and neither breaker
-// opens: Redis has not been asked. What was to be invalidated is not lost.
+// opens: Redis has not been asked. Invalidations are not lost.
 func TestP5_OthersHaveAllConnections(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -122,7 +122,8 @@ func TestP5_OthersHaveAllConnections(t *testing.T) {
 	}
 }
 
-// Who finds no connection, as others have them all, gets what is there when one is free.
+// A reader that finds no connection, as others have all of them, gets the value when one is
+// free.
 func TestP5_AConnectionThatIsFreeLater(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -151,7 +152,7 @@ func TestP5_AConnectionThatIsFreeLater(t *testing.T) {
 	}
 }
 
-// A Redis that hangs keeps a small pool's connections: who waits for one waits for
+// A Redis that hangs keeps a small pool's connections: a command that waits for one waits for
 // Redis, and its breaker opens all the same.
 func TestP5_ASmallPoolOfARedisThatHangs(t *testing.T) {
 	t.Parallel()

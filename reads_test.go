@@ -55,8 +55,8 @@ func TestReadsThatComeAtOnceGoTogether(t *testing.T) {
 	})
 }
 
-// What a reader gets was asked for after it came, also when it comes to a batch
-// that is on its way.
+// A reader's value was requested after the reader came, also when it comes while a batch is
+// on its way.
 func TestP1_AReadIsNotGivenWhatWasAskedForBeforeItCame(t *testing.T) {
 	t.Parallel()
 	overLine(t, aside.Config{}, func(t *testing.T, c aside.Cache, l *line, server *miniredis.Miniredis) {

@@ -1,3 +1,16 @@
+// Loads of values that are still served: refreshes, which replace a value older than its
+// keyspace's RefreshAfter, and audits, which compare a hit's value with the database. Both
+// are flights (see flight.go) that no caller has to wait for, take a place only if one is
+// free, and load only under a lease. They differ in their ends:
+//
+//   - A refresh replaces the value that it has seen and no other (backend.LeaseRequest.Refresh).
+//     If it fails, the old value stays until its TTL ends, and the backend grants no other
+//     lease for a refresh of the key for a while.
+//   - An audit's result is stored as a refresh's is, which shows that no write came between:
+//     only then is a difference counted.
+//
+// GetOrLoadMany's refreshes run in a loadBatch (batch.go).
+
 package aside
 
 import (
@@ -9,43 +22,46 @@ import (
 	"github.com/cacheaside/aside/internal/places"
 )
 
-// maxRefreshes is how many refreshes run in a process at a time. One more is skipped, as the
-// value is still good.
+// maxRefreshes is how many refreshes and audits run in a process at a time. Further ones are
+// skipped, not queued, as the old value is still good.
 const maxRefreshes = 64
 
-// refreshEvery is how often a process asks, at most, whether a value is to be refreshed that
-// is older than its keyspace's RefreshAfter: mostly somebody is at it already, or has failed.
+// refreshEvery is how often a process tries to refresh a key at most. Most further tries
+// would find that another process is refreshing it, or has just failed to.
 const refreshEvery = time.Second
 
-// refresh is the part of a flight that loads a value anew. Its readers have the old one, so
-// it needs no waiter to go on, and does not load without a lease.
+// refresh is the part of a flight that refreshes or audits a value. Its readers have the old
+// value, so the flight itself counts as a waiter, and goes on when they leave.
 type refresh struct {
 	began time.Time
-	waits bool // for another process's refresh, as readers do
+	waits bool // waits for another process's refresh, as its readers wait (Keyspace.RefreshWait)
 
-	audits  bool   // the value need not be old: it is compared with served
+	audits  bool   // an audit: the value need not be old, and is compared with served
 	served  []byte // the bytes of the hit's value
-	differs bool   // the loaded value is another one
+	differs bool   // the loaded value differs from it
 }
 
-// refresh has the value of a key loaded anew, unless the key has a flight, was tried a
-// moment ago, or too many values are being refreshed. It returns the flight to a caller who
-// waits for it, and else nil.
-func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) *flight {
+// refresh starts a flight that replaces the value of a key, unless the key has a flight, was
+// tried a moment ago, or too many refreshes are running, and reports whether it did. It
+// returns the key's flight to a caller that waits for a refresh, as its keyspace says, and
+// nil to any other. A caller that gets a flight must call leave for it.
+func (fs *flights) refresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, load func(context.Context) (any, error)) (fl *flight, begins bool) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	var seat *places.Seat
-	fl, begins := fs.boardRefresh(ctx, f, space, typ, r, nil, func() (ok bool) { seat, ok = fs.mayRefresh(f); return ok })
+	fl, begins = fs.boardRefresh(ctx, f, space, typ, r, nil, func() (ok bool) { seat, ok = fs.mayRefresh(f); return ok })
 	if begins {
 		fl.load, fl.seat = load, seat
 		fs.startRefresh(fl.loading)
 		go fl.run()
 	}
-	return fl.forWaiter(space, typ)
+	return fl.forWaiter(space, typ), begins
 }
 
-// boardRefresh returns the key's flight, and one that is to begin, which is one of l if that
-// is not nil, if it has none. It needs fs.mu.
+// boardRefresh returns the key's flight, or makes one, and reports whether the caller must
+// start it. If l is not nil, a new flight becomes one of l's. may takes a place for it, and
+// says whether there is one. Without a flight, boardRefresh returns nil. The caller must hold
+// fs.mu.
 func (fs *flights) boardRefresh(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, l *loading, may func() bool) (fl *flight, begins bool) {
 	if fl := fs.byKey[r.key]; fl != nil {
 		return fl, false
@@ -58,13 +74,13 @@ func (fs *flights) boardRefresh(ctx context.Context, f *front, space *Keyspace, 
 		return nil, false
 	}
 	fs.tried.Add(r.key, min(refreshEvery, f.ttl.refreshAfter(space)))
-	fl = fs.begin(ctx, f, space, typ, r, l) // whose caller is the refresh, and never leaves
+	fl = fs.begin(ctx, f, space, typ, r, l) // its first waiter is the refresh itself, which never leaves
 	fl.refresh = &refresh{began: time.Now(), waits: space.RefreshWait != 0}
 	fs.byKey[r.key] = fl
 	return fl, true
 }
 
-// mayRefresh takes a place for a refresh, if there is one. It needs fs.mu.
+// mayRefresh takes a place for a refresh, if one is free. The caller must hold fs.mu.
 func (fs *flights) mayRefresh(f *front) (*places.Seat, bool) {
 	if len(fs.refreshing) >= maxRefreshes {
 		return nil, false
@@ -72,7 +88,7 @@ func (fs *flights) mayRefresh(f *front) (*places.Seat, bool) {
 	return f.places.TryTake()
 }
 
-// startRefresh needs fs.mu.
+// startRefresh notes that l is a refresh, until its flight ends. The caller must hold fs.mu.
 func (fs *flights) startRefresh(l *loading) {
 	if fs.refreshing == nil {
 		fs.refreshing = make(map[*loading]bool)
@@ -80,8 +96,9 @@ func (fs *flights) startRefresh(l *loading) {
 	fs.refreshing[l] = true
 }
 
-// forWaiter returns the flight to a reader who waits for a refresh, if it is one that its
-// keyspace has readers wait for, and else nil. It needs flights.mu.
+// forWaiter returns fl with the reader as a waiter, if fl is a refresh and the reader's
+// keyspace has readers wait for refreshes. Otherwise it returns nil. The caller must hold
+// flights.mu.
 func (fl *flight) forWaiter(space *Keyspace, typ valueType) *flight {
 	if fl == nil || fl.refresh == nil || space.RefreshWait == 0 {
 		return nil
@@ -91,11 +108,12 @@ func (fl *flight) forWaiter(space *Keyspace, typ valueType) *flight {
 	return fl
 }
 
-// endRefreshes ends the refreshes: nobody waits for one whose loader does not end.
+// endRefreshes ends all refreshes, for Close. Their loaders' contexts end; Close does not
+// wait for the loaders.
 func (fs *flights) endRefreshes() {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	for l := range fs.refreshing { // also those that were detached
+	for l := range fs.refreshing { // has detached flights, too
 		if l.batchAsk != nil {
 			l.batchAsk.End()
 		}
@@ -104,7 +122,7 @@ func (fs *flights) endRefreshes() {
 	}
 }
 
-// refreshFailed tells of a refresh that failed: no caller does.
+// refreshFailed counts and logs a refresh that failed, as no caller gets its error.
 func (fl *flight) refreshFailed(err error) {
 	if fl.refresh == nil || fl.f.life.IsClosed() {
 		return
@@ -113,11 +131,11 @@ func (fl *flight) refreshFailed(err error) {
 		return
 	}
 	fl.count().refreshErrors.Add(1)
-	fl.f.warnOnce(&fl.space, fl.key, "cache: loads that were to refresh values failed, and the old values stay until their time to live is over (logged once per keyspace)", err)
+	fl.f.warnOnce(&fl.space, fl.key, "aside: refreshes failed, old values kept until they expire (logged once per keyspace)", err)
 }
 
-// audit has the value of a key loaded once more, and compared with a hit's, unless
-// the key has a flight or a load may not begin at once.
+// audit starts a flight that loads the value of a key once more and compares it with the
+// bytes that a hit has served, unless the key has a flight or no place is free.
 func (fs *flights) audit(ctx context.Context, f *front, space *Keyspace, typ valueType, r *request, served []byte, load func(context.Context) (any, error)) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -136,7 +154,8 @@ func (fs *flights) audit(ctx context.Context, f *front, space *Keyspace, typ val
 	go fl.run()
 }
 
-// mayAudit reports whether the key still has the value that is to be compared, under a lease.
+// mayAudit reports whether an audit has its lease and, under it, the key still has the
+// hit's value. Otherwise a write or a refresh came between, and the audit is undecided.
 func (fl *flight) mayAudit(lease backend.Lease) bool {
 	if lease.State == backend.Granted {
 		got, err := fl.get()
@@ -148,19 +167,21 @@ func (fl *flight) mayAudit(lease backend.Lease) bool {
 	return false
 }
 
-// auditGrace is how long an audit waits for the invalidation by a writer whose change it may
-// have been the first to read.
+// auditGrace is how long an audit that has found a difference waits before it stores its
+// result. The load may have read a change that a writer has committed and is about to
+// invalidate the key for; that invalidation ends the lease, and the audit is undecided.
 const auditGrace = time.Second
 
-// auditLogs is how often a difference is logged, at most.
+// auditLogs is the shortest time between two logged differences.
 const auditLogs = 10 * time.Second
 
-// compare compares the loaded value with the hit's.
+// compare compares the loaded value with the hit's, and waits for auditGrace if they differ.
+// Encoded values may differ and decode to equal ones, as the order of a map's keys may.
 func (fl *flight) compare() {
 	r := fl.refresh
 	r.differs = !bytes.Equal(fl.data, r.served) && (fl.data == nil || !fl.typ.equal(&fl.space, fl.data, r.served))
 	if r.differs && (fl.err == nil || fl.notFound) {
-		fl.leaveMap() // callers who come now do not wait for it
+		fl.leaveMap() // later callers must not wait for it
 		select {
 		case <-time.After(auditGrace):
 		case <-fl.f.life.Context().Done():
@@ -168,7 +189,8 @@ func (fl *flight) compare() {
 	}
 }
 
-// audited counts an audit. When its result was stored, no write came between.
+// audited counts an audit, if the flight is one. A stored result shows that no write came
+// between the hit and the load, so that a difference is real.
 func (fl *flight) audited(stored bool) {
 	f, r := fl.f, fl.refresh
 	switch {
@@ -178,13 +200,15 @@ func (fl *flight) audited(stored bool) {
 		fl.count().auditsUndecided.Add(1)
 		return
 	}
+	if r.differs {
+		fl.count().auditDifferences.Add(1) // before the audits, of which it is one: see Stats
+	}
 	fl.count().audited.Add(1)
 	if !r.differs {
 		return
 	}
-	fl.count().auditDifferences.Add(1)
 	now := time.Now().UnixNano()
 	if last := f.auditLogged.Load(); now-last >= int64(auditLogs) && f.auditLogged.CompareAndSwap(last, now) {
-		f.log.Warn("cache: the database has another value than a hit has returned, and no invalidation came between (Config.Audit; logged every 10 seconds at most)", "key", fl.key, "served", r.began)
+		f.log.Warn("aside: another value in the database than a hit returned, and no invalidation between (Config.Audit; logged at most every 10 seconds)", "key", fl.key, "served", r.began)
 	}
 }

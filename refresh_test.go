@@ -549,7 +549,7 @@ func TestKeepFor(t *testing.T) {
 				t.Errorf("%d: got %v, %v, %v, want %v", i, left, ok, err, k.want)
 			}
 		}
-		// What is nested has its own.
+		// A nested load has a KeepFor of its own.
 		inner := s.Key("inner")
 		_, err := aside.GetOrLoad(t.Context(), c, s.Key("outer"), func(ctx context.Context) (string, error) {
 			return aside.GetOrLoad(ctx, c, inner, func(ctx context.Context) (string, error) { aside.KeepFor(ctx, time.Minute); return "v", nil })
@@ -754,8 +754,7 @@ func TestAudit(t *testing.T) {
 	})
 }
 
-// What is equal but for its encoding is no difference, and audits of some hits leave others
-// alone.
+// Equal values with different encodings are no difference.
 func TestAudit_EqualValues(t *testing.T) {
 	t.Parallel()
 	storing(t, func(t *testing.T, newCache func(t *testing.T) aside.Cache) {

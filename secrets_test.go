@@ -275,7 +275,7 @@ func used(t *testing.T, cfg aside.Config, open func(aside.Config) (aside.Cache, 
 	}
 	calls()
 	if !cfg.Redis.Cluster && cfg.Redis.SentinelMaster == "" { // otherwise there is no node to listen to
-		redistest.Eventually(t, "the near cache says that it is not used", func() bool { return strings.Contains(log.String(), "near cache is not used") })
+		redistest.Eventually(t, "the near cache says that it is not used", func() bool { return strings.Contains(log.String(), "near cache disabled") })
 	}
 	calls() // with the breaker open
 	say(c.Close())

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// What the client is made of is what the settings say, whatever way they come.
+// The client's options are those of the settings, by whichever way they come.
 func TestResolve(t *testing.T) {
 	t.Parallel()
 	for _, cluster := range []bool{false, true} {

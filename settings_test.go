@@ -91,7 +91,7 @@ func TestSettings_ARefusedTextIsNotShown(t *testing.T) {
 		"REDIS_URL=unix://:hunter2@":                                      "path: ",
 		"REDIS_URL=unix:///path?hunter=hunter2":                           "parameter hunter:",
 		"REDIS_URL=redis:///2":                                            "host: there is none",
-		"REDIS_URL=redis://h/2 REDIS_CLUSTER=true":                        "a Cluster has only 0",
+		"REDIS_URL=redis://h/2 REDIS_CLUSTER=true":                        "database: want 0 with REDIS_CLUSTER",
 		"REDIS_URL=unix:///s REDIS_TLS=true":                              "a socket has no TLS",
 		"REDIS_URL=unix:///s REDIS_CLUSTER=true":                          "one server",
 	} {

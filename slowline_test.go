@@ -312,6 +312,35 @@ func TestAValueThatTakesLongerThanTheBudget(t *testing.T) {
 	})
 }
 
+// A small value that was late twice, as Redis stood still for a moment, is no large one: it
+// is read again as soon as Redis answers.
+func TestASmallValueThatIsLateIsReadAgain(t *testing.T) {
+	t.Parallel()
+	logger, log := logged()
+	overLine(t, aside.Config{Logger: logger}, func(t *testing.T, c aside.Cache, l *line, _ *miniredis.Miniredis) {
+		late, other := items.Key("late"), items.Key("other")
+		ask(t, c, late, other)
+		l.hang(true)
+		ask(t, c, late)
+		l.hang(false)
+		ask(t, c, other)
+		l.hang(true)
+		time.AfterFunc(200*time.Millisecond, func() { l.hang(false) }) // before that read's time is over
+		ask(t, c, late)
+		time.Sleep(time.Second)
+		before := asideStats(t, c).Hits
+		for range 5 {
+			ask(t, c, late)
+		}
+		if n := asideStats(t, c).Hits - before; n != 5 {
+			t.Errorf("%d hits of 5 reads", n)
+		}
+		if log.String() != "" {
+			t.Errorf("logged:\n%s", log)
+		}
+	})
+}
+
 // A batch that fails, as the answer is too much for what is in between, goes again in
 // pieces, and is one failure.
 func TestABatchThatFailsGoesAgainInPieces(t *testing.T) {

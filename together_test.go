@@ -1,7 +1,7 @@
 package aside_test
 
-// How what a loader, a caller and an operator may ask for goes together. The time is
-// virtual, so that what should not wait takes none.
+// How the options of loaders, callers and operators work together. The time is virtual, so
+// that an operation that does not wait takes none.
 
 import (
 	"context"
@@ -124,7 +124,7 @@ func TestMaxLoads_WithinAnotherCache(t *testing.T) {
 	})
 }
 
-// While an audit gives a writer time, who comes after that writer's invalidation loads.
+// While an audit gives a writer time, a reader after that writer's invalidation loads.
 func TestAudit_HoldsNobodyUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -288,8 +288,8 @@ func TestMaxLoads_StoredValues(t *testing.T) {
 	})
 }
 
-// Who has waited for another process's load, and is in line since it lost its place
-// meanwhile, takes the value that is stored.
+// A load that has waited for another process's load and has lost its place meanwhile takes
+// the stored value while it is in line.
 func TestMaxLoads_StoredWhileInLine(t *testing.T) {
 	t.Parallel()
 	for _, many := range []bool{false, true} {

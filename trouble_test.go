@@ -144,7 +144,7 @@ func TestP5_ABackendThatRefusesToStoreStillServesAndInvalidates(t *testing.T) {
 			t.Fatal(v, err)
 		}
 	}
-	if text := log.String(); !strings.Contains(text, "cache backend does not store") || strings.Contains(text, "does not answer") {
+	if text := log.String(); !strings.Contains(text, "backend does not store") || strings.Contains(text, "does not answer") {
 		t.Errorf("the log says:\n%s", text)
 	}
 	writes["Invalidate"](t, c)
@@ -202,25 +202,36 @@ func TestP5_NoScriptsAllowed(t *testing.T) {
 			r := redistest.Start(t, "--rename-command", "EVAL", "", "--rename-command", "EVALSHA", "")
 			return aside.Redis{Hosts: []string{r.Addr}}
 		},
-		"a Valkey without Lua": func(t *testing.T) aside.Redis { return aside.Redis{Hosts: []string{withoutLua(t)}} },
+		"a Valkey without Lua": func(t *testing.T) aside.Redis {
+			return aside.Redis{Hosts: []string{refusesEval(t, "ERR Could not find scripting engine 'lua'")}}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			servesWithoutScripts(t, aside.Config{Timeout: 20 * time.Second, Redis: start(t)})
+			servesWithoutScripts(t, aside.Config{Timeout: 20 * time.Second, Redis: start(t)}, "want EVAL and EVALSHA")
 		})
 	}
 }
 
-// withoutLua starts a server that answers as a Valkey 9.1 that was built without Lua: it
-// has the commands, and nothing to run a script with.
-func withoutLua(t *testing.T) (addr string) {
+// A Redis before 5.0 refuses a script that writes after it has asked for the time. Of a
+// node of a Cluster, that reply alone shows how old it is.
+func TestP5_ScriptsThatRedis4Refuses(t *testing.T) {
+	t.Parallel()
+	addr := refusesEval(t, "ERR Error running script (call to f_1): @user_script:9: @user_script: 9: Write commands not allowed after non deterministic commands. Call redis.replicate_commands() at the start of your script in order to switch to single commands replication mode.")
+	servesWithoutScripts(t, aside.Config{Timeout: 20 * time.Second, Redis: aside.Redis{Hosts: []string{addr}}}, "too old: want Redis 6.0 or later")
+}
+
+// refusesEval starts a server that answers each script with the given reply: that of a
+// Valkey 9.1 that was built without Lua, say, which has the commands, and nothing to run
+// a script with.
+func refusesEval(t *testing.T, reply string) (addr string) {
 	m := miniredis.RunT(t)
 	m.Server().SetPreHook(func(c *server.Peer, command string, _ ...string) bool {
 		switch command {
 		case "EVALSHA":
 			c.WriteError("NOSCRIPT No matching script.")
 		case "EVAL":
-			c.WriteError("ERR Could not find scripting engine 'lua'")
+			c.WriteError(reply)
 		default:
 			return false
 		}
@@ -229,7 +240,7 @@ func withoutLua(t *testing.T) (addr string) {
 	return m.Addr()
 }
 
-func servesWithoutScripts(t *testing.T, cfg aside.Config) {
+func servesWithoutScripts(t *testing.T, cfg aside.Config, want string) {
 	t.Helper()
 	var log logtest.Buffer
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
@@ -260,13 +271,13 @@ func servesWithoutScripts(t *testing.T, cfg aside.Config) {
 	if err := c.Clear(t.Context()); err != nil || others.Exists(t.Context(), room.String()).Val() != 0 {
 		t.Errorf("Clear: %v, or a value is left", err)
 	}
-	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "does not store") || !strings.Contains(text, "want EVAL and EVALSHA") {
+	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "does not store") || !strings.Contains(text, want) {
 		t.Errorf("the log says:\n%s", text)
 	}
 }
 
-// Whatever client is handed in, a Redis that accepts and never answers costs at
-// most the budget a call. The bound is wide: it tells a budget of 250 ms from the
+// With any client that is handed in, a Redis that accepts and never answers costs a call at
+// most the time budget. The bound is wide: it tells a budget of 250 ms from the
 // 5 s that go-redis waits by itself.
 func TestP5_BlackHole(t *testing.T) {
 	t.Parallel()
@@ -515,7 +526,7 @@ func TestP2_RefuseWrites(t *testing.T) {
 	})
 }
 
-// What says that a Redis is out of memory must not be circumvented by a script.
+// A script must not store a value although Redis has said that it is out of memory.
 func TestP5_OutOfMemoryNothingIsStored(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t, "--maxmemory-policy", "noeviction")
@@ -739,7 +750,7 @@ func TestP6_AnInvalidationWaitsForReplicas(t *testing.T) {
 		t.Errorf("the breaker is %s: a missing replica is no outage", s.Breaker)
 	}
 	host, port, _ := net.SplitHostPort(r.Addr)
-	redistest.Start(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
+	redistest.Start(t, "--replicaof", host, port, "--repl-diskless-sync-delay", "0")
 	redistest.Eventually(t, "it is applied", func() bool { return !aside.Pending(c, room) })
 	redistest.Eventually(t, "hits come back", func() bool {
 		before := asideStats(t, c).Hits
@@ -846,7 +857,7 @@ func TestP5_OneBudgetForAFailedLoadsLease(t *testing.T) {
 	})
 }
 
-// What a call's first command has cost is not there for its next.
+// The time that a call's first command has cost is not there for its next command.
 func TestP5_OneBudgetForACallOfSeveralCommands(t *testing.T) {
 	t.Parallel()
 	calls := map[string]func(t *testing.T, c aside.Cache, backend *asidetest.Faulty) (call func()){

@@ -187,7 +187,7 @@ func TestTroubles_OfRealServers(t *testing.T) {
 			return redistest.Start(t, "--cluster-enabled", "yes")
 		}, Redis{}, "CLUSTERDOWN"},
 		"a replica without its master": {func(t *testing.T) *redistest.Server {
-			return redistest.Start(t, "--replicaof", "127.0.0.1 1", "--replica-serve-stale-data", "no")
+			return redistest.Start(t, "--replicaof", "127.0.0.1", "1", "--replica-serve-stale-data", "no")
 		}, Redis{}, ""},
 		"a script that does not end": {func(t *testing.T) *redistest.Server {
 			r := redistest.Start(t, "--lua-time-limit", "1")

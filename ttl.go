@@ -14,22 +14,25 @@ const (
 	minTTL     = time.Millisecond
 	maxTTL     = 365 * 24 * time.Hour
 
-	// leastCancelTTL is the least time to live of a cancel signal: a process looks for
-	// it at least twice, also when the backend is silent for a budget in between.
+	// leastCancelTTL is the least time to live of a cancel signal. A process then looks for
+	// it at least twice, even if the backend is unavailable for a time budget in between.
 	leastCancelTTL = 500 * time.Millisecond
-	// leastGenerationTTL is that of a generation's key, which is written after a third
-	// of it, and then each retryClaim: it outlives the backend's silence for 3 s.
+	// leastGenerationTTL is the least time to live of a generation's key. The key is
+	// extended after a third of it, and then every retryClaim, so it survives 3 s in which
+	// the backend is unavailable.
 	leastGenerationTTL = 5 * time.Second
 )
 
-// ttlPolicy decides how long a key's value is kept.
+// ttlPolicy decides how long values are kept, and how long they are fresh. Settings of
+// the Config take precedence over those of the keyspace, so that an operator can change
+// them without a new build.
 type ttlPolicy struct {
 	byName    map[string]time.Duration
 	refreshes map[string]time.Duration // the ages from which values are loaded again, by keyspace
 	jitter    float64
 }
 
-// base is the keyspace's time to live: the configuration's, or else its own.
+// base returns the keyspace's time to live, before jitter.
 func (p ttlPolicy) base(s *Keyspace) time.Duration {
 	if d := p.byName[s.Name]; d != 0 {
 		return d
@@ -40,7 +43,7 @@ func (p ttlPolicy) base(s *Keyspace) time.Duration {
 	return defaultTTL
 }
 
-// jittered is d less a random share of up to jitter, so that values stored together
+// jittered returns d less a random share of up to jitter, so that values stored together
 // do not all expire together.
 func (p ttlPolicy) jittered(d time.Duration) time.Duration {
 	if p.jitter == 0 {
@@ -49,8 +52,8 @@ func (p ttlPolicy) jittered(d time.Duration) time.Duration {
 	return max(minTTL, d-time.Duration(rand.Float64()*p.jitter*float64(d)))
 }
 
-// refreshAfter is the age from which values of the keyspace are loaded again: the
-// configuration's, or else its own. 0 is never.
+// refreshAfter returns the age from which values of the keyspace are loaded again, or 0
+// for never.
 func (p *ttlPolicy) refreshAfter(s *Keyspace) time.Duration {
 	if len(p.refreshes) > 0 {
 		if d, ok := p.refreshes[s.Name]; ok {
@@ -60,18 +63,18 @@ func (p *ttlPolicy) refreshAfter(s *Keyspace) time.Duration {
 	return s.RefreshAfter
 }
 
-// checkRefresh returns an error when no value of the keyspace becomes old enough to be
-// loaded again.
+// checkRefresh returns an error if some value of the keyspace expires before it is old
+// enough to be refreshed.
 func (p *ttlPolicy) checkRefresh(s *Keyspace) error {
 	after, ttl := p.refreshAfter(s), p.base(s)
 	if least := p.least(ttl); after > least {
-		return fmt.Errorf("%w: keyspace %q: RefreshAfter %v%s: at most %v is accepted, as values are kept for %v%s less a jitter of %v", ErrInvalidKey, s.Name,
+		return fmt.Errorf("%w: keyspace %q: RefreshAfter %v%s: want at most %v, as values are kept for %v%s less a jitter of %v", ErrInvalidKey, s.Name,
 			after, from(p.refreshes, s.Name, "RefreshAfter", "CACHE_REFRESH_"), least, ttl, from(p.byName, s.Name, "TTLs", "CACHE_TTL_"), p.jitter)
 	}
 	return nil
 }
 
-// from says where a setting of a keyspace comes from, if it is not the keyspace itself.
+// from names the setting that a duration comes from, unless it is the keyspace itself.
 func from(settings map[string]time.Duration, space, field, prefix string) string {
 	if _, ok := settings[space]; !ok {
 		return ""
@@ -79,13 +82,14 @@ func from(settings map[string]time.Duration, space, field, prefix string) string
 	return fmt.Sprintf(" (Config.%s, %s%s)", field, prefix, strings.ToUpper(space))
 }
 
-// least is the least that jittered makes of d.
+// least returns the smallest result of jittered(d).
 func (p *ttlPolicy) least(d time.Duration) time.Duration {
 	return d - time.Duration(p.jitter*float64(d))
 }
 
-// freshFor is how long a value of the keyspace that is kept for ttl is fresh, or 0 where none
-// is marked so: the keyspace's RefreshAfter, or its share of a shorter ttl.
+// freshFor returns how long a value that is kept for ttl is marked as fresh, or 0 for no
+// mark. That is the keyspace's RefreshAfter, reduced in proportion where KeepFor has
+// shortened ttl, and jittered, so that refreshes of values stored together are spread.
 func (p *ttlPolicy) freshFor(s *Keyspace, ttl time.Duration) time.Duration {
 	after, base := p.refreshAfter(s), p.base(s)
 	if after == 0 {
@@ -97,15 +101,16 @@ func (p *ttlPolicy) freshFor(s *Keyspace, ttl time.Duration) time.Duration {
 	return p.jittered(max(after, minTTL))
 }
 
-// unmarked says which values of the keyspace are fresh that have no mark. A value of its own
-// that was marked is none of them once the mark has ended.
+// unmarked tells the backend which values without a mark are fresh, by their remaining
+// time. A value that this library marked is never one of them after its mark has ended,
+// however much the jitter took off.
 func (p *ttlPolicy) unmarked(s *Keyspace) *backend.Refresh {
 	ttl := p.base(s)
 	return &backend.Refresh{Over: ttl - p.least(p.refreshAfter(s)), Within: ttl}
 }
 
-// leastTTL is the least time to live that a keyspace may be given: one with which the
-// feature works that uses it.
+// leastTTL returns the least time to live with which the feature that uses the keyspace
+// works.
 func leastTTL(space string) time.Duration {
 	switch space {
 	case cancelSignal.Name:
@@ -120,7 +125,7 @@ func isTTL(d time.Duration) bool { return d >= minTTL && d <= maxTTL }
 
 func checkTTL(d time.Duration) error {
 	if !isTTL(d) {
-		return fmt.Errorf("time to live %v: from %v to %v (one year) is accepted", d, minTTL, maxTTL)
+		return fmt.Errorf("time to live %v: want from %v to %v (one year)", d, minTTL, maxTTL)
 	}
 	return nil
 }

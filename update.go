@@ -14,23 +14,25 @@ import (
 	"github.com/cacheaside/aside/internal/redisstore"
 )
 
-// Update runs write, which changes the database, and invalidates keys around it:
-// it removes the keys' values and blocks the keys, so that nothing is stored under
-// them, runs write, and then removes values and blocks once more. Until then, readers
-// of the keys are served from the database. If the process dies in between, the block
-// lapses by itself after 10 seconds, and nothing stale is left.
+// Update runs write, which changes the database, and invalidates keys around it (promise
+// 2). It removes the keys' values and blocks the keys, runs write, and then removes
+// values and blocks once more. Meanwhile readers of the keys load from the database, and
+// nothing is stored. If the process dies in between, its block lapses after 10 seconds
+// and nothing stale is left.
 //
-// write runs once, in the caller's goroutine, and has committed when it returns. It
-// does not run, and the error says why, when ctx has ended before, a key is not
-// valid or there is none, or c is closed. What write returns is returned as it is;
-// the keys are invalidated all the same, since its outcome may be unknown, and also
-// when ctx has ended meanwhile, within Config.Timeout, or when c is closed meanwhile:
-// Close waits for it, and says so when it cannot. Its context ends with
-// [ErrBlockLost] as its cause when the block cannot be renewed before it lapses.
+// write runs once, in the caller's goroutine, and must have committed when it returns.
+// Its error is returned as it is. The keys are invalidated whether or not it succeeds,
+// since its outcome may be unknown, and even if ctx has ended or c was closed meanwhile.
+// Close waits for a running Update within Config.Timeout, and its error says if it could
+// not. The context of write ends with [ErrBlockLost] as its cause if the block cannot be
+// renewed before it lapses.
 //
-// When the backend does not take the block, write runs nevertheless, unless
-// Config.RefuseWrites is set; the keys are then not served from the cache in this
-// process until their invalidation was delivered. [Pending] tells whether it was.
+// write is not called if ctx is already done, keys is empty or has an invalid key, or c
+// is closed; Update then returns the reason.
+//
+// If the backend does not take the block, write runs nevertheless, unless
+// Config.RefuseWrites is set. The keys are then distrusted in this process until their
+// invalidation is delivered; [Pending] reports that.
 func Update(ctx context.Context, c Cache, write func(context.Context) error, keys ...Key) error {
 	f, names, err := keysOf(c, keys)
 	if err != nil {
@@ -48,18 +50,19 @@ func Update(ctx context.Context, c Cache, write func(context.Context) error, key
 	}
 	start := time.Now()
 	err = u.run(ctx, write)
-	f.wrote(ctx, hook.Write{Update: true, Keyspace: keys[0].space.Name, Duration: time.Since(start), Err: err}, names)
+	f.wrote(ctx, hook.Write{Update: true, Keyspace: f.counts.of(keys[0].space.Name).space, Duration: time.Since(start), Err: err}, names)
 	return err
 }
 
-// Invalidate removes keys from the cache after their values have changed in the
-// database. No load that began before is stored. If one of the keys is not valid, that
-// is the error, and none is removed. It does its work even when ctx
-// has ended, as the database is changed already. When the backend does not
-// answer, the invalidation is kept and delivered later, which is no error
-// ([Pending] tells), and this process reads the keys from the database until
-// then. If the process dies first, other processes stay stale until the value's
-// time to live is over: [Update] is safer.
+// Invalidate removes keys from the cache after their values have changed in the database.
+// No load that began before is stored. Invalidate does its work even if ctx has ended, as
+// the database has changed already. If any key is invalid, it returns an error and
+// removes none of them.
+//
+// If the backend is unavailable, the invalidation is queued, which is not an error
+// (promise 6): this process reads the keys from the database until it is delivered, and
+// [Pending] reports true. If the process dies before, other processes serve the old value
+// until its time to live is over, so prefer [Update].
 func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
 	f, names, err := keysOf(c, keys)
 	if err != nil {
@@ -70,24 +73,24 @@ func Invalidate(ctx context.Context, c Cache, keys ...Key) error {
 	}
 	start := time.Now()
 	err = f.invalidate(ctx, f.newBudget(), names...)
-	f.wrote(ctx, hook.Write{Keyspace: keys[0].space.Name, Duration: time.Since(start), Err: err}, names)
+	f.wrote(ctx, hook.Write{Keyspace: f.counts.of(keys[0].space.Name).space, Duration: time.Since(start), Err: err}, names)
 	return err
 }
 
-// wrote tells hooks of a write of keys.
+// wrote calls the Write hooks.
 func (f *front) wrote(ctx context.Context, w hook.Write, keys []string) {
 	w.Keys = len(keys)
 	for _, key := range keys {
 		if f.queue.Distrusts(key) {
-			w.Queued++
+			w.Pending++
 		}
 	}
 	f.hooks.Write(ctx, w)
 }
 
-// Pending reports whether reads of at least one of keys bypass the cache in this
-// process, because an invalidation was not delivered yet, or a write is running whose
-// block the backend did not take. Keys that are not valid are not pending.
+// Pending reports whether this process currently bypasses the cache for at least one of
+// keys, because an invalidation is not delivered yet, or a write is running without its
+// block. Invalid keys are not pending.
 func Pending(c Cache, keys ...Key) bool {
 	f, names, err := keysOf(c, keys)
 	if err != nil {
@@ -101,6 +104,7 @@ func Pending(c Cache, keys ...Key) bool {
 	return false
 }
 
+// keysOf checks the arguments that Update, Invalidate and Pending share.
 func keysOf(c Cache, keys []Key) (*front, []string, error) {
 	f, err := frontOf(c)
 	if err != nil {
@@ -117,10 +121,10 @@ func keysOf(c Cache, keys []Key) (*front, []string, error) {
 }
 
 const (
-	// blockTTL is how long a block lasts unless extended: how long reads of the
-	// keys are not cached after a writer died.
+	// blockTTL is how long a block lasts unless extended, and so how long reads of the keys
+	// are not cached after a writer has died.
 	blockTTL = 10 * time.Second
-	// blockMargin is how long before its block would lapse a write is told to stop.
+	// blockMargin is how long before the lapse of its block a write's context ends.
 	blockMargin = time.Second
 )
 
@@ -132,18 +136,23 @@ type update struct {
 	budget *budget
 }
 
+// run is Update after its arguments were checked.
 func (u *update) run(ctx context.Context, write func(context.Context) error) error {
 	if !u.f.life.BeginWrite() {
 		return ErrClosed
 	}
 	defer u.f.life.EndWrite()
+	// The block's time is counted from before it is sent, so that it never lasts for less
+	// than this process believes.
 	sent := time.Now()
 	unblocked, _ := u.f.block(ctx, u.budget, u.token, blockTTL, u.keys)
 	u.f.queue.Hold(unblocked)
-	// Before the hold ends, what could not be invalidated is in the queue.
+	// finalise runs before the hold ends, so that a key is distrusted without a gap: failed
+	// invalidations are queued by then.
 	defer u.f.queue.Release(unblocked)
 	defer u.f.finalise(ctx, u.budget, u.token, u.keys)
 	if len(unblocked) > 0 {
+		// A ctx that ended during the block is the likely cause, and the write would fail.
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -152,7 +161,7 @@ func (u *update) run(ctx context.Context, write func(context.Context) error) err
 		}
 	}
 	blocked := without(u.keys, unblocked)
-	if len(blocked) == 0 || u.f.off {
+	if len(blocked) == 0 || u.f.off { // there is no block to extend
 		return write(ctx)
 	}
 	held, stop := u.keepBlocked(ctx, blocked, sent)
@@ -160,8 +169,8 @@ func (u *update) run(ctx context.Context, write func(context.Context) error) err
 	return write(held)
 }
 
-// without returns the keys that are not among failed, in time that grows with the
-// number of both, which the caller of Update chooses.
+// without returns the keys that are not among failed, in time linear in both, since the
+// caller of Update chooses how many keys there are.
 func without(keys, failed []string) []string {
 	if len(failed) == 0 {
 		return keys
@@ -173,15 +182,17 @@ func without(keys, failed []string) []string {
 	return slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return out[key] })
 }
 
-// keepBlocked extends the blocks until stop is called, and returns a context that
-// ends before they would lapse. sent is when the blocks were asked for: they last
-// at least from then.
+// keepBlocked extends the blocks until stop is called, and returns a context that ends
+// before they would lapse. sent is the time before the blocks were requested, from which
+// they last at least.
 func (u *update) keepBlocked(ctx context.Context, keys []string, sent time.Time) (held context.Context, stop func()) {
 	held, lose := context.WithCancelCause(ctx)
 	lapse := time.AfterFunc(time.Until(sent)+blockTTL-blockMargin, func() { lose(ErrBlockLost) })
 	done := deadline.Every(blockTTL/3, func(asking context.Context) (again bool) {
 		sent := time.Now()
 		alive, err := u.f.extendAll(asking, u.f.newBudget(), u.token, blockTTL, keys)
+		// Only the backend's word ends the write at once. An error may be a lost answer, so
+		// the blocks are extended again until lapse fires.
 		if err == nil && !alive {
 			lose(ErrBlockLost)
 			return false
@@ -198,8 +209,8 @@ func (u *update) keepBlocked(ctx context.Context, keys []string, sent time.Time)
 	}
 }
 
-// extendAll extends the blocks or leases of token on keys, and reports whether none of
-// them has ended.
+// extendAll extends the blocks or leases of token on keys, and reports whether all of
+// them still stand.
 func (f *front) extendAll(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (held bool, err error) {
 	if f.life.IsClosed() {
 		return false, ErrClosed
@@ -216,26 +227,28 @@ func (f *front) extendAll(ctx context.Context, b *budget, token string, ttl time
 }
 
 const (
-	// deliverInterval is how long the deliverer waits after it failed.
+	// deliverInterval is how long the deliverer waits after a failure.
 	deliverInterval = 250 * time.Millisecond
 	// deliverBatch is how many invalidations it delivers at a time.
 	deliverBatch = 128
-	// wholeClear is what an owed Clear may take at first on a backend that cannot go
-	// on where it was; each time that it was too little it doubles.
+	// wholeClear is the first time limit of an owed Clear on a backend that cannot resume
+	// one. It doubles each time it was too short.
 	wholeClear = time.Minute
-	// closeTimeout is how long Close goes on delivering to a backend that answers.
+	// closeTimeout is how long Close keeps delivering while the backend answers.
 	closeTimeout = 5 * time.Second
 )
 
-// invalidate detaches the running loads of keys, named in full, deletes the keys
-// in the backend, and queues those it could not. The caller's leaving does not
-// stop it: its write is done. It returns an error only when the front is closed
-// and there is nobody left to deliver what failed. keys are those of Keys.
+// invalidate detaches the running loads of keys, given with their prefix, deletes the
+// keys in the backend, and queues those that failed. It goes on when ctx ends, as the
+// caller's write is done. It returns an error only if the front is closed, so that the
+// failed ones are never delivered. Each key must come from a [Key], so that its keyspace
+// can stand for it in a full queue.
 func (f *front) invalidate(ctx context.Context, b *budget, keys ...string) error {
 	return f.invalidateIn(ctx, b, f.keyspaceOf, keys)
 }
 
-// invalidateIn is invalidate of keys that overflow into their scopes.
+// invalidateIn is invalidate for keys of any origin. If the queue is full, of gives the
+// prefix that is to be cleared in a key's place.
 func (f *front) invalidateIn(ctx context.Context, b *budget, of outbox.Scope, keys []string) error {
 	if !f.life.Settle() {
 		return ErrClosed
@@ -248,12 +261,16 @@ func (f *front) invalidateIn(ctx context.Context, b *budget, of outbox.Scope, ke
 	return f.settled(keys, failed, err, of)
 }
 
-// detach keeps loads of keys that began before now from the callers that come after it.
+// detach keeps loads that began before now from the callers that come after it (promise
+// 1). It must come before the backend command: a reader that starts while that is on its
+// way must not join an old load.
 func (f *front) detach(keys []string) {
 	f.flights.detach(keys)
 	f.misses.Invalidated(keys)
 }
 
+// block removes the values of keys and blocks the keys. It returns the keys that were not
+// blocked.
 func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Duration, keys []string) (failed []string, err error) {
 	f.detach(keys)
 	failed, err = f.eachShard(ctx, keys, b, func(ctx context.Context, keys []string) error {
@@ -263,16 +280,16 @@ func (f *front) block(ctx context.Context, b *budget, token string, ttl time.Dur
 	return failed, err
 }
 
-// finalise is the end of a write, which has run whatever becomes of this: it has no
-// error. When Close waits for the write no more, it has said so, and this does nothing.
+// finalise ends a write's block. It has no error, as the write has run in any case. If
+// Close no longer waits for the write, Close has reported it, and finalise does nothing.
 func (f *front) finalise(ctx context.Context, b *budget, token string, keys []string) {
 	if f.life.SettleWrite() {
-		_ = f.unblockNow(ctx, b, f.keyspaceOf, token, keys) // Close is not over before it
+		_ = f.unblockNow(ctx, b, f.keyspaceOf, token, keys) // Close waits for it
 	}
 }
 
-// unblock is the end of a block. Its error is as invalidate's. keys overflow into their
-// scopes.
+// unblock removes the block of token and the values of keys. Its error and of are those
+// of invalidateIn.
 func (f *front) unblock(ctx context.Context, b *budget, of outbox.Scope, token string, keys []string) error {
 	if !f.life.Settle() {
 		return ErrClosed
@@ -280,7 +297,7 @@ func (f *front) unblock(ctx context.Context, b *budget, of outbox.Scope, token s
 	return f.unblockNow(ctx, b, of, token, keys)
 }
 
-// unblockNow is unblock for a caller that has noted that it settles.
+// unblockNow is unblock for a caller that has called Settle.
 func (f *front) unblockNow(ctx context.Context, b *budget, of outbox.Scope, token string, keys []string) error {
 	defer f.life.Settled()
 	f.detach(keys)
@@ -290,47 +307,47 @@ func (f *front) unblockNow(ctx context.Context, b *budget, of outbox.Scope, toke
 	return f.settled(keys, failed, err, of)
 }
 
-// settled counts invalidations, and queues those that failed. It returns an error for
-// those that nobody is going to deliver.
+// settled counts the invalidations that succeeded and queues those that failed. It
+// returns an error if some of them will never be delivered.
 func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error {
-	f.near.Drop(keys...) // what was asked for before now may be older
+	f.near.Drop(keys...) // a copy requested before now may be older
 	for _, key := range without(keys, failed) {
 		f.countOf(key).invalidated.Add(1)
 	}
 	if len(failed) == 0 {
 		return nil
 	}
-	if n, _ := f.queue.Status(); n == 0 {
-		f.log.Warn("cache: invalidations are kept until the backend takes them", "err", err)
+	if n, _ := f.queue.Status(); n == 0 { // once, when the trouble begins
+		f.log.Warn("aside: backend unavailable; queueing invalidations", "err", err)
 	}
 	refused := f.queue.Add(failed, of)
 	f.hooks.Queue(f.isQueued, err)
 	for _, key := range failed[:len(failed)-refused] {
 		f.countOf(key).queued.Add(1)
 	}
-	if f.life.IsOver() {
-		return fmt.Errorf("%w: %d keys could not be invalidated any more", ErrClosed, len(failed))
+	if f.life.IsOver() { // the deliverer has ended
+		return fmt.Errorf("%w: %d keys could not be invalidated before Close", ErrClosed, len(failed))
 	}
 	f.deliver()
 	if refused > 0 {
-		return fmt.Errorf("%w: %d of %d keys are not invalidated: the queue is full, and they are of no keyspace that could be cleared in their place", ErrUnavailable, refused, len(keys))
+		return fmt.Errorf("%w: %d of %d keys not invalidated: the queue is full, and they belong to no keyspace that could be cleared instead", ErrUnavailable, refused, len(keys))
 	}
 	return nil
 }
 
-// isQueued reports whether invalidations wait.
+// isQueued reports whether invalidations are waiting.
 func (f *front) isQueued() bool {
 	n, overflowed := f.queue.Status()
 	return n > 0 || overflowed
 }
 
-// deliver starts delivering the queue, unless that is being done.
+// deliver starts delivering the queue, unless a goroutine does so already.
 func (f *front) deliver() {
 	if f.queue.IsEmpty() || f.life.IsOver() || !f.deliverer.CompareAndSwap(false, true) {
 		return
 	}
 	f.life.Go(func() {
-		defer f.deliverer.Store(false) // also when code of the backend ends this goroutine
+		defer f.deliverer.Store(false) // even if code of the backend ends this goroutine
 		for !f.deliverOnce(f.life.Context()) && !f.life.IsOver() {
 			select {
 			case <-time.After(deliverInterval):
@@ -339,39 +356,40 @@ func (f *front) deliver() {
 		}
 		f.deliverer.Store(false)
 		if n, over := f.queue.Status(); (n > 0 || over) && !f.life.IsOver() {
-			f.deliver() // came since
+			f.deliver() // queued after the last look, while deliverer was still set
 		}
 	})
 }
 
-// deliverOnce delivers what it can, and reports whether nothing is left.
+// deliverOnce delivers all it can, and reports whether the queue is empty.
 func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 	for again := true; again; {
+		// Keys of a node with an open breaker are skipped: they would use up the time of the
+		// others, and the breaker's probe calls deliver when the node answers.
 		due := f.queue.Due(func(key string) bool { return f.nodeOf(key).IsOpen() })
 		for len(due) > 0 && ctx.Err() == nil {
 			batch := due[:min(deliverBatch, len(due))]
 			due = due[len(batch):]
 			f.deliverBatch(ctx, batch)
 		}
-		// A long Clear does not hold up what is queued meanwhile.
+		// The Clear goes on in slices, so that a long one does not hold up new invalidations.
 		again = !f.anyOpen() && f.clearOwed(ctx, time.Now().Add(deliverInterval))
 	}
 	n, overflowed := f.queue.Status()
 	if n == 0 && !overflowed && ctx.Err() == nil {
-		f.log.Warn("cache: all invalidations that were kept are delivered")
+		f.log.Info("aside: queued invalidations delivered")
 	}
 	f.hooks.Queue(f.isQueued, nil)
 	return n == 0 && !overflowed
 }
 
-// clearOwed goes on with the Clear that an overflow owes, from where the last call
-// stopped, until it is over, fails, or has gone on until the time given. again says
-// that there is more to do, and that nothing has failed. One goroutine at a time may
-// call it.
+// clearOwed continues the Clear that an overflow owes, from the point that the last call
+// reached, until it is done, fails, or the time until has passed. again reports that
+// there is more to do and nothing has failed. It must not be called concurrently.
 func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
 	prefixes, seq := f.queue.ToClear()
 	if len(prefixes) == 0 {
-		f.owed = nil // another Clear was quicker
+		f.owed = nil // a Clear by the service has paid it
 		return false
 	}
 	if f.owed == nil {
@@ -383,7 +401,7 @@ func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
 		late := step.Err() != nil
 		cancel()
 		if err != nil {
-			if late { // a backend that begins anew each time gets more of it
+			if late { // a backend that cannot resume needs more time
 				f.owed.whole *= 2
 			}
 			return false
@@ -398,7 +416,7 @@ func (f *front) clearOwed(ctx context.Context, until time.Time) (again bool) {
 	return true
 }
 
-// anyOpen reports whether a node does not answer.
+// anyOpen reports whether any node's breaker is open.
 func (f *front) anyOpen() (open bool) {
 	f.nodes.Range(func(_, n any) bool {
 		open = n.(*node).IsOpen()
@@ -407,6 +425,8 @@ func (f *front) anyOpen() (open bool) {
 	return open
 }
 
+// deliverBatch deletes the keys of a batch. If the backend answers with an error, it
+// tries each key by itself, so that one refused key does not hold up the others.
 func (f *front) deliverBatch(ctx context.Context, batch []outbox.Due) {
 	keys := make([]string, len(batch))
 	for i, d := range batch {
@@ -415,7 +435,7 @@ func (f *front) deliverBatch(ctx context.Context, batch []outbox.Due) {
 	failed, err := f.eachShard(ctx, keys, f.newBudget(), func(ctx context.Context, keys []string) error {
 		return f.backend.Delete(ctx, keys...)
 	})
-	if len(batch) > 1 && redisstore.Answered(err) { // one that is refused does not hold up the others
+	if len(batch) > 1 && redisstore.Answered(err) {
 		for i := range batch {
 			f.deliverBatch(ctx, batch[i:i+1])
 		}
@@ -436,8 +456,9 @@ func (f *front) deliverBatch(ctx context.Context, batch []outbox.Due) {
 	f.queue.Delivered(done)
 }
 
-// lastDelivery is Close's: one try, with the breaker ignored. It goes on, up to
-// closeTimeout, while the backend answers each of its commands within a budget.
+// lastDelivery is the delivery of Close: one try, whether or not a breaker is open. It
+// goes on, up to closeTimeout, while the backend answers each command within a time
+// budget.
 func (f *front) lastDelivery() (left int, overflowed bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), max(closeTimeout, f.cfg.Timeout))
 	defer cancel()
@@ -446,10 +467,11 @@ func (f *front) lastDelivery() (left int, overflowed bool) {
 		for f.clearOwed(ctx, until) && ctx.Err() == nil {
 		}
 	}
+	f.hooks.Queue(f.isQueued, nil)
 	return f.queue.Status()
 }
 
-// lastBatches reports whether the backend answered all of them.
+// lastBatches sends the queue once, and reports whether the backend answered every batch.
 func (f *front) lastBatches(ctx context.Context) (answers bool) {
 	for batch := range slices.Chunk(f.queue.Due(func(string) bool { return false }), deliverBatch) {
 		keys := make([]string, len(batch))

@@ -12,8 +12,8 @@ import (
 	"github.com/cacheaside/aside/internal/size"
 )
 
-// mode is how values of one type are handed to the callers of a keyspace. It is decided
-// once a call of GetOrLoad, by modeOf, as the first of these that fits:
+// mode is how the values of one type are handed out to the callers of a keyspace. modeOf
+// decides it once per call of GetOrLoad, as the first row that applies:
 //
 //	mode     keyspace, type               bytes are decoded   a caller gets
 //	adopted  Codec Bytes                  never               the bytes themselves with Share or where no one else has them, else a copy
@@ -22,9 +22,10 @@ import (
 //	decoded  all others                   for each caller     a value decoded for it alone
 type mode struct {
 	hands handing
-	plan  clone.Plan // of copied
+	plan  clone.Plan // how to copy, in mode copied
 }
 
+// handing is the row of the table at mode.
 type handing int
 
 const (
@@ -34,14 +35,16 @@ const (
 	copied
 )
 
+// modeOf returns the mode of values of type T. It is split from modeOfOthers so that it
+// is inlined.
 func modeOf[T any](space *Keyspace) mode {
 	if space.Share && space.Codec != Bytes {
 		return mode{hands: shared}
 	}
-	return modeOfOthers[T](space) // apart, so that modeOf is inlined
+	return modeOfOthers[T](space)
 }
 
-// modeOfOthers is modeOf of values that are not shared.
+// modeOfOthers is modeOf for values that are not shared.
 func modeOfOthers[T any](space *Keyspace) mode {
 	switch codecOf(space) {
 	case Bytes:
@@ -54,8 +57,8 @@ func modeOfOthers[T any](space *Keyspace) mode {
 	return mode{hands: decoded}
 }
 
-// valueOf returns what data says to one caller. own says that no one else has data, and e is
-// the entry that data is in, if a cache in this process has one.
+// valueOf returns the value of data for one caller. own says that data is this caller's
+// alone. e is the entry of data, if a cache in this process has one, and otherwise nil.
 func valueOf[T any](f *front, space *Keyspace, r *read, data []byte, own bool, e *entry.Entry) (value T, err error) {
 	switch r.mode.hands {
 	case adopted:
@@ -86,9 +89,9 @@ func valueOf[T any](f *front, space *Keyspace, r *read, data []byte, own bool, e
 	return decode[T](space, data)
 }
 
-// decodeOnce decodes the bytes of e for all who ask, and remembers the value in e unless
-// another caller has been quicker. With alone it is not remembered, and this caller is the
-// only one who has it: it is too large, or the keyspace's values are read as several types.
+// decodeOnce decodes the bytes of e for all callers, and keeps the value in e unless
+// another caller was faster. alone reports that the value was not kept and is this
+// caller's only: it is too large, or the keyspace's values are read as several types.
 func decodeOnce[T any](f *front, space *Keyspace, key string, e *entry.Entry) (value *T, alone bool, err error) {
 	v, err := decode[T](space, e.Data)
 	if err != nil {
@@ -103,9 +106,9 @@ func decodeOnce[T any](f *front, space *Keyspace, key string, e *entry.Entry) (v
 	return &v, true, nil
 }
 
-// remember keeps value as what e was decoded to, and has the cache of e know what that
-// weighs. It reports false when something is remembered already, or the value is too
-// large: a cache that has no room for it keeps the bytes alone.
+// remember keeps value as the decoded value of e, and updates the weight of e in its
+// cache. It reports false if e has a decoded value already, or value is too large; the
+// cache then keeps the bytes alone.
 func remember[T any](f *front, space *Keyspace, key string, e *entry.Entry, value *T) bool {
 	if e.Decoded() {
 		return false
@@ -116,7 +119,7 @@ func remember[T any](f *front, space *Keyspace, key string, e *entry.Entry, valu
 		weighs = size.Of(value, e.Data, codecOf(space) == JSON, room)
 	}
 	if room <= 0 || weighs > room {
-		e.Remember(nil, 0)
+		e.Remember(nil, 0) // so that the next hit does not weigh the value again
 		return false
 	}
 	if !e.Remember(value, weighs) {
@@ -126,11 +129,11 @@ func remember[T any](f *front, space *Keyspace, key string, e *entry.Entry, valu
 	return true
 }
 
-// isNear reports whether the near cache has values of a keyspace.
+// isNear reports whether the near cache holds values of the keyspace.
 func (f *front) isNear(space *Keyspace) bool { return f.near != nil && f.nearSpaces[space.Name] }
 
-// lookupLocal returns a key's value that is in this process. In a keyspace that refreshes,
-// old says whether it is not fresh.
+// lookupLocal returns the value of a key that this process has in memory or in the near
+// cache. old reports, in a keyspace with RefreshAfter, that the value is not fresh.
 func (f *front) lookupLocal(space *Keyspace, r *read) (e *entry.Entry, old, ok bool) {
 	if f.memory != nil {
 		m, ok := f.memory.entry(r.key)
@@ -149,8 +152,8 @@ func (f *front) lookupLocal(space *Keyspace, r *read) (e *entry.Entry, old, ok b
 	return nil, false, false
 }
 
-// entryOf returns an entry of bytes that came from the backend, with what they were decoded
-// to before, if anything.
+// entryOf returns an entry for bytes that came from the backend, with the decoded value
+// if the same bytes were decoded before.
 func (f *front) entryOf(key string, data []byte) *entry.Entry {
 	if f.memory != nil {
 		if e, ok := f.memory.entry(key); ok && bytes.Equal(e.Data, data) {
@@ -160,7 +163,7 @@ func (f *front) entryOf(key string, data []byte) *entry.Entry {
 	return f.memo.Get(key, data)
 }
 
-// roomFor is what a value of the keyspace may take in this process.
+// roomFor returns the bytes that a value of the keyspace may take in this process.
 func (f *front) roomFor(space *Keyspace) int {
 	if f.isNear(space) {
 		return int(f.cfg.NearMaxBytes)
@@ -171,8 +174,8 @@ func (f *front) roomFor(space *Keyspace) int {
 	return int(f.cfg.DecodedMaxBytes)
 }
 
-// reweigh has the cache that has e weigh it anew. The memo keeps an entry that no cache has,
-// as its bytes came from the backend and may come again.
+// reweigh updates the weight of e in the cache that has it. The memo takes an entry that
+// no cache has: its bytes came from the backend, and will probably come again.
 func (f *front) reweigh(key string, e *entry.Entry) {
 	if f.memory != nil && f.memory.reweigh(key, e) || f.near.Reweigh(key, e) {
 		return
@@ -180,7 +183,8 @@ func (f *front) reweigh(key string, e *entry.Entry) {
 	f.memo.Keep(key, e)
 }
 
-// lookupBackend asks the backend for a key's value, on behalf of GetOrLoad.
+// lookupBackend asks the backend for a key's value for GetOrLoad, and keeps the answer in
+// the near cache.
 func (f *front) lookupBackend(ctx context.Context, space *Keyspace, key string, refreshes bool) (found, error) {
 	before := f.beginNear(space, key)
 	b := budget{left: f.cfg.Timeout}
@@ -191,8 +195,9 @@ func (f *front) lookupBackend(ctx context.Context, space *Keyspace, key string, 
 	return got, err
 }
 
-// beginNear tells the near cache, if it has the keyspace's values, that the backend is about
-// to be asked for one, and keepNear tells it the answer.
+// beginNear tells the near cache, if it holds the keyspace, that the backend is about to
+// be asked for key. keepNear gives it the answer, which it keeps only if no change was
+// announced in between.
 func (f *front) beginNear(space *Keyspace, key string) (before near.Ticket) {
 	if f.isNear(space) {
 		before = f.near.Begin(key)
@@ -200,6 +205,7 @@ func (f *front) beginNear(space *Keyspace, key string) (before near.Ticket) {
 	return before
 }
 
+// keepNear ends what beginNear began: see there.
 func (f *front) keepNear(space *Keyspace, key string, before near.Ticket, refreshes bool, got *found) {
 	if got.ok && f.isNear(space) {
 		old := refreshes && got.mark != backend.Fresh

@@ -113,7 +113,7 @@ func TestP8_WhatDoesNotDecodeIsLoggedOnce(t *testing.T) {
 			must(aside.GetOrLoad(t.Context(), c, aside.ChatMessages(id), func(context.Context) (int, error) { return 7, nil }))
 		}
 	}
-	if n := strings.Count(log.String(), "do not decode"); n != 1 {
+	if n := strings.Count(log.String(), "does not decode"); n != 1 {
 		t.Errorf("%d lines:\n%s", n, log.String())
 	}
 }

@@ -90,7 +90,7 @@ const (
 	heardMax = 250 * time.Millisecond
 )
 
-// A load of 50 ms costs who waits for it a handful of commands, and it has the value
+// A load of 50 ms costs a waiter a handful of commands, and the waiter has the value
 // as soon as Redis can have told it.
 func TestWake_WhoWaitsIsToldOfTheValue(t *testing.T) {
 	t.Parallel()
@@ -158,7 +158,7 @@ var ends = map[string]func(ctx context.Context, c aside.Cache, token string) err
 	},
 }
 
-// Whatever ends a lease wakes those who wait for it, and leaves no sign of them.
+// Every way to end a lease wakes its waiters, and leaves no sign of them.
 func TestWake_WhateverEndsALease(t *testing.T) {
 	t.Parallel()
 	for name, end := range ends {
@@ -297,7 +297,7 @@ func TestWake_ASubscriptionThatGoesDeaf(t *testing.T) {
 	}
 }
 
-// A Redis that hangs costs who waits no more than it costs others, once it asks.
+// A Redis that hangs costs a waiter no more than it costs others, once it asks.
 func TestWake_ARedisThatHangs(t *testing.T) {
 	t.Parallel()
 	apart(t, 2, func(t *testing.T, p processes) {
@@ -446,7 +446,7 @@ func TestWake_Redis(t *testing.T) {
 			slices.Sort(late)
 			slices.Sort(sent)
 			t.Logf("late by %v; commands of both: %v", late, sent)
-			// Who loads sends two. Who polls sends thirty and more.
+			// The process that loads sends two. A waiter that polls sends thirty or more.
 			return sent[5] <= 14
 		})
 	}
@@ -534,7 +534,7 @@ func TestWake_AUserWhoMayNotPublish(t *testing.T) {
 	}
 }
 
-// Who asks while the subscription comes up asks once more.
+// A waiter that asks while the subscription comes up asks once more.
 func TestWake_WhoAskedBeforeTheSubscription(t *testing.T) {
 	t.Parallel()
 	apart(t, 2, func(t *testing.T, p processes) {

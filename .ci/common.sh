@@ -28,6 +28,7 @@ install_missing() {
 	command -v chromium >/dev/null || need+=(chromium fonts-noto-cjk)
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need+=(postgresql)
 	/usr/bin/python3 -c 'import redis, dotenv' 2>/dev/null || need+=(python3 python3-redis python3-dotenv)
+	NODE_PATH=/usr/share/nodejs node -e 'require("redis")' 2>/dev/null || need+=(nodejs node-redis)
 	if [ ${#need[@]} -gt 0 ]; then
 		had_redis=$(command -v redis-server || true)
 		had_postgres=$(ls /usr/lib/postgresql/*/bin/initdb 2>/dev/null || true)
@@ -39,7 +40,7 @@ install_missing() {
 	fi
 	redis-server --version
 	go version
-	export ASIDE_TEST_REQUIRE_REDIS=1 ASIDE_TEST_REQUIRE_POSTGRES=1 ASIDE_TEST_REQUIRE_BROWSER=1 ASIDE_TEST_REQUIRE_PYTHON=1 ASIDE_TEST_PYTHON=/usr/bin/python3
+	export ASIDE_TEST_REQUIRE_REDIS=1 ASIDE_TEST_REQUIRE_POSTGRES=1 ASIDE_TEST_REQUIRE_BROWSER=1 ASIDE_TEST_REQUIRE_PYTHON=1 ASIDE_TEST_REQUIRE_NODE=1 ASIDE_TEST_PYTHON=/usr/bin/python3
 }
 
 # lint checks the format and the code of all modules, also under the build tag soak.
@@ -50,6 +51,42 @@ lint() {
 	go vet ./... ./asideotel/... ./asideprom/... ./bench/... ./examples/... ./proof/...
 	go vet -tags soak ./proof
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./... ./asideotel/... ./asideprom/... ./bench/... ./examples/... ./proof/...
+	prose
+}
+
+# prose fails when comments have more than 2 clauses without a noun, such as "what is
+# stored" or "who waits", in 1,000 words of a package, and prints their lines. One is
+# allowed in any package. Counted are the words what, whatever, who and whoever in
+# comments of Go files that are neither tests nor testdata. Not counted are quoted text,
+# code in doc comments, whose, and who after a noun that it belongs to ("a caller who").
+# Files may be named, as in: bash -c '. .ci/common.sh; prose aside.go config*.go'
+prose() {
+	[ $# -gt 0 ] || set -- $(git ls-files '*.go' ':!*_test.go' ':!*/testdata/*')
+	awk '
+	FNR == 1 { prev = "" }
+	!match($0, /(^|[ \t])\/\/( |$)/) { prev = ""; next }
+	{
+		text = substr($0, RSTART + RLENGTH)
+		gsub(/"[^"]*"|`[^`]*`/, " quoted ", text)
+		gsub(/[^A-Za-z]+/, " ", text)
+		dir = FILENAME
+		if (!sub(/\/[^\/]*$/, "", dir)) dir = "."
+		n = split(tolower(text), word, " ")
+		words[dir] += n
+		for (i = 1; i <= n; prev = word[i++])
+			if (word[i] ~ /^(what|who)(ever)?$/ && !(word[i] == "who" && prev ~ /^(caller|reader|writer|waiter|user|operator|author|person)s?$/)) {
+				clauses[dir]++
+				lines[dir] = lines[dir] FILENAME ":" FNR ":" $0 "\n"
+			}
+	}
+	END {
+		for (dir in clauses)
+			if (clauses[dir] > 1 && 1000 * clauses[dir] > 2 * words[dir]) {
+				printf "%sprose: %s: %d clauses without a noun in %d words; want at most 2 in 1000\n", lines[dir], dir, clauses[dir], words[dir]
+				failed = 1
+			}
+		exit failed
+	}' "$@"
 }
 
 # tidy fails if a go.mod or go.sum is not as go mod tidy leaves it. Each module is checked
@@ -138,6 +175,65 @@ fuzz() {
 		}
 		tail -3 "$tmp/fuzz" | head -1
 	done
+}
+
+# release_check carries out docs/releasing.md in a clone of HEAD, and has Go take each
+# module from its tag. With those alone it builds and runs two programs outside the tree,
+# the README's and .ci/consumer. The clone's tags are its own.
+release_check() {
+	local page=docs/releasing.md root=github.com/cacheaside/aside version dir tag output forbidden modules=()
+	git clone -q --depth 1 "file://$PWD" "$tmp/release"
+	pushd "$tmp/release" >/dev/null
+	version=$(sed -nE 's/^git tag (v[0-9]+\.[0-9]+\.[0-9]+)$/\1/p' $page)
+	[ -n "$version" ] || { echo "$page has no command that tags the root"; return 1; }
+	grep -qF "## [${version#v}]" CHANGELOG.md || { echo "CHANGELOG.md has no section of $version"; return 1; }
+	grep -E '^go mod edit ' $page | bash -e
+	for dir in $(git ls-files '*go.mod' | xargs dirname); do
+		case $dir in
+		.) modules+=("$root@$version") tag=$version ;;
+		bench | proof) continue ;; # nothing outside imports them
+		*) modules+=("$root/$dir@$version") tag=$dir/$version ;;
+		esac
+		grep -qxF "git tag $tag" $page && grep -qF "| \`$tag\` |" $page || { echo "$page does not name the tag $tag, of $dir/go.mod"; return 1; }
+		(cd "$dir" && GOWORK=off go mod tidy -diff)
+		if grep -E "^\s*(require )?$root\S* v" "$dir/go.mod" | grep -v " $version\$"; then
+			echo "$page leaves this in $dir/go.mod, which is not of $version"
+			return 1
+		fi
+	done
+	git -c user.name=check -c user.email=check@localhost -c commit.gpgsign=false commit -qam "the modules require $version"
+	grep -E '^git tag ' $page | bash -e
+	popd >/dev/null
+	mkdir -p "$tmp/readme" "$tmp/consumer"
+	awk '/^```go$/ {inside=1; next} /^```$/ {if (inside) exit} inside' README.md >"$tmp/readme/main.go"
+	cp .ci/consumer/main.go "$tmp/consumer"
+	(
+		cd "$tmp/readme"
+		# Without paths in it, the output of each build is found in the cache next time.
+		export GOWORK=off GOFLAGS="-modcacherw -trimpath" GONOSUMDB=$root GOPRIVATE=
+		GOPROXY=direct GOMODCACHE="$tmp/published" GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0="url.file://$tmp/release.insteadOf" \
+			GIT_CONFIG_VALUE_0="https://$root" go mod download "${modules[@]}"
+		GOPROXY="file://$tmp/published/cache/download,file://$(go env GOMODCACHE)/cache/download,$(go env GOPROXY)"
+		export GOPROXY GOMODCACHE="$tmp/modcache"
+		go mod init example.com/readme 2>/dev/null
+		go get $root@$version >"$tmp/get" 2>&1 || { cat "$tmp/get"; exit 1; }
+		go build -o program .
+		output=$(./program)
+		[ "$output" = "[hello] [hello]
+[hello world] <nil>" ] || { echo "the README's program printed: $output"; exit 1; }
+		forbidden=$(go list -deps $root | grep -E '^testing$|miniredis|go-cmp|porcupine|goleak|rapid|sqlite|godotenv|prometheus|opentelemetry' || true)
+		[ -z "$forbidden" ] || { echo "the library links what only tests or examples need: $forbidden"; exit 1; }
+
+		cd "$tmp/consumer"
+		go mod init example.com/consumer 2>/dev/null
+		go get . "${modules[@]}" >"$tmp/get" 2>&1 || { cat "$tmp/get"; exit 1; }
+		go build -o program .
+		output=$(./program)
+		[ "$output" = "prometheus: 3 reads
+opentelemetry: 3 reads
+http: 3 reads" ] || { echo "the consumer of all modules printed: $output"; exit 1; }
+	)
+	echo "${modules[*]}"
 }
 
 # nothing_left fails when a process that a step started still runs, or a file is left. It

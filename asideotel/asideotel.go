@@ -7,27 +7,29 @@
 //	...
 //	err = telemetry.Watch(cache)
 //
-// Counters are read from aside.Status at each collection, so they cost a hit nothing. Hooks
-// report the durations of loads and misses, trouble, and spans.
+// Counters are read from aside.Status at each collection, so a hit costs nothing more. Hooks
+// report the durations of loads and misses, trouble, and spans. The terms are those of
+// package aside.
 //
-// There is a span, aside.load, for each call of a loader, and none for a hit. It is a child of
-// the span of the caller that began the load, and the parent of those that the loader makes.
-// Refreshes and audits run in the background, so the span of one is a root with a link to the
-// caller's. A caller that takes the result of another's load, or waits for a refresh, gets a
-// link from its own span to the load's, and an event aside.joined. A load whose loader ignores
-// the end of its context has its span, and its duration, when the loader returns.
+// Each call of a loader has a span, aside.load; a hit has none. The span is a child of the
+// span of the caller that began the load, and the parent of the loader's own spans. Refreshes
+// and audits run in the background, so the span of one is a root with a link to the caller's.
+// A caller that takes the result of another caller's load, or waits for a refresh, gets an
+// event aside.joined, and a link from its own span to the load's. If a loader ignores the end
+// of its context, its span and duration are reported when it returns.
 //
-// OpenTelemetry has no semantic conventions for caches yet. All names start with "aside.", but
-// for error.type, server.address and server.port, and will change once there are some. README.md
-// has the list. Commands to Redis are reported by go-redis's own instrumentation.
+// OpenTelemetry has no semantic conventions for caches yet. All names start with "aside.",
+// except error.type, server.address and server.port, and will change once there are some.
+// README.md lists them. go-redis's own instrumentation reports the commands to Redis.
 //
-// No key, no value and no text of an error is reported: hooks are not told of keys, and an
-// error is named by its type.
+// No key, no value and no text of an error is reported: hooks receive no keys, and an error is
+// named by its Go type.
 package asideotel
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 
 	"go.opentelemetry.io/otel"
@@ -42,7 +44,7 @@ import (
 
 const scope = "github.com/cacheaside/aside/asideotel"
 
-// The attributes, beside those of the semantic conventions.
+// The attributes that the semantic conventions do not have.
 const (
 	cacheKey    = attribute.Key("aside.cache")
 	keyspaceKey = attribute.Key("aside.keyspace")
@@ -55,11 +57,12 @@ const (
 
 // Options configures a Telemetry. Its zero value uses the global providers.
 type Options struct {
-	// Name is the attribute aside.cache of all that is reported. Caches that share a provider
-	// must have different names. Defaults to none: the attribute is left out.
+	// Name is the attribute aside.cache of everything that is reported. Caches that share a
+	// provider must have different names. Defaults to "": no attribute.
 	Name string
 
-	// MeterProvider and TracerProvider default to the global ones.
+	// MeterProvider and TracerProvider receive the metrics and the traces. Each defaults to
+	// the global one.
 	MeterProvider  metric.MeterProvider
 	TracerProvider trace.TracerProvider
 }
@@ -71,12 +74,16 @@ type Telemetry struct {
 	meter  metric.Meter
 	instruments
 
-	mu           sync.Mutex
-	troubles     map[trouble]bool // each that there has been, and whether it lasts
+	mu       sync.Mutex
+	troubles map[trouble]bool // every trouble so far, and whether it lasts
+
+	// watching guards registration. It is held while the MeterProvider waits for a collection,
+	// which locks mu and not this.
+	watching     sync.Mutex
 	registration metric.Registration
 }
 
-// New returns a Telemetry. The error is one of the MeterProvider, which refused an instrument.
+// New returns a Telemetry. It fails if the MeterProvider refuses an instrument.
 func New(o Options) (*Telemetry, error) {
 	if o.MeterProvider == nil {
 		o.MeterProvider = otel.GetMeterProvider()
@@ -99,12 +106,13 @@ func New(o Options) (*Telemetry, error) {
 	return t, nil
 }
 
-// Hooks returns the hooks for the aside.Config.Hooks of one Cache. The hooks after
-// them have the span of the load in its context.
+// Hooks returns the hooks for the aside.Config.Hooks of one Cache. Hooks that come after
+// them receive contexts with the span of the load.
 func (t *Telemetry) Hooks() hook.Hooks {
 	return hook.Hooks{Read: t.read, Load: t.load, State: t.state}
 }
 
+// read links a read to its load, and records the duration of a miss.
 func (t *Telemetry) read(ctx context.Context, r hook.Read) {
 	t.joined(ctx, r)
 	if r.Outcome == hook.Miss {
@@ -112,6 +120,7 @@ func (t *Telemetry) read(ctx context.Context, r hook.Read) {
 	}
 }
 
+// load makes the span of a load, and records its duration.
 func (t *Telemetry) load(ctx context.Context, l hook.Load) (context.Context, func(hook.LoadEnd)) {
 	ctx, span := t.startLoad(ctx, l)
 	return ctx, func(e hook.LoadEnd) {
@@ -120,14 +129,22 @@ func (t *Telemetry) load(ctx context.Context, l hook.Load) (context.Context, fun
 	}
 }
 
-// with returns attributes, and that of the cache's name.
+// with returns attrs and the attribute of the name.
 func (t *Telemetry) with(attrs ...attribute.KeyValue) metric.MeasurementOption {
 	return metric.WithAttributes(append(attrs, t.name...)...)
 }
 
-// failure adds error.type to attrs if err is a failure. Not found is none.
-func failure(err error, attrs ...attribute.KeyValue) []attribute.KeyValue {
-	var panicked *aside.PanicError // first: it may be one with ErrNotFound
+var canceled = semconv.ErrorTypeKey.String("canceled")
+
+// failure appends error.type to attrs if err is a failure, which not found is not. The
+// methods of an error belong to its author, and may panic.
+func failure(err error, attrs ...attribute.KeyValue) (with []attribute.KeyValue) {
+	defer func() {
+		if recover() != nil {
+			with = append(attrs, typeOf(err))
+		}
+	}()
+	var panicked *aside.PanicError // first, as its Value may be ErrNotFound
 	switch {
 	case err == nil:
 		return attrs
@@ -136,9 +153,18 @@ func failure(err error, attrs ...attribute.KeyValue) []attribute.KeyValue {
 	case errors.Is(err, aside.ErrNotFound):
 		return attrs
 	case errors.Is(err, context.Canceled):
-		return append(attrs, semconv.ErrorTypeKey.String("canceled"))
+		return append(attrs, canceled)
 	case errors.Is(err, context.DeadlineExceeded):
 		return append(attrs, semconv.ErrorTypeKey.String("timeout"))
 	}
-	return append(attrs, semconv.ErrorType(err))
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		err = inner
+	}
+	return append(attrs, typeOf(err))
+}
+
+// typeOf is error.type by err's Go type. An error's own ErrorType method, which semconv asks,
+// may return any text, and any number of them.
+func typeOf(err error) attribute.KeyValue {
+	return semconv.ErrorTypeKey.String(fmt.Sprintf("%T", err))
 }

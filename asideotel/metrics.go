@@ -15,39 +15,41 @@ import (
 	"github.com/cacheaside/aside/hook"
 )
 
-// counter is read from the Stats of each keyspace.
+// counter is a metric that is read from the Stats of each keyspace.
 type counter struct {
 	name, unit, description string
 	parts                   []part
 }
 
-// part is a part of a counter, with an attribute. No event is counted in two parts of one
-// counter, so that they may be added up.
+// part is a part of a counter, with its attribute. No event is counted in two parts of
+// one counter, so that the parts may be added up.
 type part struct {
 	of    []attribute.KeyValue
 	count func(s aside.Stats) int64
 }
 
+// whole is the parts of a counter that is not divided.
 func whole(count func(s aside.Stats) int64) []part { return []part{{count: count}} }
 
-// counters leave out Loads, LoadErrors, Refreshes and RefreshErrors, which are the counts of
-// aside.load.duration by reason and error.type. NearHits is no part of the reads, since a near
-// hit may be a stale one too, and a near copy that is old or does not decode ends as a miss.
+// counters are the counters that Status has. Loads, LoadErrors, Refreshes and
+// RefreshErrors are left out, as the counts of aside.load.duration have them by reason
+// and error.type. NearHits is no part of the reads: a near hit may also be a stale one,
+// and a near copy that is old or does not decode ends as a miss.
 var counters = []counter{
-	{"aside.reads", "{read}", "Reads, but for those while the cache is switched off.", []part{
+	{"aside.reads", "{read}", "Reads, except while the cache is off.", []part{
 		{[]attribute.KeyValue{outcomeKey.String(hook.Hit)}, func(s aside.Stats) int64 { return s.Hits - s.StaleHits }},
 		{[]attribute.KeyValue{outcomeKey.String(hook.Stale)}, func(s aside.Stats) int64 { return s.StaleHits }},
 		{[]attribute.KeyValue{outcomeKey.String(hook.Miss)}, func(s aside.Stats) int64 { return s.Misses }},
 	}},
-	{"aside.near.hits", "{read}", "Reads that found a value in the near cache.",
+	{"aside.near.hits", "{lookup}", "Lookups that found a value in the near cache: nearly all are hits or stale reads.",
 		whole(func(s aside.Stats) int64 { return s.NearHits })},
 	{"aside.read.coalesced", "{read}", "Reads that took the result of a load begun for another caller.",
 		whole(func(s aside.Stats) int64 { return s.Coalesced })},
-	{"aside.read.degraded", "{read}", "Reads that went without the backend, because of trouble with it or an undelivered invalidation.",
+	{"aside.read.degraded", "{read}", "Reads that bypassed the backend: unavailable, or a distrusted key.",
 		whole(func(s aside.Stats) int64 { return s.Degraded })},
 	{"aside.load.waits", "{wait}", "Waits for a load in another process.",
 		whole(func(s aside.Stats) int64 { return s.Waited })},
-	{"aside.refresh.skipped", "{refresh}", "Refreshes that were not begun, as too many were running or loads had all places.",
+	{"aside.refresh.skipped", "{refresh}", "Refreshes that were skipped, as too many were running or loads had all places.",
 		whole(func(s aside.Stats) int64 { return s.RefreshesSkipped })},
 	{"aside.audits", "{audit}", "Values of hits that were loaded once more to be compared.", []part{
 		{[]attribute.KeyValue{auditKey.String("equal")}, func(s aside.Stats) int64 { return s.Audited - s.AuditDifferences }},
@@ -66,9 +68,12 @@ var counters = []counter{
 		whole(func(s aside.Stats) int64 { return s.InvalidationQueued })},
 }
 
-// boundaries are those of durations, in seconds: from a quick query to the reply of a model.
+// boundaries are the buckets of durations in seconds, from a fast query to the reply of a
+// model.
 var boundaries = []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300}
 
+// instruments are the metrics of a Telemetry. Histograms are recorded by hooks, the
+// others observed at collection.
 type instruments struct {
 	loadDuration, missDuration metric.Float64Histogram
 
@@ -77,6 +82,7 @@ type instruments struct {
 	breakerOpen, overflowed metric.Int64ObservableGauge
 }
 
+// newInstruments makes the instruments, and reports all that the meter refuses.
 func newInstruments(m metric.Meter) (in instruments, err error) {
 	var errs []error
 	histogram := func(name, description string) metric.Float64Histogram {
@@ -90,7 +96,7 @@ func newInstruments(m metric.Meter) (in instruments, err error) {
 		return c
 	}
 	gauge := func(name, description string) metric.Int64ObservableGauge {
-		g, err := m.Int64ObservableGauge(name, metric.WithUnit("1"), metric.WithDescription(description))
+		g, err := m.Int64ObservableGauge(name, metric.WithDescription(description)) // no unit: as a flag it is no ratio
 		errs = append(errs, err)
 		return g
 	}
@@ -102,9 +108,9 @@ func newInstruments(m metric.Meter) (in instruments, err error) {
 		in.counters = append(in.counters, o)
 	}
 	in.queueSize = upDown("aside.queue.size", "{key}", "Invalidations that wait to be delivered.")
-	in.overflowed = gauge("aside.queue.overflowed", "1 while the queue has overflowed, so that nothing cached is trusted.")
-	in.breakerOpen = gauge("aside.breaker.open", "1 while a node of the backend is left alone, or not asked to store.")
-	in.troubled = upDown("aside.troubles", "{trouble}", "Troubles that last, of a node where there are several.")
+	in.overflowed = gauge("aside.queue.overflowed", "1 from an overflow of the queue until a Clear has gone through: every key is distrusted.")
+	in.breakerOpen = gauge("aside.breaker.open", "1 while a breaker of a node is open: it is not asked, or not asked to store.")
+	in.troubled = upDown("aside.troubles", "{trouble}", "Trouble that lasts, by node if there are several.")
 	return in, errors.Join(errs...)
 }
 
@@ -116,15 +122,17 @@ func (in *instruments) observables() []metric.Observable {
 	return all
 }
 
-// trouble is one kind of it, of a node where there are several.
+// trouble is a kind of trouble, with its node if there are several.
 type trouble struct{ kind, node string }
 
+// state notes the beginning or the end of trouble, for the next collection.
 func (t *Telemetry) state(s hook.State) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.troubles[trouble{s.Trouble, s.Node}] = s.Begins
 }
 
+// attributes names the kind, and the address of the node.
 func (k trouble) attributes() []attribute.KeyValue {
 	attrs := []attribute.KeyValue{troubleKey.String(k.kind)}
 	host, port, err := net.SplitHostPort(k.node)
@@ -137,20 +145,21 @@ func (k trouble) attributes() []attribute.KeyValue {
 	return attrs
 }
 
-// Watch has the counters of a Cache collected, which was opened with the Hooks of t. It fails
-// if the Cache is closed, or t watches one. A Cache that is closed later is collected no
-// more: shut the MeterProvider down before, or its last interval is lost.
+// Watch starts the collection of the counters of cache, which must be the one opened with
+// the Hooks of t. It fails if cache is closed, or t already watches one. A closed cache
+// is no longer collected: shut the MeterProvider down before it, or the counts of the
+// last interval are lost.
 func (t *Telemetry) Watch(cache aside.Cache) error {
 	if cache == nil {
-		return errors.New("asideotel: Watch: the Cache is nil")
+		return errors.New("asideotel: Watch: Cache is nil; want one from aside.Open")
 	}
 	if _, err := status(cache); errors.Is(err, aside.ErrClosed) {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	t.watching.Lock()
+	defer t.watching.Unlock()
 	if t.registration != nil {
-		return errors.New("asideotel: Watch: it watches a Cache already; want a Telemetry for each")
+		return errors.New("asideotel: Watch: already watching a Cache; want one Telemetry per Cache")
 	}
 	w := &watch{t: t, cache: cache, last: make(map[series]int64)}
 	var err error
@@ -158,20 +167,20 @@ func (t *Telemetry) Watch(cache aside.Cache) error {
 	return err
 }
 
-// Close ends Watch, so that the MeterProvider no longer keeps the Cache in memory. It is not
-// needed where both last as long as the process. Closing twice is not an error.
+// Close ends Watch, so that the MeterProvider no longer keeps the Cache in memory. A
+// Cache that lasts as long as the process needs no Close. Closing twice is not an error.
 func (t *Telemetry) Close() error {
-	t.mu.Lock()
+	t.watching.Lock()
+	defer t.watching.Unlock()
 	registration := t.registration
-	t.registration = nil
-	t.mu.Unlock()
 	if registration == nil {
 		return nil
 	}
-	return registration.Unregister() // not under mu: it may wait for a collection, which takes that
+	t.registration = nil
+	return registration.Unregister()
 }
 
-// watch collects a Cache.
+// watch observes a Cache at each collection.
 type watch struct {
 	t     *Telemetry
 	cache aside.Cache
@@ -180,14 +189,15 @@ type watch struct {
 	last map[series]int64
 }
 
+// series is a part of a counter, of one keyspace.
 type series struct {
 	keyspace      string
 	counter, part int
 }
 
-// atLeast returns n, or more if that was returned before: a part that is a difference of two
-// counts, read while they grow, may come out smaller, which a reader of a counter takes for a
-// restart of the process.
+// atLeast returns n, or the largest value returned before. A part that is the difference
+// of two counts, which are read while they grow, may fall, and a reader of a counter
+// takes that for a restart of the process.
 func (w *watch) atLeast(of series, n int64) int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -195,6 +205,8 @@ func (w *watch) atLeast(of series, n int64) int64 {
 	return w.last[of]
 }
 
+// observe reports the state of the Cache. A closed Cache is not an error: an exporter
+// would log one at each collection.
 func (w *watch) observe(_ context.Context, o metric.Observer) error {
 	s, err := status(w.cache)
 	if errors.Is(err, aside.ErrClosed) {
@@ -219,9 +231,9 @@ func (w *watch) observe(_ context.Context, o metric.Observer) error {
 	return nil
 }
 
-// status returns the part of a Cache's status that is of this process. The context has ended, so that the
-// backend is not asked: nothing of its answer is reported, and a collection must not wait
-// for one that does not come.
+// status returns the part of a Cache's status that is about this process. Its context has
+// ended, so the backend is not asked: nothing of its answer is reported, and a collection
+// must not wait for an unavailable backend.
 func status(cache aside.Cache) (aside.Status, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -11,15 +11,18 @@ import (
 	"github.com/cacheaside/aside/hook"
 )
 
-// load is in the context of a load, under the key loadOf.
+// load is the state of a load's span. It is in the context of the load, under the key
+// loadOf.
 type load struct {
 	span  trace.SpanContext
 	attrs []attribute.KeyValue
 
 	mu    sync.Mutex
-	known map[spanID]bool // spans that lead to it: its parent, and those that have a link
+	known map[spanID]bool // spans that lead to the load: its parent, and those with a link
 }
 
+// loadOf is the key of a load in a context. Each Telemetry has its own, as two may trace
+// one Cache.
 type loadOf struct{ *Telemetry }
 
 type spanID struct {
@@ -27,7 +30,7 @@ type spanID struct {
 	span  trace.SpanID
 }
 
-// add reports whether the span does not lead to the load yet, and notes that it does now.
+// add notes that a span leads to the load, and reports whether it did not before.
 func (l *load) add(span trace.SpanContext) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -39,6 +42,8 @@ func (l *load) add(span trace.SpanContext) bool {
 	return true
 }
 
+// startLoad starts the span of a load. A refresh or an audit outlives its caller's span,
+// so its span is a root with a link, not a child.
 func (t *Telemetry) startLoad(ctx context.Context, h hook.Load) (context.Context, trace.Span) {
 	l := &load{
 		attrs: append([]attribute.KeyValue{keyspaceKey.String(h.Keyspace), reasonKey.String(h.Reason)}, t.name...),
@@ -59,18 +64,20 @@ func (t *Telemetry) startLoad(ctx context.Context, h hook.Load) (context.Context
 	return context.WithValue(ctx, loadOf{t}, l), span
 }
 
-// endLoad ends the span of a load. Its status has no description, which would be the text of
-// the error: that may have data in it.
+// endLoad ends the span of a load. Its status has no description: that would be the text
+// of the error, which may contain data.
 func endLoad(span trace.Span, err error) {
+	defer span.End()
 	if failed := failure(err); len(failed) > 0 {
 		span.SetAttributes(failed...)
-		span.SetStatus(codes.Error, "")
+		if failed[0] != canceled { // as the caller left, nothing went wrong
+			span.SetStatus(codes.Error, "")
+		}
 	}
-	span.End()
 }
 
-// joined links the span of a caller that took the result of a load to the load's, once: a
-// GetOrLoadMany takes many results of one load.
+// joined links the span of a caller that took the result of a load to the load's span. It
+// does so once per span, as a GetOrLoadMany takes many results of one load.
 func (t *Telemetry) joined(ctx context.Context, r hook.Read) {
 	if r.Load == nil {
 		return

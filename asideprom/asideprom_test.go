@@ -82,6 +82,11 @@ func TestMetrics(t *testing.T) {
 	}
 	read(t, c, aside.UserChats("u"), errors.New("failed"))
 	read(t, c, aside.UserChats("u"), fmt.Errorf("no user: %w", aside.ErrNotFound))
+	read(t, c, aside.UserChats("u"), fmt.Errorf("the query ended: %w", context.Canceled))
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = aside.GetOrLoad(t.Context(), c, aside.UserChats("p"), func(context.Context) (string, error) { panic(aside.ErrNotFound) })
+	}()
 	if err := aside.Invalidate(t.Context(), c, aside.ChatMessages("1"), aside.ChatMessages("2")); err != nil {
 		t.Fatal(err)
 	}
@@ -89,12 +94,13 @@ func TestMetrics(t *testing.T) {
 		`aside_up{cache="chat"}`: 1,
 		`aside_reads_total{cache="chat",keyspace="chat_messages",outcome="hit"}`:  2,
 		`aside_reads_total{cache="chat",keyspace="chat_messages",outcome="miss"}`: 1,
-		`aside_reads_total{cache="chat",keyspace="user_chats",outcome="miss"}`:    2,
+		`aside_reads_total{cache="chat",keyspace="user_chats",outcome="miss"}`:    4,
 		`aside_miss_duration_seconds{cache="chat",keyspace="chat_messages"}`:      1,
-		`aside_miss_duration_seconds{cache="chat",keyspace="user_chats"}`:         2,
+		`aside_miss_duration_seconds{cache="chat",keyspace="user_chats"}`:         4,
 
 		`aside_load_duration_seconds{cache="chat",keyspace="chat_messages",reason="miss",result="ok"}`:     1,
-		`aside_load_duration_seconds{cache="chat",keyspace="user_chats",reason="miss",result="error"}`:     1,
+		`aside_load_duration_seconds{cache="chat",keyspace="user_chats",reason="miss",result="error"}`:     2, // one of them panicked
+		`aside_load_duration_seconds{cache="chat",keyspace="user_chats",reason="miss",result="canceled"}`:  1,
 		`aside_load_duration_seconds{cache="chat",keyspace="user_chats",reason="miss",result="not_found"}`: 1,
 
 		`aside_invalidations_total{cache="chat",keyspace="chat_messages"}`: 2,
@@ -195,6 +201,61 @@ func TestMetrics_OfTrouble(t *testing.T) {
 		}
 		return true
 	})
+
+	// The trouble of a Cache is forgotten with it.
+	faulty.SetFault(func(context.Context, string) error { return errors.New("gone") })
+	if err := aside.Invalidate(t.Context(), c, aside.ChatMessages("1")); err != nil {
+		t.Fatal(err)
+	}
+	queue := `aside_trouble{cache="chat",node="",trouble="queue"}`
+	eventually(t, queue, func() bool { return gather(t, r)[queue] == 1 })
+	c.Close()
+	for name := range gather(t, r) {
+		if strings.HasPrefix(name, "aside_trouble") {
+			t.Errorf("after Close: %s", name)
+		}
+	}
+	open(t, m, aside.Config{Type: "memory"})
+	if got := gather(t, r); got[queue] != 0 || got[`aside_up{cache="chat"}`] != 1 {
+		t.Errorf("of the next Cache: %s", text(got))
+	}
+}
+
+// A backend that does not answer keeps no more than the collections that ask it.
+func TestMetrics_OfABackendThatHangs(t *testing.T) {
+	t.Parallel()
+	m := asideprom.New("chat")
+	asked, answer := make(chan struct{}), make(chan struct{})
+	c, err := aside.New(hanging{&asidetest.Faulty{Backend: asidetest.Memory()}, asked, answer}, aside.Config{Hooks: []hook.Hooks{m.Hooks()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	m.Watch(c)
+	collect := func() {
+		out := make(chan prometheus.Metric, 100)
+		m.Collect(out)
+	}
+	var group sync.WaitGroup
+	group.Go(collect)
+	<-asked
+	group.Go(collect)
+	<-asked // while the first waits
+	m.Watch(c)
+	close(answer)
+	group.Wait()
+}
+
+// hanging is a backend that does not answer what it is, until it is told to.
+type hanging struct {
+	*asidetest.Faulty
+	asked, answer chan struct{}
+}
+
+func (h hanging) Info(context.Context) (backend.Info, error) {
+	h.asked <- struct{}{}
+	<-h.answer
+	return backend.Info{}, nil
 }
 
 // mute is a backend that says nothing of itself.
@@ -290,7 +351,7 @@ func TestMetrics_AreDocumented(t *testing.T) {
 				t.Errorf("%s uses %s, which is no metric", file, use[1])
 			}
 			for _, l := range regexp.MustCompile(`(\w+)=~?"`).FindAllStringSubmatch(use[2], -1) {
-				if l[1] != "cache" && !slices.Contains(labels, l[1]) {
+				if l[1] != "job" && l[1] != "cache" && !slices.Contains(labels, l[1]) {
 					t.Errorf("%s uses %s by %s, a label that it does not have", file, name, l[1])
 				}
 			}

@@ -9,8 +9,8 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-// Memory returns a backend that keeps everything in this process's memory, as
-// "memory" does.
+// Memory returns a new backend that keeps everything in memory, as Config.Type "memory"
+// does.
 func Memory() backend.Backend {
 	c, err := aside.Open(aside.Config{Type: "memory"})
 	if err != nil {
@@ -19,27 +19,27 @@ func Memory() backend.Backend {
 	return c.(backend.Backend)
 }
 
-// Faulty is a backend that does what the Backend in it does until it is told to fail.
-// Put [Memory] in it, and hand it to [aside.New], to see a service through its cache's
-// trouble. Its methods may be called concurrently.
+// Faulty wraps a Backend and injects faults. Put [Memory] in it and pass it to
+// [aside.New] to test a service while its cache is in trouble. Its methods may be called
+// concurrently.
 type Faulty struct {
 	backend.Backend
 	fault atomic.Pointer[Fault]
 	calls atomic.Int64
 }
 
-// Fault is asked before each call, named by its method, and may delay it, fail
-// it with an error, or let it pass.
+// Fault is called before each call of the Backend, with the name of its method. It may
+// delay the call, fail it by an error, or let it pass by returning nil.
 type Fault func(ctx context.Context, method string) error
 
-// Hang is a Fault that answers nothing until the caller gives up.
+// Hang is a Fault that blocks until the caller gives up, as a hung server does.
 func Hang(ctx context.Context, _ string) error {
 	<-ctx.Done()
 	return ctx.Err()
 }
 
-// SetFault makes every call but Info and Close ask fault from now on; nil ends
-// it.
+// SetFault makes every later call but Info and Close go through fault. nil ends the
+// trouble.
 func (c *Faulty) SetFault(fault Fault) {
 	if fault == nil {
 		c.fault.Store(nil)
@@ -48,10 +48,10 @@ func (c *Faulty) SetFault(fault Fault) {
 	c.fault.Store(&fault)
 }
 
-// Calls returns how many calls have been made, failed ones included, Info and
-// Close not.
+// Calls returns the number of calls so far, failed ones included, Info and Close not.
 func (c *Faulty) Calls() int64 { return c.calls.Load() }
 
+// ask counts a call and asks the fault, if there is one.
 func (c *Faulty) ask(ctx context.Context, method string) error {
 	c.calls.Add(1)
 	if fault := c.fault.Load(); fault != nil {

@@ -7,7 +7,8 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-// ofLeases are the rules of those who load: leases, what is remembered of a load, and claims.
+// ofLeases are the rules about leases, the memory of failed loads, not-found markers, and
+// claims.
 var ofLeases = []testCase{
 	{"LeaseThenFill", func(t *test) {
 		token := t.granted(key)
@@ -79,8 +80,8 @@ var ofLeases = []testCase{
 		t.granted(key)
 	}},
 	{"AnExpiredLeaseIsReplacedBesideAFreshMark", func(t *test) {
-		// The mark of a failed load outlives the lease, so that what a backend keeps
-		// of the key is not gone as a whole.
+		// The memory of a failed load outlives the lease, so the backend still has a
+		// state of the key when the lease expires.
 		t.must(t.c.Release(t.Context(), key, t.granted(key)))
 		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: 300 * time.Millisecond})
 		t.must(err)
@@ -122,14 +123,14 @@ var ofLeases = []testCase{
 			failed := t.granted(key)
 			t.must(t.c.Release(t.Context(), key, failed))
 			t.granted(key)
-			t.lease(key, backend.Loading) // who did not wait for it waits
+			t.lease(key, backend.Loading) // a caller that did not wait for the failed load waits
 			l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, WaitedFor: failed})
 			t.must(err)
 			if l.State != backend.Loading || time.Since(start) < time.Second {
 				t.want("state", l.State, backend.Unleased)
 				return
 			}
-			t.must(t.c.Delete(t.Context(), key)) // it took so long that the failure is forgotten: once more
+			t.must(t.c.Delete(t.Context(), key)) // too slow: the failure is forgotten, so try again
 		}
 	}},
 	{"WhoWaitedForAnInvalidatedLoadWaitsAgain", func(t *test) {
@@ -237,7 +238,7 @@ var ofLeases = []testCase{
 			t.want("state of the claim", l.State, want)
 			return l
 		}
-		claim(backend.Absent) // there is nothing whose place it could take
+		claim(backend.Absent) // there is no value to replace
 		t.wantMiss(key)
 		t.set(key, []byte("other"))
 		if l := claim(backend.Present); string(l.Value) != "other" {

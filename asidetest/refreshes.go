@@ -6,10 +6,11 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-// old takes no value of this suite for fresh that has no mark.
+// old is a request by which no value of this suite without a mark is fresh.
 var old = backend.Refresh{Over: 2 * time.Hour, Within: 3 * time.Hour}
 
-// ofRefreshes are the rules of marks, and of those who load a value anew while it is there.
+// ofRefreshes are the rules about marks, and about loading a value again while it is
+// there.
 var ofRefreshes = []testCase{
 	{"AMarkLastsForItsTime", func(t *test) {
 		t.brief(func(d time.Duration) bool {

@@ -1,5 +1,12 @@
-// Package asidetest checks implementations of [backend.Backend], and makes faulty
-// ones for tests.
+// Package asidetest helps to test stores and services. [Run] checks that a
+// [backend.Backend] keeps the contract of that interface. [Faulty] injects faults, so
+// that a service's tests can see it through trouble of its cache.
+//
+// A store's test is one call:
+//
+//	func TestStore(t *testing.T) {
+//		asidetest.Run(t, asidetest.Harness{New: func(t *testing.T) backend.Backend { return newStore(t) }})
+//	}
 package asidetest
 
 import (
@@ -10,20 +17,23 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-// Harness is what the suite needs of a backend under test.
+// Harness is the suite's access to a backend under test.
 type Harness struct {
-	// New returns an empty backend, for one test, which the suite does not close.
+	// New returns an empty backend for one test. The suite does not close it: register its
+	// Close with t.Cleanup.
 	New func(t *testing.T) backend.Backend
 
-	// Advance lets d pass by the backend's clock. Defaults to time.Sleep.
+	// Advance makes d pass by the backend's clock. Set it for a backend with a clock that
+	// tests control. Defaults to time.Sleep.
 	Advance func(t *testing.T, d time.Duration)
 
-	// StoresNothing says that the backend is one that misses always and never
-	// grants a lease; the suite then checks that.
+	// StoresNothing says that the backend always misses and never grants a lease. The suite
+	// then checks that instead. Defaults to false.
 	StoresNothing bool
 }
 
-// Run runs the suite: one subtest per rule, each with a backend of its own.
+// Run runs the suite, one subtest per rule, each with a new backend. Rules about time
+// wait for real, unless Advance is set.
 func Run(t *testing.T, h Harness) {
 	if h.Advance == nil {
 		h.Advance = func(_ *testing.T, d time.Duration) { time.Sleep(d) }
@@ -39,6 +49,7 @@ func Run(t *testing.T, h Harness) {
 	}
 }
 
+// testCase is one rule, and the check for it.
 type testCase struct {
 	name string
 	run  func(*test)
@@ -51,9 +62,10 @@ const (
 
 var value = []byte(`["hello"]`)
 
-// storing are the rules of a backend that stores.
+// storing are the rules for a backend that stores.
 var storing = slices.Concat(ofValues, ofLeases, ofRefreshes, ofBlocks)
 
+// storingNothing are the rules for a backend that stores nothing.
 var storingNothing = []testCase{
 	{"StoresNothing", func(t *test) {
 		t.set(key, value)

@@ -10,7 +10,8 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-// test is one case's backend, with methods that fail the test on an error.
+// test is the backend of one case, with methods that fail the test on an error or on
+// another answer than the one wanted.
 type test struct {
 	*testing.T
 	h Harness
@@ -19,6 +20,7 @@ type test struct {
 
 func (t *test) Context() context.Context { return t.T.Context() }
 
+// must fails the test on an error.
 func (t *test) must(err error) {
 	t.Helper()
 	if err != nil {
@@ -26,18 +28,21 @@ func (t *test) must(err error) {
 	}
 }
 
-func (t *test) want(what string, got, want any) {
+// want fails the test unless got is want.
+func (t *test) want(subject string, got, want any) {
 	t.Helper()
 	if got != want {
-		t.Fatalf("%s: got %v, want %v", what, got, want)
+		t.Fatalf("%s: got %v, want %v", subject, got, want)
 	}
 }
 
+// set stores value for ttl.
 func (t *test) set(key string, value []byte) {
 	t.Helper()
 	t.must(t.c.Set(t.Context(), key, value, ttl))
 }
 
+// wantMiss fails the test if key has a value.
 func (t *test) wantMiss(key string) {
 	t.Helper()
 	got, ok, err := t.c.Get(t.Context(), key)
@@ -47,6 +52,7 @@ func (t *test) wantMiss(key string) {
 	}
 }
 
+// wantHit fails the test unless key has the value want.
 func (t *test) wantHit(key string, want []byte) {
 	t.Helper()
 	got, ok, err := t.c.Get(t.Context(), key)
@@ -56,6 +62,7 @@ func (t *test) wantHit(key string, want []byte) {
 	}
 }
 
+// lease asks for a lease and fails the test unless the answer has the state want.
 func (t *test) lease(key string, want backend.LeaseState) backend.Lease {
 	t.Helper()
 	l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl})
@@ -64,6 +71,7 @@ func (t *test) lease(key string, want backend.LeaseState) backend.Lease {
 	return l
 }
 
+// granted asks for a lease, which must be granted, and returns its token.
 func (t *test) granted(key string) (token string) {
 	t.Helper()
 	l := t.lease(key, backend.Granted)
@@ -73,6 +81,8 @@ func (t *test) granted(key string) (token string) {
 	return l.Token
 }
 
+// refresh asks for a lease to refresh key, and fails the test unless the answer has the
+// state want.
 func (t *test) refresh(key string, r backend.Refresh, want backend.LeaseState) backend.Lease {
 	t.Helper()
 	l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Refresh: &r})
@@ -81,6 +91,7 @@ func (t *test) refresh(key string, r backend.Refresh, want backend.LeaseState) b
 	return l
 }
 
+// mark returns the mark of key, which must have a value.
 func (t *test) mark(key string) backend.Mark {
 	t.Helper()
 	_, mark, ok, err := t.c.GetMarked(t.Context(), key)
@@ -94,6 +105,7 @@ func (t *test) wantMark(key string, want backend.Mark) {
 	t.want("mark", t.mark(key), want)
 }
 
+// filled fills under token, which must succeed.
 func (t *test) filled(key, token string, fill backend.Fill) {
 	t.Helper()
 	stored, err := t.c.Fill(t.Context(), key, token, fill)
@@ -101,6 +113,7 @@ func (t *test) filled(key, token string, fill backend.Fill) {
 	t.want("stored", stored, true)
 }
 
+// claim makes a claim on key with a new owner, and returns its token.
 func (t *test) claim(want backend.LeaseState) (token string) {
 	t.Helper()
 	l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: rand.Text()})
@@ -109,6 +122,7 @@ func (t *test) claim(want backend.LeaseState) (token string) {
 	return l.Token
 }
 
+// fill fills under token, and checks whether it is stored.
 func (t *test) fill(key, token string, value []byte, want bool) {
 	t.Helper()
 	stored, err := t.c.Fill(t.Context(), key, token, backend.Fill{Value: value, TTL: ttl})
@@ -116,11 +130,13 @@ func (t *test) fill(key, token string, value []byte, want bool) {
 	t.want("stored", stored, want)
 }
 
+// extend extends the lease of token, and checks whether it is held.
 func (t *test) extend(key, token string, want bool) {
 	t.Helper()
 	t.want("held", t.extended(token, key), want)
 }
 
+// extended extends the lease of token on keys, and reports whether it is held on all.
 func (t *test) extended(token string, keys ...string) (held bool) {
 	t.Helper()
 	held, err := t.c.Extend(t.Context(), token, ttl, keys...)
@@ -128,15 +144,16 @@ func (t *test) extended(token string, keys ...string) (held bool) {
 	return held
 }
 
-// brief does something that makes a thing last for d and looks whether it is there
-// before d is over, which then passes. On a machine that is too slow for that, it
-// does so again with a longer d.
+// brief checks something that lasts for d: do makes it and reports whether it is there
+// before d is over. Then brief lets d pass. On a machine too slow for d, where do reports
+// false because d has passed, brief tries again with twice the time, so that the test
+// fails for no other reason than a wrong backend.
 func (t *test) brief(do func(d time.Duration) (there bool)) {
 	t.Helper()
 	d := 300 * time.Millisecond
 	for start := time.Now(); !do(d); start = time.Now() {
 		if time.Since(start) < d {
-			t.Fatalf("what is to last for %v does not", d)
+			t.Fatalf("it ended before its %v were over", d)
 		}
 		d *= 2
 	}

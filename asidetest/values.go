@@ -8,7 +8,7 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-// ofValues are the rules of what is stored, and of what removes it.
+// ofValues are the rules about storing and removing values.
 var ofValues = []testCase{
 	{"GetMissesAnAbsentKey", func(t *test) { t.wantMiss(key) }},
 	{"SetThenGet", func(t *test) {
@@ -121,7 +121,7 @@ var ofValues = []testCase{
 	}},
 }
 
-// ofBlocks are the rules of those who write.
+// ofBlocks are the rules about writers' blocks.
 var ofBlocks = []testCase{
 	{"BlockRemovesAndBlocks", func(t *test) {
 		t.set(key, value)

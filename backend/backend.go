@@ -1,8 +1,10 @@
-// Package backend is for authors of stores: the interface that a store implements to be
-// the backend of an [aside.Cache], and the leases that keep stored values fresh. A service
-// that uses one of aside's own backends does not need it. An implementation is handed to
-// aside.New, which adds the time budget, the circuit breaker, the queue of undelivered
-// invalidations and the counters; the package asidetest has a suite that checks it.
+// Package backend is for authors of stores. It has the interface that a store implements
+// to be the backend of an [aside.Cache], and the leases that keep stored values from
+// being stale. A service that uses one of aside's own backends does not need it.
+//
+// An implementation is passed to aside.New, which adds the time budget, the circuit
+// breaker, the queue of undelivered invalidations and the counters. The suite in package
+// asidetest checks it. The terms are those of package aside.
 //
 // [aside.Cache]: https://pkg.go.dev/github.com/cacheaside/aside#Cache
 package backend
@@ -16,91 +18,101 @@ import (
 // ErrClosed is returned by a Backend's methods after Close.
 var ErrClosed = errors.New("aside: the cache is closed")
 
-// Backend stores bytes under keys and hands out leases on them.
+// Backend stores bytes under keys and grants leases on them.
 //
-// For each key a Backend keeps a value, and beside it at most one reader's lease,
-// any number of writers' blocks, and perhaps a not-found marker. Every method
-// is atomic for each key that it names, in all processes that share the
-// store. All times run by the store's own clock. Methods may be called
-// concurrently. A miss is not an error; an error means that the outcome is
-// unknown: the command may have been carried out, may be later, or never. A caller
-// waits for a method to return, however long that takes: one that waits for something
-// returns when ctx ends. A Cache names a few hundred keys in a call at most, and
-// makes several calls where it has more.
+// For each key a Backend keeps a value and, beside it, at most one reader's lease, any
+// number of writers' blocks, and perhaps a not-found marker or a freshness mark. A
+// not-found marker remembers that the database has no value. A mark says that the value
+// is fresh.
 //
-// Byte slices handed in and out are not modified by either side afterwards.
+// Every method is atomic for each key that it names, in all processes that share the
+// store. All durations are measured by the store's clock. Methods may be called
+// concurrently.
+//
+// A miss is not an error. An error means that the outcome is unknown: the command may
+// have been carried out, may be carried out later, or never. The caller waits until a
+// method returns, so a method that waits must return when ctx ends.
+//
+// A Cache names at most a few hundred keys in a call, and makes several calls if there
+// are more. Neither side may modify a byte slice after it was passed or returned.
 type Backend interface {
 	// Get returns the value stored under key. ok is false on a miss: the key is
 	// absent or expired, or holds something that is not a value. An empty value
 	// is a hit.
 	Get(ctx context.Context, key string) (value []byte, ok bool, err error)
 
-	// GetMarked is Get, and tells whether the value is fresh.
+	// GetMarked is Get, and also tells whether the value is fresh.
 	GetMarked(ctx context.Context, key string) (value []byte, mark Mark, ok bool, err error)
 
-	// TTL returns how long the value stored under key will still be kept. ok is false
-	// when there is no value. ttl is 0 when the value has no end, which only another
-	// program can have stored.
+	// TTL returns how long the value stored under key will still be kept. ok is false if
+	// there is no value. ttl is 0 if the value has no end, which only another program can
+	// have stored.
 	TTL(ctx context.Context, key string) (ttl time.Duration, ok bool, err error)
 
-	// Set stores value for ttl, which is at least a millisecond, and ends a
-	// reader's lease, a not-found marker and a freshness mark. Blocks stay. Set is not guarded by
-	// a lease: the value may be older than the database's.
+	// Set stores value for ttl, at least a millisecond, and ends a reader's lease, a
+	// not-found marker and a mark. Blocks stay. No lease guards Set, so the value may be
+	// older than the database's.
 	Set(ctx context.Context, key string, value []byte, ttl time.Duration) error
 
-	// Delete removes values with their marks, and not-found markers, and ends readers' leases, so
-	// that a load which began before cannot be stored. Blocks stay. Absent keys
-	// are not an error. When Delete returns an error, some keys may already be
-	// gone; calling it again is safe.
+	// Delete removes values with their marks, and not-found markers. It ends readers'
+	// leases, so that a load that began before cannot be stored. Blocks stay. Absent keys
+	// are not an error. When Delete returns an error, some keys may already be gone; calling
+	// it again is safe.
 	Delete(ctx context.Context, keys ...string) error
 
-	// Lease asks for the right to load the key's value and to store it with
-	// Fill. The answer's State says whether it is granted; only Granted comes with
-	// a lease. Each call that grants makes a token never used before, also when
-	// a client library sends the same call twice; a claim's is its Owner.
+	// Lease asks for the right to load the value of key and to store it with Fill. The State
+	// of the answer says whether it is granted; no other answer than Granted comes with a
+	// lease.
+	//
+	// Every granted lease must have a fresh token, even if a client library sends the
+	// request twice: a token that was used before could let a load that lost its lease store
+	// after all. The token of a claim is its Owner.
 	Lease(ctx context.Context, key string, req LeaseRequest) (Lease, error)
 
-	// Extend lets the lease or block that token names last for ttl from now, on each
-	// of keys. held is false when it has ended on one of them, where nothing changes;
-	// the others are extended all the same. The value of a claim ([LeaseRequest]) is
-	// extended with it.
+	// Extend makes the lease or block of token last for ttl from now, on each of keys. held
+	// is false if it has ended on one of them; there Extend changes nothing, and it must not
+	// revive a lease. The others are extended all the same. The value of a claim
+	// ([LeaseRequest]) is extended with it.
 	Extend(ctx context.Context, token string, ttl time.Duration, keys ...string) (held bool, err error)
 
-	// Fill stores the result of a load under the lease that token names, and ends the
-	// lease. stored is false, and nothing changes, when the lease has ended. It is
-	// false, and the lease ends, when that was granted for a Refresh and the key has
-	// another value by now than it had then, or the same one stored again, or the value
-	// was removed before its end. A store may fail to tell apart a value that another
-	// program has put there with the same length and the same end.
+	// Fill stores the result of a load under the lease of token, and ends the lease. stored
+	// is false if it did not store.
+	//
+	// If the lease has ended, Fill changes nothing. If the lease was granted for a Refresh,
+	// Fill ends it without storing when the value is no longer the one that the lease was
+	// granted for: another value, the same one stored again, or one removed before its end.
+	// A store may fail to notice a value that another program has put there with the same
+	// length and the same end.
 	Fill(ctx context.Context, key, token string, fill Fill) (stored bool, err error)
 
-	// Release ends the lease that token names without storing anything. One that was
-	// granted for a Refresh leaves the value and its end as they are, and keeps further
-	// ones from being granted for a while: for FailedFor, and after each that is granted
-	// within as much time again and released for twice as long, up to MaxCooldown. Release
-	// removes the value of a claim, unless another program has overwritten it. A
-	// lease that has ended is not an error.
+	// Release ends the lease of token without storing anything. A lease that has ended is
+	// not an error. Release of a claim removes its value, unless another program has
+	// overwritten it.
+	//
+	// Release of a lease for a Refresh leaves the value and its end as they are, and starts
+	// a cool-down during which no further one is granted. It lasts for FailedFor. If the
+	// next one, granted within as much time after the cool-down, is released as well, the
+	// cool-down doubles, up to MaxCooldown.
 	Release(ctx context.Context, key, token string) error
 
-	// Block deletes keys as Delete does, and keeps leases from being granted until
-	// Unblock is called with the same token or ttl is over. Several tokens may
-	// block one key, each for its own time.
+	// Block deletes keys as Delete does, and keeps leases on them from being granted until
+	// Unblock is called with the same token or ttl is over. Several tokens may block one
+	// key, each for its own time.
 	Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error
 
 	// Unblock deletes keys as Delete does, whether or not the block still stands, and
-	// removes this token's block.
+	// removes this token's block. A lost block may have let a reader store the old value,
+	// hence the deletion.
 	Unblock(ctx context.Context, token string, keys ...string) error
 
-	// Clear removes all values and not-found markers whose keys start with one
-	// of the prefixes, and ends the leases on such keys before it does. Blocks
-	// stay, and so do claims that have not ended ([LeaseRequest]), with their
-	// values. Keys that are stored while it runs may remain. A prefix is compared as
-	// text, regardless of the keys' owner: "app1" removes "app10:x" as well, and
-	// "app1:" does not.
+	// Clear removes all values and not-found markers with keys that start with one of the
+	// prefixes. It ends the leases on such keys first, so that no running load stores behind
+	// it. Blocks stay, and so do running claims ([LeaseRequest]) with their values. Keys
+	// that are stored while it runs may remain. A prefix is compared as text, whichever
+	// program owns a key: "app1" also removes "app10:x", and "app1:" does not.
 	Clear(ctx context.Context, prefixes ...string) error
 
-	// Info describes the store. It asks it, so it fails when the store does not
-	// answer.
+	// Info describes the store. It queries the store, and fails if there is no answer.
 	Info(ctx context.Context) (Info, error)
 
 	// Close releases the resources of the Backend. Later calls return ErrClosed. Closing
@@ -110,86 +122,91 @@ type Backend interface {
 
 // LeaseRequest is a request to [Backend.Lease].
 type LeaseRequest struct {
-	// TTL is how long the lease lasts unless extended; at least a millisecond.
+	// TTL is how long the lease lasts unless extended, at least a millisecond.
 	TTL time.Duration
 
-	// WaitedFor is the token of the lease that the caller waited for, if any. When
-	// that lease was released without a value, and somebody else holds one now,
-	// the answer is Unleased in place of Loading: no one waits for failing loads
-	// one after another.
+	// WaitedFor is the token of the lease that the caller waited for, if any. If that lease
+	// was released without a value and another caller holds one now, the answer is Unleased
+	// instead of Loading. Otherwise waiters of a load that fails would wait for each other's
+	// failing loads one after another.
 	WaitedFor string
 
-	// Undecodable, when not nil, is a stored value that the caller could not decode.
-	// It is removed if it is still the stored value.
+	// Undecodable, if not nil, is a stored value that the caller could not decode. It is
+	// removed if it is still the stored value.
 	Undecodable []byte
 
-	// Claim, when not nil, is stored as the key's value with the lease, and for
-	// as long: a lease that other programs can see. It is granted exactly when
-	// the key has no value, or that of a claim with the same Owner. With
-	// Undecodable, it is granted exactly when it takes that value's place, or the same
-	// Owner's claim stands; the answer is Absent where the key has no value.
+	// Claim, if not nil, is stored as the key's value together with the lease, for as long:
+	// a lease that other programs can see. It is granted if and only if the key has no
+	// value, or that of a claim with the same Owner. With Undecodable, it is granted if and
+	// only if it replaces that value, or the same Owner's claim stands; the answer is Absent
+	// if the key has no value.
 	Claim []byte
 
-	// Refresh, when not nil, asks for the right to load anew a value that is no longer
-	// fresh. The value stays. The answer is Granted; Loading, when there is a lease, or
-	// there has been one for a Refresh that was released a short while ago, of which the
-	// Token is empty; Writing; Marked, when the value is fresh or Refresh says that it
-	// is; or Gone. It comes without the other fields but TTL and WakeOn.
+	// Refresh, if not nil, asks for the right to load a value again that is no longer fresh.
+	// The value stays. The answer is one of these:
+	//
+	//   - Granted.
+	//   - Loading, if there is a lease, or, with an empty Token, in the cool-down after
+	//     a Release.
+	//   - Writing, if the key is blocked.
+	//   - Marked, if the value is fresh, or fresh by the rule of [Refresh].
+	//   - Gone, if there is no value.
+	//
+	// Of the other fields only TTL and WakeOn are set with it.
 	Refresh *Refresh
 
-	// Owner is the token of a claim. Its owner chooses it, and uses it for no
-	// other claim, so that one whose answer was lost can be asked for again, or
-	// released.
+	// Owner is the token of a claim. The owner chooses it and uses it for no other claim, so
+	// that a claim with a lost answer can be requested again, or released.
 	Owner string
 
-	// WakeOn, when not empty, is the channel on which the end of another's lease that
-	// this call finds is to be announced, with the key as the message. It is a hint: a
-	// store that cannot announce anything ignores it.
+	// WakeOn, if not empty, is a channel. If this call finds another caller's lease, the end
+	// of that lease is to be announced on the channel, with the key as the message. It is a
+	// hint: a store that cannot announce anything ignores it.
 	WakeOn string
 
-	// Overdue, when not empty, is the Deadline of the lease that WaitedFor names, when
-	// by the caller's own clock that has passed. A lease with the same Deadline still
-	// has ended, even if the store's clock says otherwise; a store whose clock cannot be set back
-	// ignores it.
+	// Overdue, if not empty, is the Deadline of the lease of WaitedFor, which has passed by
+	// the caller's clock. A lease that still has this Deadline has ended, even if the
+	// store's clock, which may have been set back, says otherwise. A store with a clock that
+	// cannot be set back ignores it.
 	Overdue string
 }
 
-// Refresh says which values without a mark are fresh: those that will be kept for more
-// than Over, and for Within at most. Another program has stored such a value, or it was
-// stored before its keyspace had marks. It is marked as fresh until it will be kept for
-// Over.
+// Refresh is a request to load again, and the rule for values without a mark, which
+// another program has stored, or which are older than their keyspace's marks. Such a
+// value is fresh if it will be kept for more than Over and for at most Within. It is then
+// marked as fresh until it will be kept for Over.
 //
-// Always asks for the lease whether or not there is a value, and however fresh it is: the
-// answer is Granted, Loading or Writing.
+// With Always, the lease is granted whether or not there is a value, and even if it is
+// fresh: the answer is Granted, Loading or Writing.
 type Refresh struct {
 	Over, Within time.Duration
 	Always       bool
 }
 
-// Mark is the answer of [Backend.GetMarked] about a value's age.
+// Mark is the age of a value, as [Backend.GetMarked] returns it.
 type Mark int
 
 const (
-	Unmarked Mark = iota // it is not known to be fresh
-	Fresh                // Fill has stored it so, and Fill.FreshFor is not over
-	Leased               // it is not known to be fresh, and somebody has a lease on the key
-	NotFound             // there is no value, and a not-found marker says so
+	Unmarked Mark = iota // the value is not known to be fresh
+	Fresh                // Fill has stored the value with a FreshFor that is not over
+	Leased               // the value is not known to be fresh, and there is a lease on the key
+	NotFound             // there is no value but a not-found marker
 )
 
-// FailedFor is how long a store remembers of a lease that it was released without a
-// value: see LeaseRequest.WaitedFor.
+// FailedFor is how long a store remembers that a lease was released without a value: see
+// LeaseRequest.WaitedFor.
 const FailedFor = 2 * time.Second
 
-// MaxCooldown is the longest time that a store grants no lease for a Refresh after others
-// that were released: see [Backend.Release].
+// MaxCooldown is the longest cool-down after leases for a Refresh were released: see
+// [Backend.Release].
 const MaxCooldown = time.Minute
 
 // LeaseState is the outcome of [Backend.Lease].
 type LeaseState int
 
 const (
-	Granted  LeaseState = iota + 1 // the lease is the caller's: load, then Fill or Release
-	Loading                        // another holds the lease: wait, then ask again
+	Granted  LeaseState = iota + 1 // the caller has the lease: load, then Fill or Release
+	Loading                        // another caller has the lease: wait, then ask again
 	Writing                        // a writer blocks the key: load, store nothing
 	Unleased                       // the load waited for failed: load, store nothing
 	Present                        // the key has a value
@@ -201,30 +218,30 @@ const (
 // Lease is the answer of [Backend.Lease].
 type Lease struct {
 	State LeaseState
-	Token string // the lease's: the caller's own when Granted, the other's when Loading
+	Token string // the token of the caller's lease when Granted, of the other one when Loading
 	Value []byte // the value, when Present
 
-	// Deadline is the other's, when Loading: a text that differs after each renewal, and
-	// ends in a blank and how many milliseconds the lease was made or renewed for. It is ""
-	// where the store cannot tell.
+	// Deadline, when Loading, tells the renewals of the other lease apart. It is a text that
+	// differs after each renewal, and ends in a blank and the milliseconds that the lease
+	// was made or renewed for. It is "" if the store cannot tell.
 	Deadline string
 }
 
-// Fill is the result of a load, for [Backend.Fill]: Value, or with NotFound set a marker
-// that says that there is nothing to be found. It is kept for TTL.
+// Fill is the result of a load, for [Backend.Fill]: Value, or with NotFound a not-found
+// marker. It is kept for TTL.
 type Fill struct {
 	Value    []byte
-	NotFound bool          // a value that the lease was to refresh is removed
+	NotFound bool          // also removes the value that the lease was to refresh
 	TTL      time.Duration // 0, with NotFound, leaves no marker
 
-	// FreshFor, when not 0, is how long the value is marked as fresh.
+	// FreshFor, if not 0, is how long the value is marked as fresh.
 	FreshFor time.Duration
 }
 
-// Info describes a store. Fields that it cannot tell are left empty.
+// Info describes a store. Fields that it does not know are left zero.
 type Info struct {
 	Name      string // of the store
-	Version   string // the server's, where there is one
-	UsedBytes int64  // memory of the server or the store; 0 where that is not known
+	Version   string // of the server, if there is one
+	UsedBytes int64  // memory of the server or the store
 	Keys      int64  // in the store: all keys, not only the cache's
 }

@@ -39,6 +39,7 @@ func TestQuick(t *testing.T) {
 		"burst":    {"## A burst of loads", "| aside |", "| aside, MaxLoads: 16 |"},
 		"expiry":   {"## Reads around an expiry", "| aside, a value that does not end |", "| aside |", "| aside, RefreshAfter |", "| aside memory |", "| aside memory, Share, RefreshAfter |", "| sturdyc, early refreshes |", "| otter Get, RefreshWriting |"},
 		"stale":    {"## Stale values", "| aside, Update |", "| rockscache, strong |"},
+		"held":     {"## Stale values", "both processes hold", "| aside |", "| aside near |", "| aside near, Update |"},
 		"trouble":  {"### Redis refuses", "### Redis hangs", "| aside |"},
 	} {
 		t.Run(name, func(t *testing.T) { // one after another: they would starve each other
@@ -72,7 +73,7 @@ func quickRun(t *testing.T, scenario string) string {
 			t.Fatalf("the picture: %v", err)
 		}
 	}
-	page, err := os.ReadFile(filepath.Join(dir, "BENCHMARKS.md"))
+	page, err := os.ReadFile(filepath.Join(dir, "docs", "benchmarks.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

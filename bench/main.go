@@ -1,5 +1,5 @@
 // Command bench measures aside side by side with other caching libraries, on a
-// redis-server of its own, and writes its findings to BENCHMARKS.md and
+// redis-server of its own, and writes its findings to docs/benchmarks.md and
 // docs/benchmarks.svg. From the root of the repository:
 //
 //	go run ./bench
@@ -100,7 +100,7 @@ func parse(args []string, progress io.Writer) (*bench, error) {
 	each := flags.Duration("time", 0, "`duration` of one measurement (default 200ms, 5ms with -quick)")
 	only := flags.String("only", "", "`regexp` for the names of the measurements to run, such as hits/100B/aside")
 	flags.BoolVar(&b.quick, "quick", false, "measure as little as possible, to check that everything works")
-	flags.StringVar(&b.out, "out", "", "`folder` for BENCHMARKS.md and docs/benchmarks.svg (default . for a whole run; -quick and -only print to standard output)")
+	flags.StringVar(&b.out, "out", "", "`folder` for docs/benchmarks.md and docs/benchmarks.svg (default . for a whole run; -quick and -only print to standard output)")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ func asidePeers() []peer {
 		{name: "aside, Update", module: module, how: "writes go through `Update`", open: openAside(onRedis, false), updates: true, only: "stale"},
 
 		{name: "aside near", module: module, how: "`NearMaxBytes`", open: openAside(nearRedis, false), near: true},
+		{name: "aside near, Update", module: module, how: "writes go through `Update`", open: openAside(nearRedis, false), near: true, updates: true, only: "stale"},
 		{name: "aside near, Share", module: module, how: "the same in a keyspace of shared, read-only values", open: openAside(nearRedis, true), near: true, shared: true},
 
 		{name: "aside memory", module: module, how: "`Type: TypeMemory`; values are encoded, and each caller gets its own", open: openAside(inMemory, false), memory: true},

@@ -36,7 +36,7 @@ func (b *bench) report(ctx context.Context, took time.Duration) error {
 	if err := os.WriteFile(picture, b.picture(), 0o644); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(b.out, "BENCHMARKS.md"), page.Bytes(), 0o644)
+	return os.WriteFile(filepath.Join(b.out, "docs", "benchmarks.md"), page.Bytes(), 0o644)
 }
 
 // heading writes the head of the page, which says how the figures came about.
@@ -59,7 +59,7 @@ Only ratios of one run mean anything: the machine is shared, Redis, the clients 
 		processor(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version(), redis,
 		plural(b.rounds, "round"), b.each, baseline, memoryBaseline)
 	if b.out != "" {
-		fmt.Fprint(w, "![The most telling of these figures as bars](docs/benchmarks.svg)\n\n")
+		fmt.Fprint(w, "![The most telling of these figures as bars](benchmarks.svg)\n\n")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,7 +22,20 @@ func (b *bench) staleJobs() []job {
 			run:  func(ctx context.Context, b *bench) error { return b.stale(ctx, p) },
 		})
 	}
+	for _, p := range peersOf("stale", isHeld) {
+		jobs = append(jobs, job{
+			name: "held/" + p.name,
+			once: true,
+			run:  func(ctx context.Context, b *bench) error { return b.held(ctx, p) },
+		})
+	}
 	return jobs
+}
+
+// isHeld chooses this library, with and without near caches: how late their messages are
+// differs between Invalidate and Update.
+func isHeld(p peer) bool {
+	return strings.HasPrefix(p.name, "aside") && !p.memory && !p.shared
 }
 
 // versions is a database in which each key has a version. It is 1 until the first write.
@@ -60,18 +74,33 @@ type staleRun struct {
 	late    atomic.Int64 // keys of which a read after the invalidation returned the old value
 }
 
-func (b *bench) stale(ctx context.Context, p peer) error {
-	s := &staleRun{p: p, db: &versions{version: make(map[string]int)}}
-	// After the clients are closed: rueidisaside 1.0.78 hangs for ever when Redis is
-	// flushed.
-	defer func() { _ = b.scratch.flush(ctx) }()
-	for i := range s.clients {
-		st, err := p.open(setup{addr: b.scratch.addr, prefix: "stale", source: &source{load: s.db.load}, entries: 10_000, maxBytes: 64 << 20})
-		if err != nil {
-			return err
+// startStale opens the clients of a race. Call stop after it, also when it fails.
+func (b *bench) startStale(ctx context.Context, p peer) (s *staleRun, stop func(), err error) {
+	s = &staleRun{p: p, db: &versions{version: make(map[string]int)}}
+	stop = func() {
+		for _, c := range s.clients {
+			if c != nil {
+				c.Close()
+			}
 		}
-		defer st.Close()
-		s.clients[i] = st
+		// After the clients are closed: rueidisaside 1.0.78 hangs for ever when Redis is
+		// flushed.
+		_ = b.scratch.flush(ctx)
+	}
+	for i := range s.clients {
+		s.clients[i], err = p.open(setup{addr: b.scratch.addr, prefix: "stale", source: &source{load: s.db.load}, entries: 10_000, maxBytes: 64 << 20})
+		if err != nil {
+			break
+		}
+	}
+	return s, stop, err
+}
+
+func (b *bench) stale(ctx context.Context, p peer) error {
+	s, stop, err := b.startStale(ctx, p)
+	defer stop()
+	if err != nil {
+		return err
 	}
 	keys := ids(b.scale(1_000, 30))
 	if err := each(16, len(keys), func(i int) error { return s.race(ctx, keys[i]) }); err != nil {
@@ -90,6 +119,50 @@ func (b *bench) stale(ctx context.Context, p peer) error {
 	b.results.add("stale", p.name, "kept", share*float64(old))
 	b.results.add("stale", p.name, "late", share*float64(s.late.Load()))
 	return nil
+}
+
+// held counts late reads of keys that both clients have read before, so that near caches hold
+// them.
+func (b *bench) held(ctx context.Context, p peer) error {
+	s, stop, err := b.startStale(ctx, p)
+	defer stop()
+	if err != nil {
+		return err
+	}
+	n := b.scale(1_000, 30)
+	keys := ids(len(heldAtOnce) * n)
+	for round, atOnce := range heldAtOnce {
+		s.late.Store(0)
+		err := each(atOnce, n, func(i int) error { return s.hold(ctx, keys[round*n+i]) })
+		if err != nil {
+			return err
+		}
+		b.results.add("held", p.name, strconv.Itoa(atOnce), 1000/float64(n)*float64(s.late.Load()))
+	}
+	return nil
+}
+
+// heldAtOnce has the numbers of keys that are written at a time.
+var heldAtOnce = []int{1, 16}
+
+// hold has both clients hold id, writes it in the first, and counts the key as late if a read of
+// the second that begins then returns the old value.
+func (s *staleRun) hold(ctx context.Context, id string) error {
+	for range 2 { // the second read is a hit
+		for _, c := range s.clients {
+			if _, err := s.version(ctx, c, id); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.write(ctx, id); err != nil {
+		return err
+	}
+	v, err := s.version(ctx, s.clients[1], id)
+	if err == nil && v < 2 {
+		s.late.Add(1)
+	}
+	return err
 }
 
 // race lets both clients load id, and writes and invalidates it meanwhile. A read that begins

@@ -90,7 +90,7 @@ func (b *bench) picture() []byte {
 		}
 	}
 	width := 2*panelWidth + panelGap + 20
-	return fmt.Appendf(nil, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" role=\"img\" aria-label=\"Benchmarks; BENCHMARKS.md has the figures\">\n%s%s</svg>\n",
+	return fmt.Appendf(nil, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" role=\"img\" aria-label=\"Benchmarks; benchmarks.md has the figures\">\n%s%s</svg>\n",
 		width, y, width, y, style, body.Bytes())
 }
 

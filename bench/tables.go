@@ -200,6 +200,10 @@ func (b *bench) stampedeSection() section {
 }
 
 func staleSection() section {
+	var held []column
+	for _, n := range heldAtOnce {
+		held = append(held, column{key: strconv.Itoa(n), heading: fmt.Sprintf("late reads, %d at a time", n), format: whole, best: -1})
+	}
 	return section{
 		title: "Stale values",
 		intro: `Two clients, as two processes, load a key (up to 5 ms) while it is written and then invalidated in one of them, 1,000 times.
@@ -207,7 +211,11 @@ func staleSection() section {
 		tables: []table{{id: "stale", title: "Of 1,000 racing writes", columns: []column{
 			{key: "kept", heading: "kept the old value", format: whole, best: -1},
 			{key: "late", heading: "late reads of the old value", format: whole, best: -1},
-		}}},
+		}}, {
+			id: "held", title: "Of 1,000 writes of a key that both processes hold",
+			intro:   "Both have read the key before. One writes it, and the other reads it as soon as the write has returned. A near cache answers until Redis's message has been handled, which `Update` has sent before the write.",
+			columns: held,
+		}},
 	}
 }
 

@@ -1,13 +1,19 @@
-// Package hook has the functions that a Cache calls as it works: the source of traces, and of
-// metrics that its counters cannot give.
+// Package hook has the functions that a Cache calls as it works. They are the source of
+// traces, and of metrics that its counters cannot give. The terms are those of package
+// aside.
 //
-// A hit tells nobody, unless it is asked for: hits are counted, by keyspace, in
-// aside.Status. Only slower events are told of: reads that were no hits, loads, writes,
-// and trouble that begins and ends. No hook is told of a value, and none of a key: keys are
-// too many for a label, and may name a person.
+// Hits are counted, by keyspace, in aside.Status; a hit calls no hook unless Hits is set,
+// because a call and two looks at the clock would cost as much as a hit in memory. Hooks
+// are called for reads that are not hits, loads, writes, and trouble that begins and
+// ends. Peek, Clear, generations and the methods of a Cache call none.
 //
-// All functions but State may be called concurrently, and must be quick. One that panics is told of
-// in the log, once, and changes nothing else.
+// No hook receives a value, or a key: keys are too many for a label, and may identify a
+// person. The text of an Err may name one. Keyspaces have the names under which aside.Status
+// counts them, so the name is empty for all after the first 256, and may be a label.
+//
+// All functions but State may be called concurrently. They must be quick, as callers wait
+// for them, and may use the Cache. The first panic of each Hooks is logged, and none has any
+// other effect.
 package hook
 
 import (
@@ -15,98 +21,102 @@ import (
 	"time"
 )
 
-// Hooks are functions for a Cache to call, in aside.Config.Hooks. Those that are nil are not
-// called, and cost nothing. More fields may be added.
+// Hooks are functions for a Cache to call, in aside.Config.Hooks. A nil function costs
+// nothing. More fields may be added, so name the fields.
 type Hooks struct {
-	// Read is called at the end of each GetOrLoad that was no hit, and for each such id of a
-	// GetOrLoadMany, in the caller's goroutine and with its context, before the call returns.
+	// Read is called at the end of each GetOrLoad that is not a hit, and of each such id of
+	// a GetOrLoadMany. It runs in the caller's goroutine, with the caller's context, before
+	// the call returns or panics. A call that is refused, as for a bad key, is not a read.
 	Read func(ctx context.Context, r Read)
 
-	// Hits has Read called for hits as well. Each then looks at the clock twice, which is
-	// much of a hit in memory.
+	// Hits makes the Cache call Read for hits as well. Each hit then looks at the clock
+	// twice, which is a large part of the cost of a hit in memory.
 	Hits bool
 
-	// Load is called before a loader, in its goroutine, with the context that the loader is
-	// to get: of the values of the first caller's context, and an end of its own. The loader
-	// gets the context that Load returns, which is ctx or made from it. If ended is not nil,
-	// it is called in that goroutine when the loader has returned, panicked or exited.
+	// Load is called before a loader, in its goroutine. ctx is the context for the loader:
+	// it has the values of the first caller's context, and an end of its own. The loader
+	// receives the context that Load returns, which must be ctx or derived from it; nil
+	// stands for ctx. ended, if not nil, is called in the same goroutine when the loader has
+	// returned, panicked or exited, that of the last Hooks first.
 	Load func(ctx context.Context, l Load) (loader context.Context, ended func(LoadEnd))
 
-	// Write is called at the end of each Update and Invalidate that had a key to invalidate
-	// and returns, in the caller's goroutine and with its context.
+	// Write is called at the end of each Update and Invalidate that returns and had a key to
+	// invalidate. It runs in the caller's goroutine, with the caller's context.
 	Write func(ctx context.Context, w Write)
 
-	// State is called when trouble begins, and when it is over, in order, one call at a time,
-	// in a goroutine of its own.
+	// State is called when trouble begins and when it ends, in that order, one call at a
+	// time. It runs in a goroutine of its own, as the code that notices trouble holds locks,
+	// so the last call may come after Close has returned. Close ends no trouble.
 	State func(s State)
 }
 
-// Read is a read, at its end.
+// Read describes a read, at its end.
 type Read struct {
-	Keyspace string // the name of the key's
+	Keyspace string // the name of the key's keyspace
 	Outcome  string // Hit, Stale, Miss or Off
-	Err      error  // that the call returned, or nil
+	Err      error  // the error that the call returned, or the *aside.PanicError that it panicked with
 
-	// Duration is of the whole call; where hits are not told of, without the look into this
+	// Duration is the time of the whole call. Without Hits, it leaves out the look into this
 	// process's memory that found nothing.
 	Duration time.Duration
 
-	// Load is the context that hooks made for the load whose result the read took, with a
-	// tracer's span in it. It is nil when there was no load, or it was no longer waited for.
+	// Load is the context, as hooks made it, of the load that the read took its result from.
+	// A tracer's span is in it. It is nil if there was no load, or the read stopped waiting
+	// for it.
 	Load context.Context
 }
 
 // The outcomes of a read.
 const (
-	Hit   = "hit"   // a value that the cache had, or was storing, when the call came
-	Stale = "stale" // a value that the cache had, older than its keyspace's RefreshAfter
-	Miss  = "miss"  // all else: from the loader, another caller's load, or a later look, and a remembered ErrNotFound
-	Off   = "off"   // from the loader, as the cache is switched off
+	Hit   = "hit"   // the cache had the value, or was storing it, when the call began
+	Stale = "stale" // the cache had a value older than its keyspace's RefreshAfter
+	Miss  = "miss"  // any other: from a load, from a later look, or a remembered ErrNotFound
+	Off   = "off"   // from the loader, as the cache is off
 )
 
-// Load is a call of a loader, before it begins.
+// Load describes a call of a loader, before it begins.
 type Load struct {
-	Keyspace string // the name of the key's; of a GetOrLoadMany, of the first key's
+	Keyspace string // the name of the keyspace, in a GetOrLoadMany of the first key's
 	Reason   string // ForMiss, ForRefresh, ForFresh or ForAudit
-	Keys     int    // how many keys it is to load
+	Keys     int    // the number of keys to load
 }
 
 // The reasons of a load.
 const (
-	ForMiss    = "miss"
+	ForMiss    = "miss"    // the cache has no value
 	ForRefresh = "refresh" // the value is older than its keyspace's RefreshAfter
-	ForFresh   = "fresh"   // the caller's context is one of aside.Fresh
-	ForAudit   = "audit"   // to be compared with the value of a hit
+	ForFresh   = "fresh"   // the caller's context comes from aside.Fresh
+	ForAudit   = "audit"   // the result is compared with the value of a hit
 )
 
-// LoadEnd is the end of a call of a loader.
+// LoadEnd describes the end of a call of a loader.
 type LoadEnd struct {
 	Duration time.Duration
-	Err      error // that the loader returned, perhaps aside.ErrNotFound; an *aside.PanicError if it panicked
+	Err      error // the loader's error, possibly aside.ErrNotFound; an *aside.PanicError if it panicked, another if it exited
 }
 
-// Write is an Update or an Invalidate, at its end.
+// Write describes an Update or an Invalidate, at its end.
 type Write struct {
-	Update   bool          // and not an Invalidate
-	Keyspace string        // the name of the first key's
-	Keys     int           // how many keys it invalidated
-	Queued   int           // of these, keys whose invalidation is to be delivered later
-	Duration time.Duration // of an Update, with its write
-	Err      error         // that the call returned
+	Update   bool          // an Update, not an Invalidate
+	Keyspace string        // the name of the first key's keyspace
+	Keys     int           // the number of keys
+	Pending  int           // keys, among these, that are pending at the end of the call: see aside.Pending
+	Duration time.Duration // of the call, in an Update with its write
+	Err      error         // the error that the call returned
 }
 
-// State is the begin or the end of trouble.
+// State describes the beginning or the end of trouble.
 type State struct {
 	Trouble string // Answer, Store, Queue or Near
-	Begins  bool   // and not ends
-	Node    string // the address of the node that has it, where there are several
-	Err     error  // with which it began, if it did with one
+	Begins  bool   // it begins; false if it ends
+	Node    string // the address of the node, if there are several
+	Err     error  // the error with which it began, if any
 }
 
-// Kinds of trouble.
+// The kinds of trouble.
 const (
-	Answer = "answer" // a node of the backend does not answer, and is left alone
-	Store  = "store"  // a node of the backend refuses to store, and is not asked to
-	Queue  = "queue"  // invalidations wait for the backend
-	Near   = "near"   // Redis does not tell of changes, so that no near cache is served
+	Answer = "answer" // the breaker of a node is open: it does not answer
+	Store  = "store"  // a node refuses to store, and is not asked to
+	Queue  = "queue"  // invalidations are queued
+	Near   = "near"   // Redis announces no changes, so the near cache is not used
 )

@@ -136,15 +136,15 @@ func readSettings(env map[string]string) (settings, error) {
 		bad("OPENAI_BASE_URL: want an address like http://localhost:11434/v1")
 	}
 	s.tracesTo = get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-	if u, err := url.Parse(s.tracesTo); err != nil || s.tracesTo != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
-		errs = append(errs, errEndpoint)
+	if u, err := url.Parse(s.tracesTo); err != nil || s.tracesTo != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "") {
+		errs = append(errs, errEndpoint) // the exporter would not send a user and parameters
 	}
 	s.name = get("SERVER_NAME", s.addr)
 	s.cache = cache
 	return s, errors.Join(append(errs, cacheErr)...)
 }
 
-var errEndpoint = errors.New("OTEL_EXPORTER_OTLP_ENDPOINT: want a collector's address like http://localhost:4318")
+var errEndpoint = errors.New("OTEL_EXPORTER_OTLP_ENDPOINT: want a collector's address like http://localhost:4318, without user and parameters")
 
 // shown returns "=" and a wrong value, if it is an integer or an IP address. Any other may
 // be a secret, or an address with one, that came under a wrong name.

@@ -24,6 +24,7 @@ func newMetrics() *metrics {
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "http_request_duration_seconds", Help: "Time of requests, streams to their end.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
 		}, []string{"route", "method", "code"}),
 		cache: asideprom.New("chat"),
 	}
@@ -36,10 +37,14 @@ func (m *metrics) handler() http.Handler {
 }
 
 func (m *metrics) request(route, method string, code int, took time.Duration) {
+	m.requests.WithLabelValues(route, methodLabel(method), strconv.Itoa(code)).Observe(took.Seconds())
+}
+
+// methodLabel is a request's method, unless it is of a client that invents some.
+func methodLabel(method string) string {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete:
-	default:
-		method = "other" // clients may invent as many as they like
+		return method
 	}
-	m.requests.WithLabelValues(route, method, strconv.Itoa(code)).Observe(took.Seconds())
+	return "other"
 }

@@ -72,28 +72,28 @@ func variablesRead(t *testing.T) []string {
 var tableRow = regexp.MustCompile("(?m)^\\| (`[A-Z][^|]*) \\|")
 
 // A variable, or a field of the settings, that looks as if it were secret is planted by the
-// tests below or said to be harmless, and all that the README lists are looked at.
+// tests below or said to be harmless, and all that README.md lists are looked at.
 func TestSecrets_EverySettingIsKnown(t *testing.T) {
 	t.Parallel()
 	secrettest.Classified(t, secrettest.Fields(settings{}), secretFields, harmlessFields)
 	names := variablesRead(t)
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, section, _ := strings.Cut(string(readme), "\n## The chat server\n")
+	_, section, _ := strings.Cut(string(readme), "\n## Settings\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	listed := 0
 	for _, row := range tableRow.FindAllStringSubmatch(section, -1) {
 		for _, name := range strings.Split(row[1], ", ") {
 			listed++
 			if name = strings.Trim(name, "`"); !slices.Contains(names, name) {
-				t.Errorf("the README lists %s, which no file names: %v", name, names)
+				t.Errorf("README.md lists %s, which no file names: %v", name, names)
 			}
 		}
 	}
 	if listed < 12 {
-		t.Errorf("got %d variables from the README", listed)
+		t.Errorf("got %d variables from README.md", listed)
 	}
 	secrettest.Classified(t, slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !secrettest.IsSecretName(name) }), secretVars, harmlessVars)
 }
@@ -182,7 +182,7 @@ func TestSecrets_Server(t *testing.T) {
 				}
 				file := env + "\nPORT=0\nLOG_LEVEL=debug\nSERVER_NAME=one\nCACHE_TIMEOUT=2\nOPENAI_MODEL=small\nOPENAI_TIMEOUT=20\n" +
 					"OPENAI_BASE_URL=" + strings.Replace(model.URL, "http://", "http://"+secrettest.InURL+":"+secrettest.InURL+"@", 1) + "/v1?api-key=" + secrettest.InURL + "\n" +
-					"OTEL_EXPORTER_OTLP_ENDPOINT=http://u:" + secrettest.InURL + "@127.0.0.1:1/" + secrettest.InURL + "?key=" + secrettest.InURL + "\n" +
+					"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1/" + secrettest.InURL + "\n" +
 					"OPENAI_API_KEY='" + marker + "'\nCACHE_ADMIN_TOKEN='" + marker + "'\nREDIS_PASSWORD='" + marker + "'\nDATABASE_URL=" + dir + "/chat.db\n"
 				said := asked(t, file, filepath.Join(dir, "chat.db"))
 				secrettest.Check(t, "the server", said)

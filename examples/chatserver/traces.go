@@ -6,9 +6,12 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"regexp"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
@@ -44,7 +47,7 @@ func openTraces(ctx context.Context, endpoint, server string, log *slog.Logger) 
 	}
 	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(to))
 	if err != nil {
-		return nil, withoutURL(err)
+		return nil, errEndpoint
 	}
 	of, err := resource.Merge(resource.Default(), resource.NewSchemaless(semconv.ServiceName("chatserver"), semconv.ServiceInstanceID(server)))
 	if err != nil {
@@ -61,16 +64,19 @@ func openTraces(ctx context.Context, endpoint, server string, log *slog.Logger) 
 	}}, nil
 }
 
-// withoutURL returns err without the collector's address, which may have a token in it.
-func withoutURL(err error) error {
-	var of *url.Error
-	if errors.As(err, &of) {
-		return of.Err
+var addresses = regexp.MustCompile(`https?://[^\s"]*`)
+
+// withoutURL returns err's text without the collector's address and answer, which may have a
+// token in them.
+func withoutURL(err error) string {
+	if of := new(url.Error); errors.As(err, &of) {
+		err = of.Err
 	}
-	return err
+	text, _, _ := strings.Cut(err.Error(), " (body:")
+	return addresses.ReplaceAllString(text, "the collector")
 }
 
-// cacheHooks make a span for each load.
+// cacheHooks returns hooks that make a span of each load.
 func (t *traces) cacheHooks() (hook.Hooks, error) {
 	telemetry, err := asideotel.New(asideotel.Options{Name: "chat", TracerProvider: t.provider})
 	if err != nil {
@@ -83,10 +89,15 @@ func (t *traces) cacheHooks() (hook.Hooks, error) {
 // named at its end, when the request's route is known.
 func (t *traces) request(r *http.Request) (*http.Request, func(route string, code int)) {
 	ctx := propagation.TraceContext{}.Extract(r.Context(), propagation.HeaderCarrier(r.Header))
-	ctx, span := t.provider.Tracer("chatserver").Start(ctx, r.Method, oteltrace.WithSpanKind(oteltrace.SpanKindServer))
+	ctx, span := t.provider.Tracer("chatserver").Start(ctx, methodLabel(r.Method), oteltrace.WithSpanKind(oteltrace.SpanKindServer))
 	return r.WithContext(ctx), func(route string, code int) {
-		span.SetName(r.Method + " " + route)
-		span.SetAttributes(semconv.HTTPRequestMethodKey.String(r.Method), semconv.HTTPRoute(route), semconv.HTTPResponseStatusCode(code))
+		if route != "" {
+			span.SetName(methodLabel(r.Method) + " " + route)
+		}
+		span.SetAttributes(semconv.HTTPRequestMethodKey.String(methodLabel(r.Method)), semconv.HTTPRoute(route), semconv.HTTPResponseStatusCode(code))
+		if code >= 500 {
+			span.SetStatus(codes.Error, "")
+		}
 		span.End()
 	}
 }

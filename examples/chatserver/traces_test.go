@@ -3,11 +3,15 @@ package main
 import (
 	"encoding/hex"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/cacheaside/aside/internal/logtest"
+	"github.com/cacheaside/aside/internal/secrettest"
 )
 
 // A collector gets the span of a request and that of the load within it, of one trace, and
@@ -57,5 +61,32 @@ func TestTraces(t *testing.T) {
 	}
 	if strings.Contains(sent.String(), room) {
 		t.Error("the room is named")
+	}
+}
+
+// The log says why spans cannot be sent, and not where to: the address may have a token.
+func TestTraces_OfACollectorThatRefuses(t *testing.T) {
+	for name, collector := range map[string]http.HandlerFunc{
+		"unauthorized": func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "no access to "+r.URL.String(), http.StatusUnauthorized)
+		},
+		"not found": http.NotFound,
+	} {
+		t.Run(name, func(t *testing.T) { // not parallel, as OpenTelemetry has one error handler
+			server := httptest.NewServer(collector)
+			defer server.Close()
+			log := new(logtest.Buffer)
+			traces, err := openTraces(t.Context(), server.URL+"/"+secrettest.InURL, "one", slog.New(slog.NewTextHandler(log, nil)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, end := traces.request(httptest.NewRequest(http.MethodGet, "/", nil))
+			end("GET /", http.StatusOK)
+			traces.stop()
+			secrettest.Check(t, "the log", log.String())
+			if !strings.Contains(log.String(), "cannot be sent") {
+				t.Errorf("want a reason in the log:\n%s", log)
+			}
+		})
 	}
 }

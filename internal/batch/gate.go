@@ -5,16 +5,19 @@ import (
 	"sync"
 )
 
-// ErrUnanswered is the end of a command that waited behind one that was not answered.
-var ErrUnanswered = errors.New("another command to the server was not answered")
+// ErrUnanswered is the error of a command that was not sent, as one before it was not
+// answered.
+var ErrUnanswered = errors.New("not sent: another command to the server was not answered")
 
-// Gate lets a few commands at a time go to a server, in the order in which they came. A
-// wait says nothing of the server, which is at work, until a command is not answered: then
-// all commands that wait fail at once.
+// Gate lets a few commands at a time go to a server, in the order of their arrival. It is for
+// commands that cannot share a round trip and must not fail while the server is healthy, so
+// waiting has no time limit. A long wait says nothing about the server, which is at work;
+// but when one command is not answered, all that wait fail at once, and none of them has to
+// time out in its turn. Its methods may be called concurrently.
 type Gate struct {
-	turns chan struct{} // has one of each command on its way
+	turns chan struct{} // holds one element for each command on its way
 
-	mu         sync.Mutex
+	mu         sync.Mutex    // guards unanswered
 	unanswered chan struct{} // closed, and replaced, when a command is not answered
 }
 
@@ -23,8 +26,9 @@ func NewGate(n int) *Gate {
 	return &Gate{turns: make(chan struct{}, n), unanswered: make(chan struct{})}
 }
 
-// Do runs command when it is its turn, and returns its error, or ErrUnanswered if it did not
-// run. answered tells whether an error is the server's answer.
+// Do runs command in the caller's goroutine when it is its turn, and returns its error, or
+// ErrUnanswered if it did not run. answered reports whether an error of command is a reply of
+// the server. A panic of command gives the turn to the next one.
 func (g *Gate) Do(command func() error, answered func(error) bool) error {
 	select {
 	case g.turns <- struct{}{}:

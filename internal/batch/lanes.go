@@ -4,37 +4,37 @@
 // asked for at once, a few go alone, each in a lane, and the rest gather until a lane is
 // free and then share one round trip. [Lanes] derives from the measured round trips how
 // many lanes there should be. [Line] has the commands that wait for one, and sends them;
-// its user says how, and decides how many go together.
+// its user says how, and decides how many go together. [Gate] is for commands that are
+// never sent together: it only bounds how many are on their way.
 package batch
 
 import "time"
 
-// Lanes are the commands of a kind that are on their way to one node at a time.
-// While a lane is free, a command goes alone and at once. Commands that come meanwhile
-// are gathered, and go together when a lane is free: the command itself costs less than
-// the round trip and the system calls that it takes on both sides. No command waits in
-// order that others may come; one that has to wait is late by the part of
-// a round trip that it takes until a lane is free.
+// Lanes counts the round trips of one kind that are on their way to a server, and says how
+// many there may be. While a lane is free, a command goes alone and at once. Commands that
+// come meanwhile gather, and go together when a lane is free: a command costs less than the
+// round trip and the system calls on both sides. No command is delayed to let others join
+// it; a command that waits loses at most the part of a round trip until a lane is free.
 //
-// There are as many lanes as the quickest round trips take times PerLane, within bounds.
-// Where a round trip is little but the work of the two processes, few lanes make large
-// batches, which is less work. Where it is mostly the way, to wait for a lane costs
-// time that nobody uses.
+// There is a lane for each PerLane of the quickest recent round trips, within bounds. Where
+// a round trip is mostly work of the two processes, few lanes make large batches, which are
+// less work. Where it is mostly time on the network, waiting for a lane would waste time in
+// which the server is idle.
 //
 // Its methods must not be called concurrently.
 type Lanes struct {
-	PerLane time.Duration // of a round trip, for which there is one lane
-	Most    int           // there can be, as the client has no more connections; 0 when there is no such bound
+	PerLane time.Duration // the length of round trip that warrants one lane
+	Most    int           // how many connections there may be; 0 is no bound
 	Busy    int           // lanes that are taken
 	RTT     time.Duration // of the quickest recent commands that went alone; 0 before the first
 }
 
-// The bounds of how many lanes there are.
+// MinLanes and MaxLanes bound how many lanes there are. Most may lower that further.
 const MinLanes, MaxLanes = 2, 16
 
 // Limit returns how many lanes there are.
 func (l *Lanes) Limit() int {
-	n := MaxLanes // until it is known, or what comes at first would wait for long
+	n := MaxLanes // before the first round trip is measured; fewer would delay the first commands
 	if l.RTT > 0 {
 		n = min(max(int(l.RTT/l.PerLane), MinLanes), MaxLanes)
 	}
@@ -44,10 +44,12 @@ func (l *Lanes) Limit() int {
 	return n
 }
 
-// Observe notes how long a command took that went alone.
+// Observe notes how long a command took that went alone. RTT follows a quicker command at
+// once and a slower one little by little, since a slow command more often means a busy
+// server than a longer way to it.
 func (l *Lanes) Observe(rtt time.Duration) {
 	if rtt <= 0 {
-		return // it did not get that far
+		return // the command was not sent
 	}
 	if l.RTT == 0 || rtt < l.RTT {
 		l.RTT = rtt

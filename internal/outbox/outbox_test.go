@@ -118,8 +118,8 @@ func TestOutbox_HeldKeysTakeRoom(t *testing.T) {
 	expect(t, o, "a:1 a:2 b:1 c", 1, true)
 }
 
-// What finds no room is made good by a Clear of its scope that began after it came, and
-// all is distrusted until then.
+// A key that finds no room is made good by a Clear of its scope that began after it came.
+// Every key is distrusted until then.
 func TestOutbox_Overflow(t *testing.T) {
 	t.Parallel()
 	o := outbox.New(1)

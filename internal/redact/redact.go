@@ -58,11 +58,14 @@ const repeated = "args beginning with:"
 
 // Text returns text without the secrets.
 func (s Secrets) Text(text string) string {
-	if before, args, found := strings.Cut(text, repeated); found {
-		text = before + repeated + " " + Shown
-		if _, more, found := strings.Cut(args, "\n"); found { // of errors that were joined
-			text += "\n" + more
+	if strings.Contains(text, repeated) {
+		lines := strings.Split(text, "\n") // of errors that were joined
+		for i, line := range lines {
+			if before, _, found := strings.Cut(line, repeated); found {
+				lines[i] = before + repeated + " " + Shown
+			}
 		}
+		text = strings.Join(lines, "\n")
 	}
 	for _, secret := range s.texts {
 		text = replace(text, secret)
@@ -85,23 +88,24 @@ const short = 8
 // replace replaces secret in text, a short one only where it is a word of its own.
 func replace(text, secret string) string {
 	var out strings.Builder
+	done, from := 0, 0 // what is in out, and where the search goes on
 	for {
-		i := strings.Index(text, secret)
+		i := strings.Index(text[from:], secret)
 		if i < 0 {
-			return out.String() + text
+			out.WriteString(text[done:])
+			return out.String()
 		}
-		end := i + len(secret)
-		before, _ := utf8.DecodeLastRuneInString(text[:i])
+		start, end := from+i, from+i+len(secret)
+		before, _ := utf8.DecodeLastRuneInString(text[:start])
 		after, _ := utf8.DecodeRuneInString(text[end:])
 		if len(secret) < short && (isWord(before) || isWord(after)) {
-			_, size := utf8.DecodeRuneInString(text[i:])
-			out.WriteString(text[:i+size])
-			text = text[i+size:]
+			_, size := utf8.DecodeRuneInString(text[start:])
+			from = start + size
 			continue
 		}
-		out.WriteString(text[:i])
+		out.WriteString(text[done:start])
 		out.WriteString(Shown)
-		text = text[end:]
+		done, from = end, end
 	}
 }
 
@@ -111,7 +115,7 @@ func isWord(r rune) bool {
 
 // Error returns err if its text shows nothing, and otherwise an error in its place which
 // is the same to errors.Is, to redis.HasErrorPrefix and for time-outs.
-// What err wraps is not to be had from it, as it would show the text.
+// errors.As finds nothing in it but the reply, as any other error would show the text.
 func (s Secrets) Error(err error) error {
 	if err == nil || err == redis.Nil {
 		return err
@@ -121,7 +125,9 @@ func (s Secrets) Error(err error) error {
 	var of redis.Error
 	if errors.As(err, &of) {
 		told = s.reply(of.Error())
-		shown = strings.Replace(shown, of.Error(), told, 1)
+	}
+	for _, reply := range replies(err) {
+		shown = strings.Replace(shown, reply, s.reply(reply), 1)
 	}
 	if shown = s.Text(shown); shown == text {
 		return err
@@ -134,6 +140,24 @@ func (s Secrets) Error(err error) error {
 	default:
 		return wrapped{h, reply{hide(of, told)}}
 	}
+}
+
+// replies returns the texts of the replies in err, which may be several that were joined.
+func replies(err error) []string {
+	if reply, ok := err.(redis.Error); ok {
+		return []string{reply.Error()}
+	}
+	switch of := err.(type) {
+	case interface{ Unwrap() error }:
+		return replies(of.Unwrap())
+	case interface{ Unwrap() []error }:
+		var all []string
+		for _, err := range of.Unwrap() {
+			all = append(all, replies(err)...)
+		}
+		return all
+	}
+	return nil
 }
 
 // hidden stands in the place of an error. It has functions of the error and not the error

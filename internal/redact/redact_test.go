@@ -29,8 +29,11 @@ func TestSecrets_Text(t *testing.T) {
 		"hunter22 and xhunter2":        "hunter22 and xhunter2", // short: it may be a part of a word by chance
 		"xhunter2-of/allx":             "x***x",
 		"a longer text":                "a longer text",
+		"hunter2hunter2":               "hunter2hunter2",
+		"xhunter2 hunter2":             "xhunter2 ***",
 		"ERR unknown command 'AUTH', with args beginning with: 'x' 'y' ":                  "ERR unknown command 'AUTH', with args beginning with: ***",
 		"ERR unknown command 'AUTH', with args beginning with: 'x' \nERR another hunter2": "ERR unknown command 'AUTH', with args beginning with: ***\nERR another ***",
+		"a: args beginning with: 'k'\nb: args beginning with: 'v'":                        "a: args beginning with: ***\nb: args beginning with: ***",
 	} {
 		if got := s.Text(text); got != want {
 			t.Errorf("%q: got %q, want %q", text, got, want)
@@ -61,6 +64,7 @@ func TestSecrets_Error(t *testing.T) {
 		{fmt.Errorf("hook of app: %w", said("NOPERM User app")), "hook of app: NOPERM User ***", "NOPERM"},
 		{fmt.Errorf("hunter2: %w", said("NOPERM x")), "***: NOPERM x", "NOPERM"},
 		{errors.New("proxy: hunter2"), "proxy: ***", ""},
+		{errors.Join(said("NOPERM of app"), said("WRONGPASS of app")), "NOPERM of ***\nWRONGPASS of ***", "NOPERM"},
 	} {
 		got := s.Error(c.err)
 		if got.Error() != c.want || c.prefix != "" && !redis.HasErrorPrefix(got, c.prefix) || !errors.Is(got, c.err) {

@@ -1,3 +1,6 @@
+// Clear, in steps of one command each: a Sweep has the progress, SweepStep does the next
+// step, and Clear does all of them.
+
 package redisstore
 
 import (
@@ -12,62 +15,63 @@ import (
 	"github.com/cacheaside/aside/internal/deadline"
 )
 
-// scanCount is how many keys Redis looks at for one SCAN at most: few enough not to
-// be noticed by others.
+// scanCount is how many keys Redis looks at for one SCAN at most, few enough not to delay
+// other clients noticeably.
 const scanCount = 1000
 
-// pipelined is how many commands Clear sends at a time: SCAN may return more keys
+// pipelined is how many commands Clear sends at a time at most: SCAN may return more keys
 // than it was asked for.
 const pipelined = 128
 
-// clearStep is how long a step of a Clear may be without an answer where nobody says.
+// clearStep is how long a step of Store.Clear may take.
 const clearStep = 250 * time.Millisecond
 
-// firstSize is how many keys a node's first step is about. The size doubles while
-// steps are quick.
+// firstSize is how many keys a node's first step is about. The size doubles while steps are
+// quick.
 const firstSize = 16
 
-// Sweep is a Clear and how far it has come. Its work has no bound, so no deadline
-// fits it: it is done in steps of one command each, and each step has its own time.
-// A step that fails leaves the progress, so that the next attempt goes on there.
+// Sweep is a Clear and its progress. A Clear has no bound, so no deadline fits it as a whole:
+// it is done in steps of one command each, and each step has its own time limit. A step that
+// fails leaves the progress, so that the next attempt resumes there. A Sweep must not be used
+// concurrently.
 //
-// On each master the leases come first, then the values: a load that was running
-// can then not put its value behind the scan. A value and its lease live on the same
-// master, so the masters need not wait for each other. The order holds also when
-// the leases were ended by an earlier attempt. A Clear makes good invalidations
-// from before it began. A load that began before one of them has a lease from
-// before the Clear; its lease ended with the others, and no renewal revives it. A
-// lease granted since is that of a load that began after the write, in whatever
-// process, so the value that it fills with is fresh.
+// On each master the leases are ended first, and then the values are removed, so that a
+// running load cannot store its value behind the scan. A value and its lease are on the same
+// master, so the masters need not wait for each other. The order also holds when an earlier
+// attempt has ended the leases. A Clear makes good the invalidations from before it began. A
+// load that began before one of them has a lease from before the Clear, which was ended with
+// the others and which no renewal revives. A lease granted since belongs to a load that began
+// after the write, in any process, so the value that it stores is fresh.
 //
-// A cursor stands for a place in one server's table. It stays good while that
-// server lives, on any connection, and whatever happens to the table's size. On
-// another server (after a failover, or a restart) it means nothing, and values and
-// leases that were gone may be there again, so its master is swept anew.
+// A cursor is a place in one server's table. It stays valid while that server lives, on any
+// connection, and however the table grows or shrinks. On another server (after a failover or
+// a restart) it means nothing, and removed values and leases may be back, so that master is
+// swept from the beginning.
 type Sweep struct {
-	prefixes []string              // sorted, each once
-	stepTime time.Duration         // how long a step may be without an answer
+	prefixes []string              // sorted, without duplicates
+	stepTime time.Duration         // how long a step may take
 	masters  map[string]*nodeSweep // by address
-	listed   bool                  // masters are those of now: no step has failed since
+	listed   bool                  // masters are current: no step has failed since they were listed
 }
 
 // nodeSweep is the progress on one master.
 type nodeSweep struct {
 	client *redis.Client
 	server string   // its run ID, or "" when the user may not INFO
-	phase  int      // 0: leases; then the values of each prefix in turn
-	cursor uint64   // where the next SCAN goes on
-	found  []string // keys of the last SCAN that are still to be dealt with
+	phase  int      // 0 for leases, then i+1 for the values of prefixes[i]
+	cursor uint64   // for the next SCAN
+	found  []string // keys of the last SCAN that are still to be handled
 	size   int      // of the next step, in keys
 }
 
-// NewSweep returns a Clear of prefixes whose steps may each be without an answer for
-// stepTime.
+// NewSweep returns a Clear of prefixes, each step of which may take stepTime.
 func NewSweep(prefixes []string, stepTime time.Duration) *Sweep {
 	prefixes = slices.Compact(slices.Sorted(slices.Values(prefixes)))
 	return &Sweep{prefixes: prefixes, stepTime: stepTime, masters: make(map[string]*nodeSweep)}
 }
 
+// Clear does all steps of a Sweep. It ends at the first that fails, and another Clear begins
+// anew.
 func (b *Store) Clear(ctx context.Context, prefixes ...string) error {
 	s := NewSweep(prefixes, clearStep)
 	for {
@@ -77,15 +81,16 @@ func (b *Store) Clear(ctx context.Context, prefixes ...string) error {
 	}
 }
 
-// SweepStep does the next step of s, and reports whether it was the last. After an error
-// it is the same step's turn again. It lists the masters at the beginning, after a failure, and once more when
-// all of them are swept: the Clear is over when they are the same servers still.
+// SweepStep does the next step of s, and reports whether it was the last. After an error, the
+// next call does the same step again. The masters are listed at the beginning, after a
+// failure, and once more when all of them are swept: the Clear is over when they are still
+// the same servers.
 func (b *Store) SweepStep(ctx context.Context, s *Sweep) (done bool, err error) {
 	ctx, cancel := deadline.Within(ctx, s.stepTime)
 	defer cancel()
 	n := s.next()
 	if n == nil || !s.listed {
-		if err := b.Inspect(ctx); err != nil { // a node of a Cluster would clear its own keys, and say so
+		if err := b.Inspect(ctx); err != nil { // a node of a Cluster would clear only its own keys
 			return false, err
 		}
 		masters, err := beside(ctx, b, b.listMasters)
@@ -101,7 +106,7 @@ func (b *Store) SweepStep(ctx context.Context, s *Sweep) (done bool, err error) 
 	switch took := time.Since(start); {
 	case err != nil:
 		n.size = max(1, n.size/firstSize)
-	case took < s.stepTime/2: // with twice the keys it still has its time
+	case took < s.stepTime/2: // twice the keys still fit into the time
 		n.size = min(2*n.size, scanCount)
 	}
 	return false, err
@@ -117,8 +122,8 @@ func (s *Sweep) next() *nodeSweep {
 	return nil
 }
 
-// follow takes the masters of now, and keeps the progress on those that are the same
-// servers as before.
+// follow replaces the masters by a new list, and keeps the progress on those that are the
+// same servers as before.
 func (s *Sweep) follow(masters map[string]*nodeSweep) {
 	for addr, n := range masters {
 		if old := s.masters[addr]; old != nil && old.server == n.server {
@@ -129,7 +134,7 @@ func (s *Sweep) follow(masters map[string]*nodeSweep) {
 	s.masters = masters
 }
 
-// listMasters returns the masters by address, and which servers they are.
+// listMasters returns the masters by address, each with its run ID.
 func (b *Store) listMasters(ctx context.Context) (map[string]*nodeSweep, error) {
 	masters := make(map[string]*nodeSweep)
 	err := b.eachMaster(ctx, func(ctx context.Context, node *redis.Client) error {
@@ -147,8 +152,9 @@ func (b *Store) listMasters(ctx context.Context) (map[string]*nodeSweep, error) 
 	return masters, err
 }
 
-// step sends one command, or a pipeline: the next SCAN, or what is to be done with
-// some of the keys that the last one found.
+// step sends one command or pipeline: the next SCAN, or the removal of some of the keys that
+// the last SCAN has found. Where Redis allows no scripts, keys are removed by single commands,
+// and claims do not stay.
 func (n *nodeSweep) step(ctx context.Context, b *Store, prefixes []string) error {
 	if len(n.found) == 0 {
 		return n.scan(ctx, b, prefixes)
@@ -176,7 +182,7 @@ func (n *nodeSweep) step(ctx context.Context, b *Store, prefixes []string) error
 		eachValue(batch, prefixes, b.Covers, func(key string) { pairs = append(pairs, key, LeaseKey(key)) })
 		together := max(len(pairs), 2)
 		if b.cluster != nil {
-			together = 2 // a node of a Cluster has many slots
+			together = 2 // a script must not name keys of several slots
 		}
 		err = send(func(p redis.Pipeliner) {
 			for some := range slices.Chunk(pairs, together) {
@@ -196,6 +202,7 @@ func (n *nodeSweep) step(ctx context.Context, b *Store, prefixes []string) error
 	return err
 }
 
+// scan sends the next SCAN of the phase.
 func (n *nodeSweep) scan(ctx context.Context, b *Store, prefixes []string) error {
 	type page struct {
 		keys []string
@@ -217,15 +224,15 @@ func (n *nodeSweep) scan(ctx context.Context, b *Store, prefixes []string) error
 	return err
 }
 
-// advance begins the next phase when the last page has been dealt with.
+// advance begins the next phase when the keys of the last page have been handled.
 func (n *nodeSweep) advance() {
 	if n.cursor == 0 && len(n.found) == 0 {
 		n.phase++
 	}
 }
 
-// eachLease calls end with the lease keys of batch, and their keys, that a Clear of
-// prefixes ends.
+// eachLease calls end with each lease key in batch, and its key, that a Clear of prefixes
+// covers.
 func eachLease(batch, prefixes []string, covers func([]string, string) bool, end func(lease, key string)) {
 	for _, lease := range batch {
 		if key, ok := LeasedKey(lease); ok && covers(prefixes, key) {
@@ -234,7 +241,8 @@ func eachLease(batch, prefixes []string, covers func([]string, string) bool, end
 	}
 }
 
-// eachValue calls remove with the keys of batch that a Clear of prefixes removes.
+// eachValue calls remove with each key in batch that is no lease key and that a Clear of
+// prefixes covers.
 func eachValue(batch, prefixes []string, covers func([]string, string) bool, remove func(key string)) {
 	for _, key := range batch {
 		if _, isLease := LeasedKey(key); !isLease && covers(prefixes, key) {
@@ -243,4 +251,5 @@ func eachValue(batch, prefixes []string, covers func([]string, string) bool, rem
 	}
 }
 
+// globEscape escapes the characters that a pattern of SCAN interprets.
 var globEscape = strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `]`, `\]`, `^`, `\^`, `\`, `\\`).Replace

@@ -9,10 +9,10 @@ import (
 // slots is the number of hash slots of a Redis Cluster.
 const slots = 16384
 
-// LeaseKey returns the key of key's state: its lease, its claim or its not-found marker. It hashes to key's own Cluster slot, so that a script may
-// touch both, and no value key can be equal to it: value keys have a keyspace's
-// name in front of their first colon, and that can be neither "lease", nor
-// empty, nor contain a brace.
+// LeaseKey returns the lease key of key: it holds key's lease, claim, not-found marker or
+// freshness mark. It hashes to key's own Cluster slot, so that a script may name both, and no
+// value key can be equal to it: a value key has the name of a keyspace before its first
+// colon, which cannot be "lease" or empty, and cannot contain a brace.
 //
 //	chat_messages:A      {chat_messages:A}:lease
 //	chat_messages:{A}    lease:chat_messages:{A}
@@ -30,8 +30,8 @@ func LeaseKey(key string) string {
 	}
 }
 
-// BlockKey returns the key of the hash that holds the blocks of key's writers. As for LeaseKey, it hashes to key's slot, and is no value key; and it is no
-// lease key.
+// BlockKey returns the key of the hash that holds the blocks of key's writers. Like LeaseKey
+// it hashes to key's slot and is no value key, and it is no lease key either.
 //
 //	chat_messages:A      {chat_messages:A}:block
 //	chat_messages:{A}    lease::block:chat_messages:{A}
@@ -49,8 +49,7 @@ func BlockKey(key string) string {
 
 const blockPrefix = "lease::block:"
 
-// LeasedKey is the inverse of LeaseKey. ok is false when lease is not the key of
-// a lease.
+// LeasedKey is the inverse of LeaseKey. ok is false when lease is not a lease key.
 func LeasedKey(lease string) (key string, ok bool) {
 	if strings.HasPrefix(lease, blockPrefix) {
 		return "", false
@@ -65,8 +64,8 @@ func LeasedKey(lease string) (key string, ok bool) {
 	return key, ok && LeaseKey(key) == lease
 }
 
-// HashTag returns the part of key that Redis hashes: what is between the first
-// '{' and the next '}' when there is something, else all of it.
+// HashTag returns the part of key that Redis hashes: the text between the first '{' and the
+// next '}' if there is any, else all of key.
 func HashTag(key string) string {
 	_, rest, ok := strings.Cut(key, "{")
 	if !ok {
@@ -79,9 +78,10 @@ func HashTag(key string) string {
 	return tag
 }
 
+// SlotOf returns the Cluster slot of key.
 func SlotOf(key string) int { return int(crc16(HashTag(key))) % slots }
 
-// crc16 is CRC-16/XMODEM, which Redis Cluster hashes keys with.
+// crc16 is CRC-16/XMODEM, the hash function of Redis Cluster.
 func crc16(s string) (crc uint16) {
 	for i := range len(s) {
 		crc ^= uint16(s[i]) << 8
@@ -99,8 +99,8 @@ func crc16(s string) (crc uint16) {
 // TagForSlot returns a short text that hashes to slot.
 func TagForSlot(slot int) string { return slotTags()[slot] }
 
-// slotTags finds a tag for each slot by trying numbers; it takes a few
-// milliseconds, once, and only where a key has a '}' that is no hash tag's.
+// slotTags finds a tag for each slot by trying numbers. That takes a few milliseconds, once,
+// in a process that has a key with a '}' outside of a hash tag, or a Cluster to probe.
 var slotTags = sync.OnceValue(func() *[slots]string {
 	var tags [slots]string
 	for n, missing := 0, slots; missing > 0; n++ {

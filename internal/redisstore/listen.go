@@ -1,3 +1,7 @@
+// The subscription to the channel on which the ends of leases are announced. Two goroutines
+// take part: Listen, which its caller runs, decides when to give up, and receive reads the
+// connection, since go-redis does not stop reading when a context ends.
+
 package redisstore
 
 import (
@@ -10,34 +14,35 @@ import (
 	"github.com/cacheaside/aside/internal/foreign"
 )
 
-// beat is how often a subscription is looked after. One that has brought nothing
-// for two of them is given up.
+// beat is how often a subscription is pinged. One that has received nothing for two beats,
+// not even a reply to a ping, is given up.
 const beat = time.Second
 
-var errDeaf = errors.New("the subscription brings nothing, not even answers")
+// errDeaf is the error of a subscription that receives nothing.
+var errDeaf = errors.New("subscription is dead: no messages and no reply to a ping")
 
-// Listener is told what is heard on a channel.
+// Listener receives the messages of a channel. Its methods must not wait.
 type Listener interface {
-	Up()              // from now on, what is published is heard
-	Heard(key string) // that the key's lease has ended
-	Wanted() bool     // whether to go on
+	Up()              // everything that is published from now on is heard
+	Heard(key string) // the end of the key's lease was announced
+	Wanted() bool     // reports whether to go on
 }
 
-// Listen subscribes to the channel on which the ends of leases are announced. It returns
-// when ctx has ended or l does not want to hear more, and with an error as soon as it
-// knows that it hears nothing, or that it may not listen. Where a user's rights are set by ACL, it takes +subscribe,
+// Listen subscribes to the channel on which the ends of leases are announced. It returns when
+// ctx has ended, with nil when l.Wanted reports false, and with an error as soon as it knows
+// that it hears nothing or lacks the permission. With an ACL, the user needs +subscribe,
 // +publish and &channel.
 func (b *Store) Listen(ctx context.Context, channel string, l Listener) (err error) {
 	defer foreign.Catch(&err)
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	sub := b.client.Subscribe(ctx) // to nothing yet: it does not connect
+	sub := b.client.Subscribe(ctx) // to no channel yet, so it does not connect
 	if sub == nil {
-		return errDeaf // of a client of somebody's own
+		return errDeaf // a custom client may return nil
 	}
 	events := make(chan any, 16)
-	// Not waited for: a client that does not obey a context's deadline may be
-	// connecting for as long as it likes.
+	// Listen does not wait for receive to end: a client that does not obey a context's
+	// deadline may be connecting for as long as it likes.
 	go receive(ctx, sub, channel, events)
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
@@ -63,10 +68,10 @@ func (b *Store) Listen(ctx context.Context, channel string, l Listener) (err err
 				return errDeaf
 			}
 			if b.moves.Load() != moves {
-				return errDeaf // of a server that others tell nothing any more
+				return errDeaf // the connection may lead to a server that is no longer the master
 			}
 			if live {
-				_ = ping(ended, sub) // a failure is silence
+				_ = ping(ended, sub) // a failure shows as silence
 			}
 		case <-ctx.Done():
 			return ctx.Err()
@@ -74,17 +79,17 @@ func (b *Store) Listen(ctx context.Context, channel string, l Listener) (err err
 	}
 }
 
-// ended is the context for a subscription that has its connection. go-redis would
-// replace one that breaks, and only then return the error: with this context it
-// returns at once. It does not interrupt what the connection is asked.
+// ended is an ended context, for calls on a subscription that has its connection. When the
+// connection breaks, go-redis would replace it before it returns the error; with this context
+// it returns at once. It does not interrupt a call on a connection that works.
 var ended = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	return ctx
 }()
 
-// receive subscribes, and sends what the subscription brings, at last an error. It
-// ends with ctx, once it is connected.
+// receive subscribes, and sends each message of the subscription to events, at last an
+// error. It ends when ctx does, though not before it is connected.
 func receive(ctx context.Context, sub *redis.PubSub, channel string, events chan<- any) {
 	_, err := foreign.Safely(ctx, func(ctx context.Context) (any, error) { return nil, sub.Subscribe(ctx, channel) })
 	context.AfterFunc(ctx, func() { closeQuietly(sub) })
@@ -106,12 +111,14 @@ func receive(ctx context.Context, sub *redis.PubSub, channel string, events chan
 	}
 }
 
-// ping and closeQuietly may run hooks and the dialer of the client.
+// ping sends a PING on the subscription. Like closeQuietly it may run hooks and the dialer
+// of the client, which are foreign code.
 func ping(ctx context.Context, sub *redis.PubSub) (err error) {
 	defer foreign.Catch(&err)
 	return sub.Ping(ctx)
 }
 
+// closeQuietly closes the subscription's connection, and drops any error or panic.
 func closeQuietly(sub *redis.PubSub) {
 	defer func() { _ = recover() }()
 	_ = sub.Close()

@@ -1,3 +1,7 @@
+// Lease requests, fills, extensions and releases that share a round trip. A Call is one of
+// them as data; it can be carried out by itself (Call.Do) or with others in one pipeline of
+// scripts (Store.Together). Both ways send the same script and read its answer alike.
+
 package redisstore
 
 import (
@@ -12,34 +16,38 @@ import (
 	"github.com/cacheaside/aside/internal/foreign"
 )
 
-// AloneBytes is the size of a value that is stored by itself: to share a round trip
-// would gain it little, and others would wait for it.
+// AloneBytes is the size above which a value is stored by itself: sharing a round trip would
+// gain it little, and other calls would wait for its transfer.
 const AloneBytes = 16 << 10
 
-// Call is a request for a lease, a fill, or the extension or release of a lease. When many miss
-// at once, as after a Clear, they share round trips: see [Store.Together].
+// Call is a lease request, a fill, or the extension or release of a lease. The first of the
+// fields Lease, Extend, Release and Fill that is set says which.
 type Call struct {
 	Key   string
-	Lease *backend.LeaseRequest // nil when it is one of the others, under the lease of Token
-	Token string
+	Lease *backend.LeaseRequest // nil unless the call requests a lease
+	Token string                // of the lease, for the other kinds
 
-	Extend  time.Duration // when not 0, the lease is to last for so long
-	Release bool          // the lease is to end
-	Fill    backend.Fill  // when it is none of those
+	Extend  time.Duration // the time that the lease is to last from now on
+	Release bool
+	Fill    backend.Fill
 
-	nonce string
+	nonce string // of a lease request's token; stays the same when the request is sent again
 }
 
 // Reply is the answer to a Call.
 type Reply struct {
-	Lease     backend.Lease
-	Stored    bool // or extended
-	Err       error
-	Elsewhere bool // Err is of a node of a Cluster that says that the key is, or will be, another's: the call is to go by itself, as the client follows one at a time
+	Lease  backend.Lease
+	Stored bool // by a fill; of an extension, whether the lease was still held
+	Err    error
+
+	// Elsewhere says that Err is the redirection of a Cluster's node that does not have the
+	// key, or will not have it for long. The call must be carried out by itself: the client
+	// follows a redirection for one command, and not for a pipeline.
+	Elsewhere bool
 }
 
-// Alone reports whether the call is to go by itself. A claim is seldom, and the release
-// of a caller who gives up on it must not overtake it.
+// Alone reports whether the call must go by itself. Large calls would delay others. Claims
+// are rare, and a claim in line could be overtaken by the release of a caller that gives up.
 func (c *Call) Alone() bool {
 	if c.Lease != nil {
 		return c.Lease.Claim != nil || len(c.Lease.Undecodable) > AloneBytes
@@ -47,7 +55,7 @@ func (c *Call) Alone() bool {
 	return len(c.Fill.Value) > AloneBytes
 }
 
-// Do carries the call out by itself.
+// Do carries the call out by itself, on any backend.
 func (c *Call) Do(ctx context.Context, b backend.Backend) (r Reply, err error) {
 	switch {
 	case c.Lease != nil:
@@ -90,7 +98,7 @@ func (c *Call) script() (script *redis.Script, args []any) {
 	return script, args
 }
 
-// reply reads the answer of the call's script.
+// reply returns the Reply for the answer of the call's script.
 func (b *Store) reply(c *Call, res any, err error) (r Reply) {
 	switch {
 	case err != nil:
@@ -110,9 +118,9 @@ func (b *Store) alone(ctx context.Context, c *Call) Reply {
 	return b.reply(c, res, err)
 }
 
-// Together carries calls out in one round trip to the node that has their keys, and
-// returns a reply for each. The error is the one that says something of the node: of one
-// that got no answer, or of the first when all were refused.
+// Together carries calls out in one round trip to the node that has their keys, which must be
+// one node, and returns a reply for each. The error is about the node: that of the first call
+// without an answer, or that of the first call if all were refused.
 func (b *Store) Together(ctx context.Context, calls []*Call) (replies []Reply, err error) {
 	replies = b.together(ctx, calls, false)
 	refused := 0
@@ -132,8 +140,8 @@ func (b *Store) Together(ctx context.Context, calls []*Call) (replies []Reply, e
 	return replies, err
 }
 
-// together is Together that sends scripts by their names, and once more those that Redis
-// does not know, with the text of each.
+// together sends scripts by their digests, and those that Redis does not know once more with
+// their texts. withText is the second round.
 func (b *Store) together(ctx context.Context, calls []*Call, withText bool) []Reply {
 	cmds, failed := b.pipeline(ctx, calls, withText)
 	replies := make([]Reply, len(calls))
@@ -147,7 +155,7 @@ func (b *Store) together(ctx context.Context, calls []*Call, withText bool) []Re
 			err = b.refused(b.told(foreign.Examined(err)))
 		}
 		if res == nil && err == nil {
-			err = failed // of a hook: no script answers nil
+			err = failed // a hook of the client has failed the pipeline; no script answers nil
 		}
 		if replies[i] = b.reply(c, res, err); !withText && redis.HasErrorPrefix(err, "NOSCRIPT") {
 			unknown, places = append(unknown, c), append(places, i)
@@ -161,8 +169,9 @@ func (b *Store) together(ctx context.Context, calls []*Call, withText bool) []Re
 	return replies
 }
 
-// pipeline sends calls in one pipeline. On Cluster they go to the node itself: its client
-// would send all of them again where one is elsewhere, those on their way included.
+// pipeline sends calls in one pipeline. On a Cluster they go to the node itself: the
+// ClusterClient would send all of them again when one is redirected, including calls that
+// have been carried out.
 func (b *Store) pipeline(ctx context.Context, calls []*Call, withText bool) (_ []redis.Cmder, err error) {
 	defer foreign.Catch(&err)
 	return inTurn(ctx, b, calls[0].Key, func(ctx context.Context) ([]redis.Cmder, error) {
@@ -186,8 +195,8 @@ func (b *Store) pipeline(ctx context.Context, calls []*Call, withText bool) (_ [
 	})
 }
 
-// isElsewhere reports whether a node of a Cluster says that the key is, or will be,
-// another's. The client knows how to follow it, with one command at a time.
+// isElsewhere reports whether err is a redirection by a node of a Cluster: see
+// Reply.Elsewhere.
 func isElsewhere(err error) bool {
 	for _, prefix := range []string{"MOVED", "ASK", "TRYAGAIN", "READONLY"} {
 		if redis.HasErrorPrefix(err, prefix) {

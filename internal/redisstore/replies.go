@@ -6,15 +6,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Troubles are how replies start that say that nothing will work, without the "ERR " in
-// front of some, as go-redis compares them. Each is sent by a test.
+// Troubles are the beginnings of replies of a Redis that cannot serve any command: it is
+// loading, it refuses this user, or it has no such database. They are without the "ERR " that
+// some have in front, as go-redis compares them. A test sends each.
 var Troubles = []string{
 	"LOADING", "CLUSTERDOWN", "MASTERDOWN", "BUSY", "NOAUTH", "WRONGPASS", "DENIED", "max number of clients",
 	"DB index", "invalid DB", "SELECT", "AUTH", "invalid password", "Client sent AUTH", "This instance has cluster",
 }
 
-// Answered reports whether err shows that the backend is up: it is a reply, and
-// not one of a Redis that cannot serve yet or any more.
+// Answered reports whether err shows that the server is up: it is a reply, and none of
+// Troubles. It is false for nil.
 func Answered(err error) bool {
 	var reply redis.Error
 	if !errors.As(err, &reply) {

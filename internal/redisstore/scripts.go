@@ -4,54 +4,58 @@ import "github.com/redis/go-redis/v9"
 
 // The scripts of the Redis backend. KEYS are a value key, its lease key and, for scripts
 // that read or set blocks, its block key. A lease key is a string with the state
-// of its key, and ends by Redis's own clock:
+// of its key, and expires by Redis's own clock:
 //
 //	load TOKEN TTL N FAILED CHANNEL
-//		a reader's lease. TTL is its milliseconds from the last renewal, N the number of
-//		renewals, FAILED the token of the lease before it if that was released without a
-//		value, and else "-". CHANNEL is there when waiters want to hear of its end.
+//		A reader's lease. TTL is its milliseconds from the last renewal, N the number of
+//		renewals. FAILED is the token of the lease before it if that was released without
+//		a value, else "-". CHANNEL is there if waiters want to hear of the lease's end.
 //	claim TTL N LENGTH OWNER VALUE
-//		a claim. OWNER has LENGTH bytes, and nothing between it and the claimed VALUE.
+//		A claim. OWNER has LENGTH bytes, and the claimed VALUE follows without a blank.
 //	load TOKEN TTL N at:END:LEFT:LENGTH:FAILURES CHANNEL
-//		the lease of a refresh, which is to replace the value that ends at END, -1 for
-//		never, LEFT milliseconds later, and has LENGTH bytes. FAILURES of them in a row
-//		came to nothing before. It is "on:" in place of "at:" where the value is fresh.
+//		The lease of a refresh, which may replace only the value that has LENGTH bytes
+//		and expires at END, which was LEFT milliseconds away; -1 is never. FAILURES is
+//		how many refreshes in a row have failed before. "on:" in place of "at:" says
+//		that the value is fresh.
 //	failed TOKEN TTL
-//		a lease that was released without a value
+//		A lease was released without a value.
 //	failed TOKEN TTL FAILURES
-//		the same of a refresh: there is to be no other for half of the TTL
+//		A refresh was released without a value. No other is granted for half of TTL.
 //	none TTL
-//		the not-found marker
+//		The not-found marker.
 //	fresh TTL
-//		the value is fresh
+//		The value is fresh.
 //
-// A block key is a hash that is there only while somebody writes. It has the deadline of
-// each writer's block by its token, in milliseconds of Redis's own clock, with the
-// milliseconds that it was set for.
+// A block key is a hash that exists only while writes run. For the token of each block it
+// has the block's deadline, in milliseconds of Redis's own clock, and the milliseconds that
+// the block was set for.
 //
-// A key that ends later than its TTL dates from before the clock was set back, or from
-// a master whose clock was ahead: the first script that sees it sets its end again, to
-// the same time from now.
+// A key that expires later than its TTL says dates from before the clock was set back, or
+// from a master whose clock was ahead. The first script that sees it sets its expiry to TTL
+// from now.
 //
-// A Redis that is out of memory refuses a script's first write when it is one that
-// needs memory, and none after a first write that does not. So scripts that
-// invalidate delete before they set anything, and always go through; scripts that
-// store set before they delete, and do not. They run on Redis 6.0 and later, Valkey
-// and miniredis.
+// A Redis that is out of memory refuses a script's first write if that needs memory, and
+// refuses none after a first write that does not. So scripts that invalidate delete before
+// they set anything, and always succeed; scripts that store set before they delete, and fail
+// without a change. The scripts run on Redis 6.0 and later, Valkey and miniredis.
+//
+// Their common case is a few native commands at the top, as each further line costs Redis
+// time in which it serves no other client. Commands that the user may lack the right to, or
+// that may meet a key of another type, are sent by pcall.
 
-// script makes a script whose first line is its name, for who reads what Redis is
-// sent: in MONITOR, in SLOWLOG, in a trace.
+// script returns a script whose first line is its name, for readers of MONITOR, SLOWLOG and
+// traces.
 func script(name, text string) *redis.Script { return redis.NewScript("-- " + name + "\n" + text) }
 
-// luaClock has the deadline that is so far away.
+// luaClock defines now, in milliseconds, and untilAfter(ttl), the text of a block's deadline.
 const luaClock = `
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local function untilAfter(ttl) return string.format('%.0f %.0f', now + ttl, ttl) end
 `
 
-// luaBlocks tells whether the block of a field with this text stands. It sets one again
-// that dates from before the clock was set back.
+// luaBlocks defines stands(key, token, text), whether a block with this text stands. It
+// sets a block again that dates from before the clock was set back.
 const luaBlocks = luaClock + `
 local function stands(key, token, text)
 	local deadline, ttl = string.match(text or '', '^(%d+) (%d+)$')
@@ -61,7 +65,7 @@ local function stands(key, token, text)
 end
 `
 
-// luaLasts has a key end after ttl, when it would last for longer.
+// luaLasts defines lasts(key, ttl), which makes a key expire after ttl at the latest.
 const luaLasts = `
 local function lasts(key, ttl)
 	local left = redis.call('PTTL', key)
@@ -69,8 +73,9 @@ local function lasts(key, ttl)
 end
 `
 
-// luaWake tells those who wait for a lease that it has ended: see wakes. A user who
-// may not publish ends leases all the same.
+// luaWake defines wake(lease, key), which announces the end of a lease on the channel that
+// its text names, if any (see Store.Listen). A user without the right to publish ends leases
+// all the same.
 const luaWake = `
 local function wake(lease, key)
 	local channel = string.match(lease, '^load %S+ %d+ %d+ %S+ (.+)$')
@@ -78,8 +83,8 @@ local function wake(lease, key)
 end
 `
 
-// luaReplaced lists keys of other types, which the script removes, and their types. It
-// reports whether key is one.
+// luaReplaced defines replaces(key, own), whether key has another type than own. It then adds
+// key and its type to replaced, a list for the script's answer; the script removes the key.
 const luaReplaced = `
 local replaced = {}
 local function replaces(key, own)
@@ -93,7 +98,9 @@ local function replaces(key, own)
 end
 `
 
-// luaValue is the value of KEYS[1], unless it is the one that did not decode.
+// luaValue defines valueBut(bad), which returns the value of KEYS[1]. It removes a key of
+// another type, and the value bad, which did not decode, and returns no value then, and
+// whether it has removed bad. answer(state, text, deadline) is the answer of a lease script.
 const luaValue = luaReplaced + `
 local function valueBut(bad)
 	local value = redis.pcall('GET', KEYS[1])
@@ -108,9 +115,9 @@ end
 local function answer(state, text, deadline) return {state, text, deadline or '', unpack(replaced)} end
 `
 
-// luaSeen describes the value in KEYS[1], nil when there is none: when it ends, and its
-// length. Another value in its place differs in one of them. A user who may not ask for
-// the length has the value read.
+// luaSeen defines seen(now), which returns when the value of KEYS[1] expires, its length and
+// the time it has left, or nil without a value. A value that is stored in its place differs
+// in one of the first two. For a user without the right to STRLEN, the value itself is read.
 const luaSeen = `
 local function seen(now)
 	local left, length = redis.call('PTTL', KEYS[1]), redis.pcall('STRLEN', KEYS[1])
@@ -123,7 +130,8 @@ local function seen(now)
 end
 `
 
-// luaClaim reads and writes claims.
+// luaClaim defines leaseOf(key), which returns the text of a lease key and whether the key
+// has another type; and claimOf and claimed, which read and make the text of a claim.
 const luaClaim = `
 local function claimOf(lease)
 	local ttl, n, length, rest = string.match(lease, '^claim (%d+) (%d+) (%d+) (.*)$')
@@ -139,7 +147,8 @@ local function leaseOf(key)
 end
 `
 
-// luaDrop invalidates KEYS[i], whose lease key is KEYS[i+1].
+// luaDrop defines drop(i), which invalidates KEYS[i], whose lease key is KEYS[i+1], and
+// endLease(i), which only ends the lease.
 const luaDrop = luaWake + luaReplaced + `
 local function endLease(i)
 	local lease = redis.pcall('GET', KEYS[i + 1])
@@ -156,14 +165,15 @@ end
 `
 
 var (
-	// leaseScript: ARGV ttl, nonce, waited, the channel to hear of the end of another's
-	// lease on, if any, the deadline of the lease waited for when its time is over by the
-	// waiter's clock, and the value that did not decode, if there is one. The answer is a
-	// state, a token or value, the deadline of another's lease, and what was replaced.
-	// The token carries the time, so a command that a client library sends twice
-	// does not make the same one twice. The first lines are the common case. A lease that
-	// lapsed took the channel of its waiters with it: the first of them to be granted one
-	// tells the others.
+	// leaseScript: ARGV ttl, nonce, the token of the lease waited for, the channel to
+	// announce the end of another's lease on, the deadline of the lease waited for if that
+	// is overdue, and the value that did not decode. Those after nonce may be "", and the
+	// last one is left out when there is none. The answer is a state, a token or value, the
+	// deadline of another's lease, and the keys replaced.
+	//
+	// The token carries the time, so that a request that a client library sends twice makes
+	// two tokens. A lease that has lapsed took its waiters' channel with it: the first waiter
+	// that is granted a lease after it announces that to the others.
 	leaseScript = script("lease", `
 local value = redis.pcall('GET', KEYS[1])
 local function newLease(failed, ...)
@@ -215,9 +225,9 @@ wake(lease, KEYS[1])
 return answer('granted', token)
 `)
 
-	// refreshScript: ARGV ttl, nonce, the channel to hear of the end of another's lease on,
-	// if any, how long a value without a mark is kept at least, and at most, that is fresh,
-	// and whether the lease is asked for in any case. The answer is leaseScript's.
+	// refreshScript: ARGV ttl, nonce, the channel to announce the end of another's lease on
+	// or "", Over and Within of backend.Refresh, and its Always. The answer is leaseScript's.
+	// The value stays in any case.
 	refreshScript = script("refresh", luaWake+luaReplaced+luaClaim+luaLasts+luaBlocks+luaSeen+`
 local ends, length, left = seen(now)
 local always = ARGV[6] == '1'
@@ -263,7 +273,7 @@ return {'granted', token, '', unpack(replaced)}
 `)
 
 	// claimScript: ARGV ttl, claim, owner, and the value that did not decode, if there is
-	// one, whose place it is to take. The answer is leaseScript's.
+	// one: the claim is then granted only in its place. The answer is leaseScript's.
 	claimScript = script("claim", luaWake+luaValue+luaClaim+luaLasts+`
 local value, removed = valueBut(ARGV[4])
 local lease, foreign = leaseOf(KEYS[2])
@@ -282,7 +292,8 @@ wake(lease, KEYS[1])
 return answer('granted', ARGV[3])
 `)
 
-	// extendScript: ARGV token, ttl. KEYS are in threes. The answer is 1 when none has ended.
+	// extendScript: ARGV token, ttl. KEYS are in threes. It extends leases, claims and blocks
+	// alike, each that has not ended. The answer is 1 when none has, else 0.
 	extendScript = script("extend", luaClaim+luaBlocks+`
 local function extend(key, leaseKey, blockKey)
 	local lease = leaseOf(leaseKey)
@@ -310,10 +321,12 @@ end
 return held
 `)
 
-	// fillScript: ARGV token, ttl, not found, value, and for how long that is fresh, 0 when
-	// there is to be no mark. A refresh replaces the value that it was granted for, or none
-	// when that has ended by itself: one that another program has stored or deleted
-	// meanwhile is newer.
+	// fillScript: ARGV token, ttl, whether it is not found, value, and how long the value is
+	// marked as fresh, 0 for no mark. The answer is 1 if it has stored the value.
+	//
+	// A refresh stores only over the value that it was granted for, or after that has
+	// expired. A value that another program has stored meanwhile is newer, and so is a
+	// deletion: the lease then ends without a change.
 	fillScript = script("fill", luaWake+luaSeen+`
 local lease, held = redis.pcall('GET', KEYS[2]), 'load ' .. ARGV[1] .. ' '
 if type(lease) ~= 'string' or string.sub(lease, 1, #held) ~= held then return 0 end
@@ -349,7 +362,9 @@ wake(lease, KEYS[1])
 return 1
 `)
 
-	// releaseScript: ARGV token, ttl of the failed mark, and the most that it grows to.
+	// releaseScript: ARGV token, the ttl of the failed mark, and the longest cool-down of
+	// refreshes. The mark of a refresh lasts for twice its cool-down: within the second half
+	// another refresh is granted, and the mark still has the number of failures.
 	releaseScript = script("release", luaWake+luaClaim+`
 local lease = leaseOf(KEYS[2])
 local owner, value = claimOf(lease)
@@ -372,7 +387,9 @@ wake(lease, KEYS[1])
 return 1
 `)
 
-	// setScript: ARGV ttl, value.
+	// setScript: ARGV ttl, value. When Redis refuses to store the value, the key is
+	// invalidated, and the answer is the error. Else it is the keys replaced, as for the
+	// scripts that invalidate.
 	setScript = script("set", luaDrop+`
 replaces(KEYS[1], 'string')
 local set = redis.pcall('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
@@ -384,13 +401,14 @@ endLease(1)
 return replaced
 `)
 
+	// deleteScript: no ARGV. KEYS are in pairs.
 	deleteScript = script("delete", luaDrop+`
 for i = 1, #KEYS, 2 do drop(i) end
 return replaced
 `)
 
-	// blockScript: ARGV token, ttl. KEYS are in threes, as for unblockScript and
-	// extendScript.
+	// blockScript: ARGV token, ttl. KEYS are in threes. All keys are invalidated before the
+	// first block is set, which may fail for lack of memory.
 	blockScript = script("block", luaDrop+luaClock+`
 for i = 1, #KEYS, 3 do drop(i) end
 local deadline = untilAfter(tonumber(ARGV[2]))
@@ -406,7 +424,7 @@ end
 return replaced
 `)
 
-	// unblockScript: ARGV token.
+	// unblockScript: ARGV token. KEYS are in threes.
 	unblockScript = script("unblock", luaDrop+`
 for i = 1, #KEYS, 3 do
 	drop(i)
@@ -416,12 +434,13 @@ return replaced
 `)
 )
 
-// luaIsClaim tells whether a lease key holds a claim.
+// luaIsClaim defines isClaim(lease), whether the answer to a GET of a lease key is a claim.
 const luaIsClaim = `
 local function isClaim(lease) return type(lease) == 'string' and string.sub(lease, 1, 6) == 'claim ' end
 `
 
-// clearSource removes the values KEYS[i], whose lease keys are KEYS[i+1], for Clear.
+// clearSource removes the values KEYS[i], whose lease keys are KEYS[i+1], for Clear. Values of
+// claims stay.
 const clearSource = "-- clear" + luaIsClaim + `
 for i = 1, #KEYS, 2 do
 	if not isClaim(redis.pcall('GET', KEYS[i + 1])) then redis.call('UNLINK', KEYS[i]) end
@@ -429,9 +448,9 @@ end
 return 1
 `
 
-// endLeaseSource ends the lease in KEYS[1], that of the key ARGV[1], for Clear.
-// Claims stay. It is text, since a pipeline cannot fall back from a digest that Redis
-// does not know.
+// endLeaseSource ends the lease in KEYS[1], that of the key ARGV[1], for Clear. Claims stay.
+// Like clearSource it is a text for EVAL, since Clear's pipelines could not send a script
+// again whose digest Redis does not know.
 const endLeaseSource = "-- end lease" + luaIsClaim + luaWake + `
 local lease = redis.pcall('GET', KEYS[1])
 if isClaim(lease) then return 0 end

@@ -10,13 +10,15 @@
 //	turns.go                 the connections of the client's pool, and waiting for one
 //	clear.go                 Clear, in steps that can be resumed
 //	listen.go                the channel on which the ends of leases are announced
-//	track.go                 changes of keys, for a near cache
-//	replicas.go              WAIT, for invalidations that replicas must have
+//	track.go                 announcements of changed keys, for a near cache
+//	replicas.go              WAIT, for invalidations that replicas must acknowledge
 //	misfit.go, replies.go    servers and replies with which nothing can work
-//	status.go                Info and TTL
+//	status.go                Info, TTL and Size
 //
 // A Store has no time budget and no breaker. The caller's context limits each command, and
-// an error leaves its outcome unknown.
+// an error leaves its outcome unknown. Commands of one node wait for a connection in the
+// order of their arrival (turns.go). Every error of the client passes through told
+// (misfit.go) before it is judged, which also takes the client's secrets out of it.
 package redisstore
 
 import (
@@ -40,51 +42,53 @@ import (
 
 // Options are the settings of a Store.
 type Options struct {
-	// Probe is a key that every user of the store has the right to, and that is not there.
+	// Probe is a key that does not exist, and that every user of the store has the right to.
 	Probe string
 
-	// WaitReplicas is how many replicas must have an invalidation.
+	// WaitReplicas is how many replicas must acknowledge an invalidation.
 	WaitReplicas int
 
-	// Owned says that Close closes the client, which was made from settings: errors then
-	// name these. Master is the name that Sentinels know its master by, if it has one.
+	// Owned says that the client was made from settings: Close closes it, and errors name
+	// the settings to change. Master is the name of its master at the Sentinels, if it has
+	// one.
 	Owned  bool
 	Master string
 
-	// SentinelUser and SentinelPassword are in no error, if the Store's client uses them.
-	// It does not tell, as it does its own.
+	// SentinelUser and SentinelPassword are taken out of errors, as the client's own user
+	// and password are. They are asked for, since a failover client does not reveal them.
 	SentinelUser, SentinelPassword string
 
-	// Covers reports whether a Clear of prefixes removes key. Defaults to whether key has
-	// one of them.
+	// Covers reports whether a Clear of prefixes removes key. Defaults to whether key starts
+	// with one of prefixes.
 	Covers func(prefixes []string, key string) bool
 
-	// Replaced, when not nil, is called when a key of another type, which another
-	// program must have stored, was removed: a value's, or a lease's.
+	// Replaced, when not nil, is called when a key of another Redis type was removed, at
+	// the name of a value, a lease or a block. Another program must have stored it.
 	Replaced func(key, kind string)
 }
 
-// Store keeps values and leases in Redis. Its methods are a script each,
-// so that value and lease change together; a read is a plain GET.
+// Store keeps values, leases and blocks in Redis. Each method that changes them is one
+// script, so that a value and its lease change together; a read is a plain GET. Its methods
+// may be called concurrently.
 type Store struct {
 	Options
 	client  redis.UniversalClient
-	node    *redis.Client        // client, when it is of one node: a script may touch any keys
-	cluster *redis.ClusterClient // client, when it is of several
-	obeys   bool                 // client obeys a context's deadline by itself
-	doubts  bool                 // a nil may be of what client does when it connects: values are read by MGET, which answers no nil
+	node    *redis.Client        // client, when it is of one node: a script may name any keys
+	cluster *redis.ClusterClient // client, when it is of a Cluster
+	obeys   bool                 // client ends a command at its context's deadline by itself
+	doubts  bool                 // an OnConnect hook may have caused a nil reply: read values by MGET, which has none
 
 	reached atomic.Bool // a command has been answered
 	closed  atomic.Bool
-	limited bool // client has a limiter that may refuse commands
+	limited bool // client has a limiter, which may refuse commands
 
 	secrets redact.Secrets // of the client, which a server may repeat in an error
 
-	misfit   atomic.Pointer[Misfit] // nil unless the server is one
-	moves    atomic.Int64           // how many times it became one, or was replaced: what connections are kept lead elsewhere
-	checking sync.Mutex             // held while it is seen whether it still is
+	misfit   atomic.Pointer[Misfit] // nil unless the server is a misfit
+	moves    atomic.Int64           // counts the times that a misfit was found or was gone: older connections may lead elsewhere
+	checking sync.Mutex             // held by the one command that rechecks a misfit
 
-	turns   *Turns   // of the one node there is
+	turns   *Turns   // of the single node
 	turnsAt sync.Map // shard name: *Turns, of a Cluster
 }
 
@@ -106,8 +110,8 @@ func New(client redis.UniversalClient, o Options) *Store {
 		users, passwords = append(users, o.Username), append(passwords, o.Password)
 		b.limited, b.turns = o.Limiter != nil, newTurns(o.PoolSize, o.MaxActiveConns)
 	case *redis.ClusterClient:
-		// It is not among the obedient: it looks up its nodes and commands with
-		// deadlines of its own.
+		// A ClusterClient never counts as obedient: it looks up nodes with deadlines of
+		// its own.
 		b.cluster = c
 		o := c.Options()
 		users, passwords = append(users, o.Username), append(passwords, o.Password)
@@ -120,19 +124,20 @@ func New(client redis.UniversalClient, o Options) *Store {
 // IsCluster reports whether the keys are on several nodes.
 func (b *Store) IsCluster() bool { return b.cluster != nil }
 
-// Reload has the client of a Cluster look where keys are.
+// Reload makes the client of a Cluster look up which node has which keys.
 func (b *Store) Reload(ctx context.Context) {
 	if b.cluster != nil {
 		b.cluster.ReloadState(ctx)
 	}
 }
 
-// Obeys reports whether commands end when their contexts do without the help of a
-// goroutine each.
+// Obeys reports whether the client ends commands at their contexts' deadlines. For any other
+// client, each command costs a goroutine that the Store can stop waiting for.
 func (b *Store) Obeys() bool { return b.obeys }
 
-// within runs a command, and returns when ctx ends even if the client does not.
-// The command's results are then its goroutine's alone.
+// within runs a command, and returns at ctx's deadline even if the client does not. The
+// command then goes on in its goroutine, and its result is dropped. Nothing is sent when the
+// Store is closed or its server is a misfit.
 func within[T any](ctx context.Context, b *Store, command func(context.Context) (T, error)) (T, error) {
 	if err := b.admits(ctx); err != nil {
 		var zero T
@@ -141,7 +146,7 @@ func within[T any](ctx context.Context, b *Store, command func(context.Context) 
 	return inTime(ctx, b, command)
 }
 
-// admits returns why no command can be sent, if none can.
+// admits returns an error if no command may be sent now.
 func (b *Store) admits(ctx context.Context) error {
 	if b.closed.Load() {
 		return backend.ErrClosed
@@ -152,7 +157,7 @@ func (b *Store) admits(ctx context.Context) error {
 	return nil
 }
 
-// inTime is within whatever the server is.
+// inTime is within even if the Store is closed or the server is a misfit.
 func inTime[T any](ctx context.Context, b *Store, command func(context.Context) (T, error)) (T, error) {
 	if b.obeys {
 		v, err := command(ctx)
@@ -176,24 +181,27 @@ func inTime[T any](ctx context.Context, b *Store, command func(context.Context) 
 	}
 }
 
-// isReply reports whether err is an answer of Redis, which shows that it lives. Errors
-// that told returned have no other in them.
+// isReply reports whether err is a reply of Redis to a command. That is reliable only of
+// errors that told has returned.
 func isReply(err error) bool {
 	var reply redis.Error
 	return errors.As(err, &reply)
 }
 
+// run runs a script, by its digest if Redis knows it.
 func (b *Store) run(ctx context.Context, script *redis.Script, keys []string, args ...any) (any, error) {
 	return inTurn(ctx, b, keys[0], func(ctx context.Context) (any, error) {
 		return script.Run(ctx, b.client, keys, args...).Result()
 	})
 }
 
+// runOn runs a script for one key.
 func (b *Store) runOn(ctx context.Context, script *redis.Script, key string, args ...any) (any, error) {
 	return b.run(ctx, script, keysOf(script, key), args...)
 }
 
-// keysOf returns the KEYS of a script for one key.
+// keysOf returns the KEYS of a script for one key: only scripts that read blocks name the
+// block key.
 func keysOf(script *redis.Script, key string) []string {
 	if script == leaseScript || script == refreshScript || script == extendScript {
 		return []string{key, LeaseKey(key), BlockKey(key)}
@@ -201,6 +209,8 @@ func keysOf(script *redis.Script, key string) []string {
 	return []string{key, LeaseKey(key)}
 }
 
+// Get is one GET. The first try takes the shortest way, without a closure; only when the
+// client has no connection for it does Get wait for one like any other command.
 func (b *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	if b.doubts {
 		found, err := b.GetMany(ctx, []Ask{{Key: key}})
@@ -210,7 +220,7 @@ func (b *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
 		return found[0].Value, found[0].OK, found[0].Err
 	}
 	var short error
-	if b.obeys && !b.closed.Load() && b.misfit.Load() == nil { // what within does, and no closure
+	if b.obeys && !b.closed.Load() && b.misfit.Load() == nil { // as within does, without a closure
 		value, err := b.getNow(ctx, key)
 		if err == nil || !IsShortage(err) {
 			return got(value, b.refused(b.told(err)))
@@ -223,6 +233,7 @@ func (b *Store) Get(ctx context.Context, key string) ([]byte, bool, error) {
 	return got(value, err)
 }
 
+// getNow sends a GET in its turn, once.
 func (b *Store) getNow(ctx context.Context, key string) ([]byte, error) {
 	t := b.TurnsOf(key)
 	own, err := t.begin(ctx)
@@ -234,17 +245,19 @@ func (b *Store) getNow(ctx context.Context, key string) ([]byte, error) {
 	return value, t.failed(own, err)
 }
 
+// got returns the answer to a GET. A key of another type is a miss.
 func got(value []byte, err error) ([]byte, bool, error) {
 	switch {
 	case err == nil:
 		return value, true, nil
 	case errors.Is(err, redis.Nil), redis.HasErrorPrefix(err, "WRONGTYPE"):
-		return nil, false, nil // Lease removes what is of another type
+		return nil, false, nil // the lease request that follows removes a key of another type
 	default:
 		return nil, false, err
 	}
 }
 
+// GetMarked is one MGET of the value and the lease key.
 func (b *Store) GetMarked(ctx context.Context, key string) ([]byte, backend.Mark, bool, error) {
 	found, err := b.GetMany(ctx, []Ask{{key, true}})
 	if err != nil {
@@ -267,8 +280,9 @@ type Read struct {
 	Err   error
 }
 
-// GetMany is one MGET, or where the keys are of several slots, or the user may not
-// read all of them, a pipeline of GETs.
+// GetMany answers asks in order, by one MGET. On a Cluster, where the keys may be in several
+// slots, and after a refusal, as the user may lack the right to one of them, it is a pipeline
+// of GETs. The error is nil if one of asks was answered.
 func (b *Store) GetMany(ctx context.Context, asks []Ask) (_ []Read, err error) {
 	defer foreign.Catch(&err)
 	if b.cluster != nil {
@@ -303,14 +317,15 @@ func (b *Store) GetMany(ctx context.Context, asks []Ask) (_ []Read, err error) {
 	return out, nil
 }
 
-// markOf reads the text of a lease key, beside a value if there is one.
+// markOf returns the mark that the text of a lease key stands for. has says whether the key
+// has a value.
 func markOf(lease []byte, has bool) backend.Mark {
 	switch kind, _, _ := bytes.Cut(lease, []byte(" ")); string(kind) {
 	case "fresh":
 		return backend.Fresh
 	case "load", "claim":
 		if of := bytes.Fields(lease); len(of) > 4 && bytes.HasPrefix(of[4], []byte("on:")) {
-			return backend.Fresh // and loaded anew all the same
+			return backend.Fresh // a load under Fresh, or an audit, of a value that is fresh
 		}
 		return backend.Leased
 	case "none":
@@ -321,14 +336,15 @@ func markOf(lease []byte, has bool) backend.Mark {
 	return backend.Unmarked
 }
 
-// element returns a value that MGET has answered.
+// element returns a value of MGET's answer. ok is false for a missing one.
 func element(v any) ([]byte, bool) {
 	text, ok := v.(string)
 	return unsafe.Slice(unsafe.StringData(text), len(text)), ok // not copied, as it is not modified
 }
 
-// getEach asks for each key by itself. Where the user may not read the lease
-// key, the value is taken for fresh: the user may not have it refreshed, either.
+// getEach is GetMany by a pipeline with a command for each key. Where the user may not read
+// the lease key, the value counts as fresh, since the user could not have it refreshed
+// either.
 func (b *Store) getEach(ctx context.Context, asks []Ask) ([]Read, error) {
 	out := make([]Read, len(asks))
 	var first error
@@ -350,21 +366,21 @@ func (b *Store) getEach(ctx context.Context, asks []Ask) ([]Read, error) {
 			return nil
 		})
 		if _, own := ownReply(err); own {
-			first, err = err, nil // of one of them
+			first, err = err, nil // the reply to one of the commands
 		}
 		return cmds, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	value := func() (value []byte, ok bool, err error) { // of the next command
+	value := func() (value []byte, ok bool, err error) { // the answer to the next command
 		ok = true
 		switch cmd := cmds[0].(type) {
 		case *redis.StringCmd:
 			value, err = cmd.Bytes()
 		case *redis.SliceCmd:
 			if err = cmd.Err(); err == nil && len(cmd.Val()) != 1 {
-				err = first // go-redis does not tell each command what OnConnect was answered
+				err = first // go-redis gives an error of OnConnect to the pipeline only
 			} else if err == nil {
 				value, ok = element(cmd.Val()[0])
 			}
@@ -375,6 +391,8 @@ func (b *Store) getEach(ctx context.Context, asks []Ask) ([]Read, error) {
 		}
 		return value, ok, nil
 	}
+	// A refusal may be for one key alone, so the others are answered. Only if all failed is
+	// the error that of the whole.
 	failed := 0
 	for i, ask := range asks {
 		read := &out[i]
@@ -396,12 +414,15 @@ func (b *Store) getEach(ctx context.Context, asks []Ask) ([]Read, error) {
 	return out, nil
 }
 
+// Set stores a value and ends the key's lease. When Redis is out of memory, it removes both
+// and returns the error, as the old value is outdated.
 func (b *Store) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
 	res, err := b.runOn(ctx, setScript, key, ttl.Milliseconds(), value)
 	b.tellReplaced(res)
 	return err
 }
 
+// Delete invalidates keys, also on a Redis that is out of memory or runs no scripts.
 func (b *Store) Delete(ctx context.Context, keys ...string) error {
 	return b.eachSlot(ctx, keys, func(ctx context.Context, keys []string) error {
 		err := b.apply(ctx, deleteScript, withKeys(keys, LeaseKey))
@@ -409,8 +430,9 @@ func (b *Store) Delete(ctx context.Context, keys ...string) error {
 	})
 }
 
-// orPlain invalidates where Redis does not allow scripts, with single commands:
-// the lease ends before the value goes, so that no fill comes between.
+// orPlain returns err, unless it says that Redis allows no scripts: then orPlain invalidates
+// keys by single commands, and removes the block of the token block, if that is not "". Each
+// lease ends before its value goes, so that no fill comes between.
 func (b *Store) orPlain(ctx context.Context, err error, keys []string, block string) error {
 	if !isForbidden(err) {
 		return err
@@ -433,17 +455,27 @@ func (b *Store) orPlain(ctx context.Context, err error, keys []string, block str
 	return err
 }
 
-// isForbidden reports whether err is the answer of a Redis that does not allow scripts.
+// isForbidden reports whether err is the reply of a Redis that does not allow scripts.
 func isForbidden(err error) bool {
-	return redis.HasErrorPrefix(err, "NOPERM") || isUnknownCommand(err) || lacksLua(err)
+	return redis.HasErrorPrefix(err, "NOPERM") || isUnknownCommand(err) || lacksLua(err) || lacksEffects(err)
 }
 
-// lacksLua reports whether err is the answer of a Valkey that was built without Lua, or
-// has unloaded it. Such a server has EVAL, and nothing to run a script with.
+// lacksEffects reports whether err is the answer of a Redis before 5.0, which replicates
+// a script's text and so refuses one that writes after it has asked for the time. Such a
+// node of a Cluster is known by nothing else: of a single node, INFO is read.
+func lacksEffects(err error) bool {
+	return isReply(err) && strings.Contains(err.Error(), "not allowed after non deterministic commands")
+}
+
+// lacksLua reports whether err is the reply of a Valkey that was built without Lua, or has
+// unloaded it. Such a server knows EVAL, and has no engine to run a script.
 func lacksLua(err error) bool { return redis.HasErrorPrefix(err, "Could not find scripting engine") }
 
-// explained adds what is wanted to the answer of a server that runs no scripts.
+// explained adds to the reply of a server that runs no scripts the rights that are wanted.
 func explained(err error) error {
+	if lacksEffects(err) {
+		return fmt.Errorf("the server is too old: want Redis %d.0 or later, or Valkey: %w", oldest, err)
+	}
 	refusesEval := redis.HasErrorPrefix(err, "NOPERM") && strings.Contains(strings.ToLower(err.Error()), "'eval")
 	if refusesEval || isUnknownCommand(err) || lacksLua(err) {
 		return fmt.Errorf("the server runs no scripts: want EVAL and EVALSHA, with Lua, for the user: %w", err)
@@ -451,6 +483,8 @@ func explained(err error) error {
 	return err
 }
 
+// isUnknownCommand reports whether err is the reply to a command that the server lacks, or
+// that was renamed.
 func isUnknownCommand(err error) bool {
 	return isReply(err) && strings.Contains(err.Error(), "unknown command")
 }
@@ -460,7 +494,9 @@ func (b *Store) Lease(ctx context.Context, key string, req backend.LeaseRequest)
 	return r.Lease, r.Err
 }
 
-// leaseFrom reads the script's answer to a request with the nonce.
+// leaseFrom returns the lease in a script's answer to a request with the nonce. A request
+// that the client library has sent twice, as its connection broke, may find the lease that
+// it has been granted by the first one: that lease is the caller's own.
 func (b *Store) leaseFrom(res any, nonce string) (backend.Lease, error) {
 	answer, ok := res.([]any)
 	if !ok || len(answer) < 2 {
@@ -478,8 +514,6 @@ func (b *Store) leaseFrom(res any, nonce string) (backend.Lease, error) {
 		return backend.Lease{State: backend.Granted, Token: text}, nil
 	case "loading":
 		if strings.HasPrefix(text, nonce+".") {
-			// The client sent the request again, as its connection broke, after Redis
-			// had granted it: nobody else can have this lease, or end it.
 			return backend.Lease{State: backend.Granted, Token: text}, nil
 		}
 		return backend.Lease{State: backend.Loading, Token: text, Deadline: deadline}, nil
@@ -499,8 +533,8 @@ func (b *Store) leaseFrom(res any, nonce string) (backend.Lease, error) {
 	return backend.Lease{}, fmt.Errorf("aside: Redis answered a lease request with %.40q", state)
 }
 
-// tellReplaced takes the keys that a script has removed for their types, and the
-// types, in turn.
+// tellReplaced reports the keys that a script has removed because of their types. res has
+// keys and types in turn.
 func (b *Store) tellReplaced(res any) {
 	list, _ := res.([]any)
 	for pair := range slices.Chunk(list, 2) {
@@ -510,6 +544,7 @@ func (b *Store) tellReplaced(res any) {
 	}
 }
 
+// flag returns b as an argument of a script.
 func flag(b bool) string {
 	if b {
 		return "1"
@@ -517,6 +552,7 @@ func flag(b bool) string {
 	return "0"
 }
 
+// Extend extends all that it can, and reports whether nothing had ended.
 func (b *Store) Extend(ctx context.Context, token string, ttl time.Duration, keys ...string) (bool, error) {
 	var ended atomic.Bool
 	err := b.eachSlot(ctx, keys, func(ctx context.Context, keys []string) error {
@@ -539,16 +575,21 @@ func (b *Store) Release(ctx context.Context, key, token string) error {
 	return err
 }
 
+// releaseArgs returns the arguments of releaseScript.
 func releaseArgs(token string) []any {
 	return []any{token, backend.FailedFor.Milliseconds(), backend.MaxCooldown.Milliseconds()}
 }
 
+// Block has no plain form for a Redis that allows no scripts: it fails there, and the caller
+// must distrust the keys while its write runs.
 func (b *Store) Block(ctx context.Context, token string, ttl time.Duration, keys ...string) error {
 	return b.eachSlot(ctx, keys, func(ctx context.Context, keys []string) error {
 		return b.apply(ctx, blockScript, withKeys(keys, LeaseKey, BlockKey), token, ttl.Milliseconds())
 	})
 }
 
+// Unblock invalidates keys and removes the blocks of token, also on a Redis that is out of
+// memory or runs no scripts.
 func (b *Store) Unblock(ctx context.Context, token string, keys ...string) error {
 	return b.eachSlot(ctx, keys, func(ctx context.Context, keys []string) error {
 		err := b.apply(ctx, unblockScript, withKeys(keys, LeaseKey, BlockKey), token)
@@ -556,7 +597,7 @@ func (b *Store) Unblock(ctx context.Context, token string, keys ...string) error
 	})
 }
 
-// withKeys returns keys, each with the others that belong to it behind it.
+// withKeys returns keys, each followed by the other keys that belong to it.
 func withKeys(keys []string, others ...func(key string) string) []string {
 	out := make([]string, 0, len(keys)*(1+len(others)))
 	for _, key := range keys {
@@ -568,8 +609,8 @@ func withKeys(keys []string, others ...func(key string) string) []string {
 	return out
 }
 
-// eachSlot calls do with keys, together where one script
-// may touch them together: all at once on one node, slot by slot on Cluster.
+// eachSlot calls do with keys that one script may name together: all of them on one node,
+// those of one slot on a Cluster, where the calls run concurrently. The errors are joined.
 func (b *Store) eachSlot(ctx context.Context, keys []string, do func(context.Context, []string) error) error {
 	groups := make(map[int][]string)
 	for _, key := range keys {
@@ -596,13 +637,14 @@ func (b *Store) eachSlot(ctx context.Context, keys []string, do func(context.Con
 	return errors.Join(all...)
 }
 
-// Shard names the node that key lives on, so that one node's trouble is not
-// another's. Before the Cluster has answered once, all keys are of one shard.
+// Shard returns the address of the node that has key, so that a breaker can be kept for each
+// node. It is "" where there is one node, when the client does not know the key's node, and
+// before the Cluster has answered a first command.
 func (b *Store) Shard(key string) (name string) {
 	if b.cluster == nil || !b.reached.Load() {
 		return ""
 	}
-	defer func() { _ = recover() }() // of what the client calls to look up its nodes
+	defer func() { _ = recover() }() // foreign code may panic while the client looks up its nodes
 	node, err := b.cluster.MasterForKey(context.Background(), key)
 	if err != nil {
 		return ""
@@ -610,7 +652,7 @@ func (b *Store) Shard(key string) (name string) {
 	return node.Options().Addr
 }
 
-// masterOf returns a client of the node that key lives on.
+// masterOf returns a client of the node that has key.
 func (b *Store) masterOf(ctx context.Context, key string) (*redis.Client, error) {
 	if b.cluster == nil {
 		return b.node, nil
@@ -632,6 +674,8 @@ func (b *Store) eachMaster(ctx context.Context, do func(context.Context, *redis.
 	})
 }
 
+// Close closes the client if the Store owns it. Commands fail with backend.ErrClosed from now
+// on; those on their way are not waited for.
 func (b *Store) Close() error {
 	if !b.closed.CompareAndSwap(false, true) || !b.Owned {
 		return nil

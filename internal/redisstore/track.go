@@ -1,3 +1,9 @@
+// Announcements of changed keys, for a near cache: Redis's client-side caching in
+// broadcasting mode. A tracking has one connection to each master and a goroutine that reads
+// it (stay, listen); a further goroutine pings it. The near cache is used only while all
+// connections have lately carried something (allHeard): a change of any key may be announced
+// on any of them.
+
 package redisstore
 
 import (
@@ -16,34 +22,35 @@ import (
 )
 
 const (
-	// trackingPing is how often a connection that carries invalidations is asked
-	// whether it still does, and trackingSilence how long it may not answer: how
-	// long changes may go unheard.
+	// trackingPing is how often a connection that carries announcements is pinged.
+	// trackingSilence is how long it may receive nothing: a change goes unheard for no
+	// longer than that before the near cache is disabled.
 	trackingPing    = 500 * time.Millisecond
 	trackingSilence = 2 * time.Second
-	// trackingRetry is how long a node is left alone after its connection broke.
+	// trackingRetry is how long after a connection has broken the next one is made.
 	trackingRetry = 500 * time.Millisecond
 )
 
-// Changes is told what changes in Redis: a near cache.
+// Changes receives the changes in Redis: a near cache. Its methods must not wait.
 type Changes interface {
 	Drop(keys ...string)    // these keys have changed
 	ForgetAll()             // any key may have changed
-	Coherent(coherent bool) // any key may have changed, and whether changes are heard from now on
+	Coherent(coherent bool) // any key may have changed; coherent says whether all changes are heard from now on
 }
 
-// Track tells changes of the keys that start with one of prefixes, until ctx ends. It calls
-// turned when changes are not heard any more, and when they are again.
+// Track passes changes of the keys that start with one of prefixes on to changes, until ctx
+// ends, and returns when its goroutines have ended. It calls turned when changes are no
+// longer heard, with an error if there is one, and when they are heard again.
 func (b *Store) Track(ctx context.Context, prefixes []string, changes Changes, log *slog.Logger, turned func(lost bool, err error)) {
 	t := &tracking{changes: changes, backend: b, prefixes: prefixes, log: log, turned: turned, nodes: make(map[string]*trackedNode)}
 	t.run(ctx)
 }
 
-// tracking listens to what changes in Redis, for a near cache: on a connection of
-// its own to each master, which Redis tells the keys that change and start with one
-// of some prefixes. Values are read on other connections, so it does not matter
-// whose they are, and a client that was handed in will do; go-redis's client-side
-// cache wants all connections to itself, database 0, and no Cluster.
+// tracking hears the changes in Redis on a connection of its own to each master. Redis
+// announces on it each key that changes and starts with one of the prefixes. Values are read
+// on other connections, so any client will do, even one that was handed in. go-redis's own
+// client-side cache is not used: it needs all connections to itself, and database 0, and
+// does not work on a Cluster.
 //
 // See https://redis.io/docs/latest/develop/reference/client-side-caching/#broadcasting-mode
 type tracking struct {
@@ -53,17 +60,20 @@ type tracking struct {
 	log      *slog.Logger
 	turned   func(lost bool, err error)
 
+	// mu guards the fields below and heard of every node. Coherent and turned are called
+	// while it is held, so that they are called in the order of the events.
 	mu    sync.Mutex
-	nodes map[string]*trackedNode // as masters names them
-	lost  bool                    // it was said that changes are not heard
+	nodes map[string]*trackedNode // by the keys of masters
+	lost  bool                    // turned was last called with true
 }
 
+// trackedNode is a master with a connection for announcements.
 type trackedNode struct {
-	heard bool
-	stop  context.CancelFunc
+	heard bool               // the connection carries announcements
+	stop  context.CancelFunc // ends stay
 }
 
-// run listens until ctx ends.
+// run follows the masters until ctx ends, and waits for its goroutines.
 func (t *tracking) run(ctx context.Context) {
 	var listeners sync.WaitGroup
 	defer listeners.Wait()
@@ -81,15 +91,15 @@ func (t *tracking) run(ctx context.Context) {
 	}
 }
 
-// masters returns the options of a client for each master, by its address and how many
-// times it has moved.
+// masters returns the options of a client for each master. A key is the master's address,
+// and how often it was found to lead to another server: it is then listened to anew.
 func (t *tracking) masters(ctx context.Context) (masters map[string]redis.Options, err error) {
 	defer foreign.Catch(&err)
 	masters = make(map[string]redis.Options)
 	ctx, cancel := context.WithTimeout(ctx, trackingSilence)
 	defer cancel()
-	_ = t.backend.Inspect(ctx)      // nobody else does while all reads are Answered from the near cache
-	moves := t.backend.moves.Load() // the same address led elsewhere before
+	_ = t.backend.Inspect(ctx) // no command would while the near cache answers all reads
+	moves := t.backend.moves.Load()
 	err = t.backend.eachMaster(ctx, func(_ context.Context, node *redis.Client) error {
 		masters[fmt.Sprint(node.Options().Addr, " ", moves)] = *node.Options()
 		return nil
@@ -97,7 +107,8 @@ func (t *tracking) masters(ctx context.Context) (masters map[string]redis.Option
 	return masters, err
 }
 
-// follow listens to the masters that are new, and no longer to those that are gone.
+// follow starts to listen to new masters, and stops listening to those that are gone. The
+// near cache is disabled from now on until each new master is heard.
 func (t *tracking) follow(ctx context.Context, masters map[string]redis.Options, listeners *sync.WaitGroup) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -115,18 +126,19 @@ func (t *tracking) follow(ctx context.Context, masters map[string]redis.Options,
 		ctx, stop := context.WithCancel(ctx)
 		node := &trackedNode{stop: stop}
 		t.nodes[addr] = node
-		t.changes.Coherent(false) // until this one is heard
+		t.changes.Coherent(false)
 		listeners.Go(func() { t.stay(ctx, node, options) })
 	}
 }
 
-// stay listens to a master, again when the connection has broken.
+// stay listens to a master, over a new connection each time that one has broken, until ctx
+// ends.
 func (t *tracking) stay(ctx context.Context, node *trackedNode, options redis.Options) {
 	defer node.stop()
 	for ctx.Err() == nil {
 		err := t.backend.secretsOut(t.listen(ctx, node, options))
 		if ctx.Err() != nil {
-			err = nil // it was told to stop
+			err = nil // stopped, which is no failure
 		}
 		t.hears(node, false, err)
 		select {
@@ -136,12 +148,15 @@ func (t *tracking) stay(ctx context.Context, node *trackedNode, options redis.Op
 	}
 }
 
-// listen has Redis say on a connection what changes, until it breaks.
+// listen makes a connection on which Redis announces changes, and handles the announcements
+// until it breaks or is silent for trackingSilence. It uses a client of its own with one
+// subscription to no channel: go-redis reads the connection of a subscription all the time,
+// and handles push messages on it.
 func (t *tracking) listen(ctx context.Context, node *trackedNode, options redis.Options) (err error) {
 	defer foreign.Catch(&err)
 	client := redis.NewClient(t.options(options))
 	defer client.Close()
-	messages := client.Subscribe(ctx) // to no channel: its connection is one that is read all the time
+	messages := client.Subscribe(ctx)
 	defer closeQuietly(messages)
 	defer context.AfterFunc(ctx, func() { closeQuietly(messages) })()
 	if err := ping(ctx, messages); err != nil {
@@ -151,7 +166,7 @@ func (t *tracking) listen(ctx context.Context, node *trackedNode, options redis.
 	defer stop()
 	go pingUntil(over, messages)
 	for {
-		// It handles what Redis says of keys until a ping is Answered.
+		// ReceiveTimeout handles announcements until the reply to a ping arrives.
 		within, cancel := context.WithTimeout(ctx, trackingSilence)
 		_, err := messages.ReceiveTimeout(within, trackingSilence)
 		cancel()
@@ -162,8 +177,7 @@ func (t *tracking) listen(ctx context.Context, node *trackedNode, options redis.
 	}
 }
 
-// pingUntil asks whether a connection still carries what changes, until ctx ends or it
-// does not.
+// pingUntil pings a connection until ctx ends or a ping fails, and then closes it.
 func pingUntil(ctx context.Context, messages *redis.PubSub) {
 	tick := time.NewTicker(trackingPing)
 	defer tick.Stop()
@@ -171,7 +185,7 @@ func pingUntil(ctx context.Context, messages *redis.PubSub) {
 		select {
 		case <-tick.C:
 			if ping(ctx, messages) != nil {
-				closeQuietly(messages) // or go-redis would connect again and not say so
+				closeQuietly(messages) // otherwise go-redis would connect again without an error
 				return
 			}
 		case <-ctx.Done():
@@ -180,6 +194,9 @@ func pingUntil(ctx context.Context, messages *redis.PubSub) {
 	}
 }
 
+// options returns the options of the client for a connection that carries announcements: o
+// with RESP3 and CLIENT TRACKING, and without the features that need a connection of their
+// own.
 func (t *tracking) options(o redis.Options) *redis.Options {
 	o.Protocol = 3
 	o.ClientSideCache, o.ClientSideCacheConfig = nil, nil
@@ -204,8 +221,8 @@ func (t *tracking) options(o redis.Options) *redis.Options {
 	return &o
 }
 
-// HandlePushNotification takes what Redis says: the keys that have changed, or
-// with none that all have.
+// HandlePushNotification takes an announcement: the keys that have changed, or nil after a
+// FLUSHALL, when all have. go-redis calls it.
 func (t *tracking) HandlePushNotification(_ context.Context, _ push.NotificationHandlerContext, notification []any) error {
 	if len(notification) < 2 {
 		return nil
@@ -223,7 +240,9 @@ func (t *tracking) HandlePushNotification(_ context.Context, _ push.Notification
 	return nil
 }
 
-// hears notes whether a node's changes are heard.
+// hears notes whether a node's changes are heard, and calls turned and logs when that
+// changes for the near cache as a whole. A failed attempt to connect is also noted when
+// nothing was heard before, so that the first error is logged.
 func (t *tracking) hears(node *trackedNode, heard bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -236,14 +255,15 @@ func (t *tracking) hears(node *trackedNode, heard bool, err error) {
 	if lost := !all; lost != t.lost {
 		t.turned(lost, err)
 		if t.lost = lost; lost && err != nil {
-			t.log.Warn("cache: the near cache is not used: Redis's invalidations are not heard", "err", err)
+			t.log.Warn("aside: near cache disabled, no announcements from Redis", "err", err)
 		} else if !lost {
-			t.log.Warn("cache: the near cache is used again")
+			t.log.Info("aside: near cache enabled again")
 		}
 	}
 }
 
-// allHeard needs t.mu.
+// allHeard reports whether there is a node, and the changes of each are heard. The caller must
+// hold t.mu.
 func (t *tracking) allHeard() bool {
 	for node := range maps.Values(t.nodes) {
 		if !node.heard {

@@ -48,7 +48,7 @@ func StartSentinel(t testing.TB, replicas int) (sentinel, master *Server) {
 	master = Start(t, "--repl-diskless-sync-delay", "0")
 	host, port, _ := net.SplitHostPort(master.Addr)
 	for range replicas {
-		Start(t, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
+		Start(t, "--replicaof", host, port, "--repl-diskless-sync-delay", "0")
 	}
 	waitForReplicas(t, master, replicas)
 	sentinel = New(t)

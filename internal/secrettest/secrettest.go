@@ -117,7 +117,7 @@ func Fields(v any) []string {
 			case kind.Kind() == reflect.Struct:
 				walk(path, kind)
 			case kind.Kind() == reflect.String, IsSecretName(field.Name),
-				kind.Kind() == reflect.Slice && kind.Elem().Kind() == reflect.String:
+				(kind.Kind() == reflect.Slice || kind.Kind() == reflect.Map) && kind.Elem().Kind() == reflect.String:
 				paths = append(paths, path)
 			}
 		}

@@ -2,9 +2,15 @@
 // the end of the load's lease is announced, and otherwise from time to time.
 //
 // A [Hub] listens on one channel for all waiters of a process, while there are any. A
-// [Waiter] asks a store for a lease again and again, and sleeps in [Waiter.Pause] between
-// its questions. An announcement only ends the sleep early, so one that is lost, late or
-// forged costs time and a question, and never a wrong answer.
+// [Waiter] belongs to a load that asks a store for a lease again and again, and sleeps in
+// [Waiter.Pause] between its requests. An announcement only ends the sleep early, so one that
+// is lost, late or forged costs time and a request, and never a wrong answer. Nothing waits
+// for the subscription: until it is there, waiters poll.
+//
+// An end that is announced before the subscription hears it would be missed. So a request
+// names the channel only if the subscription was there before it was sent
+// ([Waiter.Channel]), and when the subscription comes up, all waiters ask once more
+// ([Hub.Up]).
 package wake
 
 import (
@@ -18,88 +24,84 @@ import (
 )
 
 const (
-	// A waiter that cannot hear of the end of the lease asks again after a sixteenth of
-	// the time that it has waited already, within these bounds. It is late by little, and
-	// not a burden while a load takes long.
+	// A waiter without a live subscription polls, at a sixteenth of the time that it has
+	// waited so far, within these bounds. It is late by little, and asks seldom while a
+	// load takes long.
 	pollMin = time.Millisecond
 	pollMax = 10 * time.Millisecond
-	// A waiter that can hear of it asks after half of that time, within these bounds.
-	// No message announces a lease that lapses, as that of a process that died, and a
-	// message may be lost.
+	// A waiter with a subscription asks after half of the time that it has waited so far,
+	// within these bounds: a message may be lost, and none announces a lease that lapses,
+	// as that of a process that has died.
 	notifiedMin = 20 * time.Millisecond
 	notifiedMax = 250 * time.Millisecond
-	// maxMissed is how many ends in a row that were not told of are no chance any
-	// more.
+	// maxMissed is how many unannounced ends in a row show that announcements do not
+	// work. Waiters then poll until a message arrives.
 	maxMissed = 3
-	// idleAfter is how long a Hub listens when nobody waits. It tries again after
-	// retryAfter when it could not, and after refusedAfter when it may not.
+	// idleAfter is how long a Hub listens without waiters. After an error it tries again
+	// after retryAfter, or after refusedAfter if it lacks the permission.
 	idleAfter    = time.Minute
 	retryAfter   = time.Second
 	refusedAfter = time.Minute
 )
 
-// Hub tells waiters for other processes' loads when to ask again. In
-// a process there is one for all of them, which listens while somebody waits and
-// for a while after.
-//
-// A message is a hint that it is time to ask, and says nothing of the answer. Waiters ask
-// from time to time as well, so a message that is lost, late or forged costs time and a
-// question, and no promise depends on it. Nothing waits for the subscription: until it is
-// there, waiters poll.
+// Hub tells the waiters of one process when to ask again. It listens from the first pause of
+// a waiter until none has paused for idleAfter. Its methods may be called concurrently. mu is
+// never held while Listen or a command runs.
 type Hub struct {
 	Options
 
+	// mu guards the fields below, and enlisted of every Waiter.
 	mu         sync.Mutex
 	waiting    map[string][]*Waiter // by key
-	running    bool                 // Listen is called
-	subscribed bool                 // what is published from now on is heard
-	missed     int                  // ends that were found, and should have been heard of, since the last message
-	lastWait   time.Time            // when somebody waited last
+	running    bool                 // Listen has been called and has not returned
+	subscribed bool                 // everything that is published from now on is heard
+	missed     int                  // unannounced ends since the last message: see Answered
+	lastWait   time.Time            // when a waiter last paused
 	retry      time.Time            // when Listen may be called again
-	refused    bool                 // that it may not listen was logged
+	refused    bool                 // the missing permission has been logged
 }
 
 // Options configure a Hub.
 type Options struct {
-	// Name is that of the channel on which the ends of leases are announced.
+	// Name is the name of the channel on which the ends of leases are announced.
 	Name string
 
 	// Listen calls Up when it listens, and from then on Heard with the key of each lease
-	// whose end is announced. It returns when ctx has ended or the Hub does not want to
-	// hear more, and with an error as soon as it knows that it hears nothing, or that it
-	// may not listen. It is nil where a store cannot announce anything.
+	// whose end is announced. It returns when ctx has ended, with nil when Wanted reports
+	// false, and with an error as soon as it knows that it hears nothing or lacks the
+	// permission. Listen is nil where a store cannot announce anything.
 	Listen func(ctx context.Context, h *Hub) error
 
-	// Refused reports whether an error of Listen says that it may not.
+	// Refused reports whether an error of Listen says that the permission is missing.
 	Refused func(error) bool
 
 	Log  *slog.Logger
-	Stop context.Context        // of Listen
-	Go   func(work func()) bool // runs work in a goroutine, or reports that nothing is begun any more
+	Stop context.Context        // the context that Listen gets
+	Go   func(work func()) bool // runs work in a goroutine, or reports that it no longer starts any
 }
 
-// New returns a Hub.
+// New returns a Hub that does not listen yet.
 func New(o Options) *Hub { return &Hub{Options: o, waiting: make(map[string][]*Waiter)} }
 
-// Waiter is one that asks for a lease, and may have to wait. Its methods must not be
-// called concurrently.
+// Waiter belongs to one load that asks for a lease and may have to wait for another process.
+// Its methods must not be called concurrently.
 type Waiter struct {
 	hub        *Hub
 	key        string
-	woken      chan struct{} // nil before it is in hub.waiting, but of several
-	enlisted   bool          // it is in hub.waiting
-	subscribed bool          // the last question was asked so that the lease's end is heard
-	timedOut   bool          // and then nothing was heard until it was time to ask again
+	woken      chan struct{} // has room for one wake-up; shared among waiters that And made
+	enlisted   bool          // the waiter is in hub.waiting
+	subscribed bool          // the last request named the channel, so the lease's end is announced
+	timedOut   bool          // the last pause ended by its time although subscribed was set
 
 	deadline string    // of the lease that was found last
-	since    time.Time // when it was found first
+	since    time.Time // when a lease with that deadline was first found
 }
 
-// Waiter returns one that asks for the lease of key.
+// Waiter returns a Waiter for the lease of key.
 func (h *Hub) Waiter(key string) *Waiter { return &Waiter{hub: h, key: key} }
 
-// And returns one that asks for the lease of another key as well: a message for one of them ends
-// the pause of any.
+// And returns a Waiter for the lease of another key, to wait for both at once: a message for
+// either ends the pause of either. Only one of them should pause.
 func (w *Waiter) And(key string) *Waiter {
 	if w.woken == nil {
 		w.woken = make(chan struct{}, 1)
@@ -107,9 +109,9 @@ func (w *Waiter) And(key string) *Waiter {
 	return &Waiter{hub: w.hub, key: key, woken: w.woken}
 }
 
-// Channel returns where the end of the lease that the next question finds is to
-// be told, and "" when it would not be heard. It comes before all else that is to
-// be found out: what is told from then on ends the next pause.
+// Channel returns the channel for the next lease request to name, or "" if the end of the
+// lease that it finds would not be heard. Call it before anything that the request depends
+// on: messages from then on end the next pause, older ones do not.
 func (w *Waiter) Channel() string {
 	h := w.hub
 	if h.Listen == nil {
@@ -122,15 +124,15 @@ func (w *Waiter) Channel() string {
 	}
 	w.enlist()
 	select {
-	case <-w.woken: // the question comes after what this was about
+	case <-w.woken: // the request is sent after this message, and finds the lease ended
 	default:
 	}
 	return h.Name
 }
 
-// Pause returns when it is time to ask again, or false when ctx has ended. The lease has
-// been waited for so long. turn is closed when the waiter may ask for the lease, and nil if
-// it may at once: until then it only looks for a value.
+// Pause waits until it is time to ask again and returns true, or false when ctx has ended.
+// waited is how long the load has waited so far. turn, if not nil, is closed when the load
+// may ask for the lease, which ends the pause; until then it only looks for a value.
 func (w *Waiter) Pause(ctx context.Context, waited time.Duration, turn <-chan struct{}) bool {
 	timer := time.NewTimer(w.patience(waited, turn == nil))
 	defer timer.Stop()
@@ -146,6 +148,7 @@ func (w *Waiter) Pause(ctx context.Context, waited time.Duration, turn <-chan st
 	return true
 }
 
+// patience returns how long the next pause lasts, and starts listening if nothing does.
 func (w *Waiter) patience(waited time.Duration, mayAsk bool) time.Duration {
 	h := w.hub
 	polling := min(max(waited/16, pollMin), pollMax)
@@ -161,17 +164,17 @@ func (w *Waiter) patience(waited time.Duration, mayAsk bool) time.Duration {
 	case w.subscribed && h.missed < maxMissed:
 		return min(max(waited/2, notifiedMin), notifiedMax)
 	case h.subscribed && !w.subscribed && mayAsk:
-		return 0 // it listens since, and what was told before is lost
+		return 0 // the Hub has begun to listen since the request: send another that names the channel
 	case h.running && !h.subscribed && waited < pollMax:
-		return pollMax - waited // it is about to, and then wakes all
+		return pollMax - waited // the Hub is about to listen, and then wakes all waiters
 	}
 	return polling
 }
 
-// Overdue returns the deadline of a lease that was found when it has been the same for
-// as long as the lease lasts, by this process's clock, and otherwise "". Its holder has
-// not renewed it, and a backend whose clock was set back, or stands still, would keep
-// it for longer.
+// Overdue takes the deadline of a lease that a request has found (backend.Lease.Deadline),
+// and returns it once it has stayed the same for as long as the lease lasts, by this
+// process's clock; otherwise it returns "". Such a lease was not renewed and has ended, even
+// if a store whose clock was set back, or stands still, would keep it for longer.
 func (w *Waiter) Overdue(leaseDeadline string) string {
 	if leaseDeadline != w.deadline {
 		w.deadline, w.since = leaseDeadline, time.Now()
@@ -183,7 +186,7 @@ func (w *Waiter) Overdue(leaseDeadline string) string {
 	return w.deadline
 }
 
-// enlist needs h.mu.
+// enlist puts the waiter where messages for its key find it. The caller must hold hub.mu.
 func (w *Waiter) enlist() {
 	if w.woken == nil {
 		w.woken = make(chan struct{}, 1)
@@ -194,9 +197,10 @@ func (w *Waiter) enlist() {
 	}
 }
 
-// Answered takes the answer that ends the waiting. A value that nobody told of is a
-// sign that not all is well: those who end leases may not have the right to tell,
-// say. One of them may be chance, as the message may be on its way.
+// Answered takes the answer that ends the waiting, and whether it is a stored value or a
+// not-found marker. One that was stored without an announcement is a sign that announcements
+// do not work: other processes may lack the permission to publish. A single one may be
+// chance, as its message may be on its way.
 func (w *Waiter) Answered(stored bool) {
 	if w.timedOut && len(w.woken) == 0 && stored {
 		w.hub.mu.Lock()
@@ -205,7 +209,7 @@ func (w *Waiter) Answered(stored bool) {
 	}
 }
 
-// Done ends the waiting.
+// Done ends the waiting. The Waiter must not be used after it.
 func (w *Waiter) Done() {
 	if !w.enlisted {
 		return
@@ -219,14 +223,16 @@ func (w *Waiter) Done() {
 	}
 }
 
-// start needs h.mu.
+// start calls Listen in a goroutine, unless it runs or has failed a moment ago. The caller
+// must hold h.mu.
 func (h *Hub) start() {
 	if !h.running && !h.lastWait.Before(h.retry) {
 		h.running = h.Go(h.run)
 	}
 }
 
-// run listens until it is not needed any more, or cannot.
+// run listens until no waiter needs it or Listen fails, and then wakes all waiters: they
+// poll from then on.
 func (h *Hub) run() {
 	err := h.Listen(h.Stop, h)
 	h.mu.Lock()
@@ -239,7 +245,7 @@ func (h *Hub) run() {
 		h.retry = time.Now().Add(refusedAfter)
 		if !h.refused {
 			h.refused = true
-			h.Log.Info("cache: other processes' loads are polled for, as listening for their ends is refused", "channel", h.Name, "err", err)
+			h.Log.Info("aside: SUBSCRIBE refused, polling for other processes' loads", "channel", h.Name, "err", err)
 		}
 	default:
 		h.retry = time.Now().Add(retryAfter)
@@ -247,8 +253,8 @@ func (h *Hub) run() {
 	h.wakeAll()
 }
 
-// Up says that from now on all is heard. Waiters ask once more, as the end of a lease
-// before that was not heard.
+// Up is called by Listen when everything that is published from now on is heard. Waiters ask
+// once more, as an end before that was not heard.
 func (h *Hub) Up() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -256,7 +262,7 @@ func (h *Hub) Up() {
 	h.wakeAll()
 }
 
-// Heard says that the lease of key has ended.
+// Heard is called by Listen when the end of the lease of key is announced.
 func (h *Hub) Heard(key string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -264,14 +270,14 @@ func (h *Hub) Heard(key string) {
 	h.wakeEach(h.waiting[key])
 }
 
-// Wanted reports whether there is still a reason to listen.
+// Wanted reports whether Listen is to go on: a waiter has paused within idleAfter.
 func (h *Hub) Wanted() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return time.Since(h.lastWait) < idleAfter
 }
 
-// Wake has the waiters for key ask again.
+// Wake makes the waiters for key ask again, as Heard does, for an event of this process.
 func (h *Hub) Wake(key string) {
 	if h.Listen == nil {
 		return
@@ -281,19 +287,19 @@ func (h *Hub) Wake(key string) {
 	h.wakeEach(h.waiting[key])
 }
 
-// wakeAll needs h.mu.
+// wakeAll wakes all waiters. The caller must hold h.mu.
 func (h *Hub) wakeAll() {
 	for _, some := range h.waiting {
 		h.wakeEach(some)
 	}
 }
 
-// wakeEach needs h.mu.
+// wakeEach wakes some waiters. The caller must hold h.mu.
 func (h *Hub) wakeEach(some []*Waiter) {
 	for _, w := range some {
 		select {
 		case w.woken <- struct{}{}:
-		default: // it has not asked since it was woken last
+		default: // it has a wake-up that it has not taken yet
 		}
 	}
 }
