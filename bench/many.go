@@ -30,6 +30,7 @@ const (
 	memoryListBaseline = "otter BulkGet"
 )
 
+// listers returns the ways to read a list, with a loop of single reads for comparison.
 func listers() []lister {
 	return []lister{
 		{name: "aside GetOrLoadMany", open: listAside(onRedis, true)},
@@ -51,6 +52,7 @@ func (s *source) Values(ids []string) map[string][]byte {
 	return out
 }
 
+// listAside reads a list with GetOrLoadMany, or id by id if not together.
 func listAside(config func(setup) aside.Config, together bool) func(setup) (func(context.Context, []string) (int, error), func(), error) {
 	return func(s setup) (func(context.Context, []string) (int, error), func(), error) {
 		st, err := openAside(config, false)(s)
@@ -79,6 +81,8 @@ func listAside(config func(setup) aside.Config, together bool) func(setup) (func
 	}
 }
 
+// listByHand reads a list as services do without a library: one MGET, one query for the missing
+// ids, and one pipeline of SET.
 func listByHand(s setup) (func(context.Context, []string) (int, error), func(), error) {
 	client := redis.NewClient(&redis.Options{Addr: s.addr})
 	return func(ctx context.Context, ids []string) (int, error) {

@@ -37,6 +37,7 @@ func refreshing(open func(setup) (store, error)) func(setup) (store, error) {
 	}
 }
 
+// onRedis is the Config with nothing but the address, so all else has its default.
 func onRedis(s setup) aside.Config {
 	return aside.Config{Redis: aside.Redis{Hosts: []string{s.addr}}}
 }
@@ -61,6 +62,7 @@ type asideStore struct {
 	source   *source
 }
 
+// openAside returns an open for a Config and keyspaces with or without Share.
 func openAside(config func(setup) aside.Config, share bool) func(setup) (store, error) {
 	return func(s setup) (store, error) {
 		cache, err := aside.Open(config(s))

@@ -37,6 +37,7 @@ type parcel struct {
 	data []byte
 }
 
+// startProxy starts a proxy in front of target.
 func startProxy(target string, delay time.Duration) (*proxy, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -149,6 +150,7 @@ func (p *proxy) sendDue() {
 	}
 }
 
+// close closes all connections. Delayed data is not sent any more.
 func (p *proxy) close() {
 	p.listener.Close()
 	close(p.closed)

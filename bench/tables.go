@@ -32,6 +32,7 @@ type section struct {
 	tables       []table
 }
 
+// sections returns the sections of the report, in order.
 func (b *bench) sections() []section {
 	return []section{
 		b.hitSection("Hits from Redis", "hits", `Values are in Redis; each read is one call of the library, with 1, 16 or 128 goroutines.

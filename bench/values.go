@@ -65,6 +65,8 @@ type kind struct {
 	bytes []byte // the value; nil means a decoded history
 }
 
+// kinds returns the kinds of values: a small one, in which the cost of the library shows, a large
+// one, and a decoded one, in which that of decoding does.
 func (b *bench) kinds() []kind {
 	return []kind{
 		{name: "100B", title: "100 bytes", size: len(smallValue), keys: b.scale(10_000, 200), bytes: smallValue},

@@ -70,6 +70,7 @@ type worker struct {
 	loaded []time.Time   // when the loads of this order ended
 }
 
+// obey carries out an order.
 func (w *worker) obey(o order) (answer, error) {
 	if o.At.IsZero() {
 		return answer{}, w.open(o)
@@ -77,6 +78,7 @@ func (w *worker) obey(o order) (answer, error) {
 	return w.stampede(o), nil
 }
 
+// open opens a peer and reads a key, so that the stampede finds it connected.
 func (w *worker) open(o order) error {
 	for _, p := range peers() {
 		if p.name == o.Peer {
@@ -92,6 +94,7 @@ func (w *worker) open(o order) error {
 	return fmt.Errorf("unknown peer %q", o.Peer)
 }
 
+// load is the loader of the stampede. It notes when it ends.
 func (w *worker) load(context.Context, string) ([]byte, error) {
 	w.mu.Lock()
 	takes := w.takes
@@ -138,6 +141,7 @@ type process struct {
 	answers *json.Decoder
 }
 
+// startProcess starts a worker, which ends with ctx or with this process.
 func startProcess(ctx context.Context) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {

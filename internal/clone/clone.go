@@ -34,7 +34,8 @@ type planned struct {
 	ok   bool
 }
 
-var plans sync.Map // reflect.Type: planned
+// plans has the results of Of: planned by reflect.Type.
+var plans sync.Map
 
 // Of returns the Plan for copies of a T that was decoded from JSON. ok is false if they cannot
 // be copied. Only the first call for a type inspects it.
@@ -168,6 +169,7 @@ func (cs copiers) ofStruct(t reflect.Type) (c copier, ok bool) {
 	}, true
 }
 
+// copyElements makes the copier of an array, or of the elements of a slice.
 func copyElements(elem copier) copier {
 	return func(v reflect.Value) {
 		for i := range v.Len() {
@@ -176,6 +178,8 @@ func copyElements(elem copier) copier {
 	}
 }
 
+// copySlice makes the copier of a slice. A nil slice stays nil, which JSON tells from an empty
+// one, and the copy has no spare capacity.
 func copySlice(t reflect.Type, elem copier) copier {
 	return func(v reflect.Value) {
 		if v.IsNil() {
@@ -190,6 +194,8 @@ func copySlice(t reflect.Type, elem copier) copier {
 	}
 }
 
+// copyMap makes the copier of a map. Elements of a map cannot be modified in place, so each is
+// copied outside. Keys have no references, or inspect has refused the type.
 func copyMap(t reflect.Type, elem copier) copier {
 	return func(v reflect.Value) {
 		if v.IsNil() {
@@ -208,6 +214,7 @@ func copyMap(t reflect.Type, elem copier) copier {
 	}
 }
 
+// copyPointer makes the copier of a pointer, which copies its target.
 func copyPointer(t reflect.Type, elem copier) copier {
 	return func(v reflect.Value) {
 		if v.IsNil() {

@@ -40,6 +40,7 @@ func Within(ctx context.Context, d time.Duration) (context.Context, context.Canc
 // Without returns a context that is ctx, and ends with it, but has no deadline.
 func Without(ctx context.Context) context.Context { return undated{ctx} }
 
+// undated is a context that hides the deadline of another.
 type undated struct{ context.Context }
 
 func (undated) Deadline() (time.Time, bool) { return time.Time{}, false }

@@ -51,6 +51,7 @@ func (d *Detached) Limit(after time.Duration) {
 // stops the timer of Limit.
 func (d *Detached) End() { d.end(context.Canceled) }
 
+// end ends the context with err, unless it has ended.
 func (d *Detached) end(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -85,6 +86,7 @@ func (d *Detached) AfterFunc(f func()) (stop func() bool) {
 	return a.stop
 }
 
+// stop keeps the function from running, and reports whether it did.
 func (a *afterFunc) stop() bool {
 	a.d.mu.Lock()
 	defer a.d.mu.Unlock()

@@ -16,8 +16,8 @@ const (
 )
 
 // inexact returns a requirement that v does not meet, or "". It looks for two parts that come
-// back as others although their types can be encoded: a time in a zone whose offset has
-// seconds, which is written as another instant, and a number in an interface, which is
+// back as others although their types can be encoded: a time in a zone with seconds in
+// its offset, which is written as another instant, and a number in an interface, which is
 // decoded to a float64. held says that v itself is decoded to an interface.
 //
 // It looks through v only if its type may have such a part and its JSON looks as if it had

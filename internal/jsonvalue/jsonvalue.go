@@ -56,7 +56,7 @@ func Decode(data []byte, ptr any) error {
 		if jsonv2.Unmarshal(data, ptr, likeV1) == nil {
 			return nil
 		}
-		p.Elem().SetZero()
+		p.Elem().SetZero() // json/v2 may have set a part
 	}
 	if !utf8.Valid(data) {
 		return errNotUTF8
@@ -93,7 +93,7 @@ func encode(value any, held bool) ([]byte, error) {
 		return nil, unencodable(err, value)
 	}
 	doubt, raw := t.doubt, t.raw
-	if t.dynamic {
+	if t.dynamic { // values in interfaces have types that t does not tell
 		s := search{doubt: doubt, raw: raw, left: 4*len(data) + 64}
 		s.in(v)
 		doubt, raw = s.doubt, s.raw
@@ -111,10 +111,14 @@ func encode(value any, held bool) ([]byte, error) {
 	case lossy == 0 && (doubt == none || doubt == atNull && !bytes.Contains(data, null)):
 		return data, nil
 	}
+	// A value that readers could not decode would be a miss for each of them, so it is an
+	// error here, once, for the writer.
 	back := reflect.New(v.Type())
 	if err := Decode(data, back.Interface()); err != nil {
 		return nil, fmt.Errorf("aside: a %T does not decode from its own JSON: %w", value, err)
 	}
+	// Encoded again, the rune that stands for invalid UTF-8 is no longer escaped. The escapes of
+	// methods and of raw messages still are.
 	if lossy > 0 {
 		if again, err := json.Marshal(back.Interface()); err != nil || bytes.Count(again, replaced) != lossy {
 			return nil, fmt.Errorf("aside: want text in UTF-8 in a %T", value)
@@ -149,7 +153,7 @@ var (
 	replaced = []byte(`\ufffd`)
 )
 
-// addressable returns a shallow copy of v whose address can be taken. Without it
+// addressable returns an addressable shallow copy of v. Without an address
 // encoding/json would not call methods of a pointer to v when it encodes, and would call
 // them when it decodes.
 func addressable(v reflect.Value) reflect.Value {
@@ -158,7 +162,7 @@ func addressable(v reflect.Value) reflect.Value {
 	return c
 }
 
-// search walks through the values that interfaces hold, whose types the inspection of the
+// search walks through the values that interfaces hold, of types that the inspection of the
 // outer type does not know. It finds how far they are to be doubted, and whether a method
 // writes the JSON of one.
 //
@@ -296,7 +300,7 @@ func (c *comparison) met(v, w reflect.Value) bool {
 
 // same reports whether w, which was decoded from v's JSON, equals v apart from the losses that
 // Encode accepts. It may err only by reporting false, which makes Encode refuse a good value.
-// Unless c.all is set, it skips the parts whose types are not in doubt.
+// Unless c.all is set, it skips the parts of types that are not in doubt.
 func (c *comparison) same(v, w reflect.Value) bool {
 	if c.depth++; c.depth > maxDepth {
 		return false
@@ -315,7 +319,7 @@ func (c *comparison) same(v, w reflect.Value) bool {
 		return v.IsNil() == w.IsNil() && (v.IsNil() || c.same(v.Elem(), w.Elem()))
 	case t.Kind() == reflect.Interface:
 		return v.IsNil() == w.IsNil() && (v.IsNil() || c.sameHeld(v.Elem()))
-	case t == timeType:
+	case t == timeType: // its monotonic reading and location may be lost
 		return v.Interface().(time.Time).Equal(w.Interface().(time.Time))
 	case t == floatType: // its text has neither precision nor rounding mode
 		f, g := addressable(v).Addr().Interface().(*big.Float), addressable(w).Addr().Interface().(*big.Float)
@@ -364,7 +368,7 @@ func (c *comparison) sameParts(v, w reflect.Value) bool {
 		return true
 	case reflect.Func:
 		return v.IsNil() == w.IsNil()
-	case reflect.String:
+	case reflect.String: // encoding/json writes an empty json.Number as 0
 		return v.String() == w.String() || v.Type() == numberType && v.Len() == 0 && w.String() == "0"
 	}
 	return v.Equal(w)

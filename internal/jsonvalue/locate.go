@@ -46,6 +46,7 @@ func located(err error, data []byte, t reflect.Type) error {
 // kinds are the kinds of JSON that encoding/json names in an error.
 var kinds = []string{"number", "string", "bool", "array", "object"}
 
+// isPlaceIn reports whether data has a byte offset. A method's own error may have any.
 func isPlaceIn(data []byte, offset int64) bool { return 0 <= offset && offset <= int64(len(data)) }
 
 // fieldsIn returns path, which encoding/json has written, with a * for each part that is not

@@ -17,8 +17,8 @@ import (
 // It is made once for each type and not modified.
 type typeInfo struct {
 	v2      bool    // json/v2 decodes it as encoding/json does
-	doubt   doubt   // for a value whose address encoding/json has
-	held    doubt   // for a value in an interface, whose address it does not have
+	doubt   doubt   // if encoding/json has the address of the value
+	held    doubt   // if it does not, as for a value in an interface
 	raw     bool    // a method writes JSON, which may be invalid UTF-8
 	dynamic bool    // it leads to interfaces, which may hold any type
 	timed   bool    // it leads to times, or to methods that may write some
@@ -41,7 +41,9 @@ const (
 	uncalled       // the type has methods that only json/v2 calls, so it is refused
 )
 
-var infos sync.Map // reflect.Type: *typeInfo
+// infos has the typeInfo of each type that was met: *typeInfo by reflect.Type. It is never
+// emptied, as a program caches values of a few types only.
+var infos sync.Map
 
 // infoOf returns the typeInfo of t.
 func infoOf(t reflect.Type) *typeInfo {
@@ -116,7 +118,7 @@ var (
 	timeType   = reflect.TypeFor[time.Time]()
 	numberType = reflect.TypeFor[json.Number]()
 	floatType  = reflect.TypeFor[big.Float]()
-	// plain has types whose methods never write null and lose nothing.
+	// plain has types with methods that never write null and lose nothing.
 	plain = map[reflect.Type]bool{timeType: true, reflect.TypeFor[big.Int](): true}
 )
 
@@ -145,12 +147,12 @@ func (l *inspection) inspect(t reflect.Type, addressed bool) {
 		if l.dynamic = true; t.NumMethod() > 0 {
 			l.suspect(always) // encoding/json decodes nothing but null to it
 		}
-	case reflect.Slice:
+	case reflect.Slice: // its elements have an address, and those of an array if the array has
 		l.notV2(t.Elem().Kind() == reflect.Uint8 && t.Elem() != reflect.TypeFor[byte]())
 		l.inspect(t.Elem(), true)
 	case reflect.Array:
 		l.inspect(t.Elem(), addressed)
-	case reflect.Map:
+	case reflect.Map: // its elements have no address
 		l.key(t.Key())
 		l.inspect(t.Elem(), false)
 	case reflect.Struct:
@@ -218,8 +220,8 @@ func (l *inspection) structFields(t reflect.Type, addressed bool) {
 	l.names(t)
 }
 
-// flattened reports whether f is an embedded struct whose fields are fields of the JSON object
-// that f is in, not of one of their own.
+// flattened reports whether f is an embedded struct with its fields in the JSON object that f is
+// in, not in one of its own.
 func flattened(f reflect.StructField) bool {
 	t := f.Type
 	if t.Kind() == reflect.Pointer {
@@ -272,7 +274,7 @@ func (l *inspection) options(f reflect.StructField, options string) {
 	}
 }
 
-// names looks for fields whose names collide: two with one name at one depth are both left
+// names looks for fields with colliding names: two with one name at one depth are both left
 // out of the JSON, and two that differ in case only are told apart in different ways by the
 // two packages.
 func (l *inspection) names(t reflect.Type) {

@@ -13,6 +13,7 @@ import (
 // that writes each reply before it reads on, would wait for each other.
 func Buffered(conn net.Conn) net.Conn { return &buffered{Conn: conn} }
 
+// buffered is a connection with a queue of writes.
 type buffered struct {
 	net.Conn
 	mu      sync.Mutex
@@ -21,6 +22,7 @@ type buffered struct {
 	err     error    // of a write to Conn; later writes return it
 }
 
+// Write adds p to the queue, and starts a goroutine that writes the queue if none runs.
 func (b *buffered) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -110,6 +110,7 @@ var (
 	ports     atomic.Int32
 )
 
+// isFree reports whether a server could listen on a port now.
 func isFree(port int) bool {
 	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {

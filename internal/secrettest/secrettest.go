@@ -82,8 +82,10 @@ func Printed(v any) string {
 	return fmt.Sprintf("%v\n%+v\n%#v\n%s\n%q\n%x\n%d", v, v, v, v, v, v, v)
 }
 
+// secretWord matches a word in the name of a setting that may be secret.
 var secretWord = regexp.MustCompile(`(?i)^(pass|password|passwd|passphrase|pw|pwd|secret|token|key|apikey|url|uri|dsn|cred|credential|auth|authorization|user|username|login|cert|certificate|private|header|headers|cookie|session|salt|signature|tls)s?$`)
 
+// words matches the words of NameOfAField.
 var words = regexp.MustCompile(`[A-Z]+(?:[A-Z][a-z]|$)|[A-Z]?[a-z0-9]+|[A-Z0-9]+`)
 
 // IsSecretName reports whether the name of a setting, NAME_OF_A_VARIABLE or NameOfAField, has a
@@ -126,6 +128,7 @@ func Fields(v any) []string {
 	return paths
 }
 
+// variable matches the names of environment variables, and prefixes of such names.
 var variable = regexp.MustCompile(`^[A-Z][A-Z0-9]*(_[A-Z0-9]+)*_?$`)
 
 // Variables returns the names of environment variables in a Go file: all string literals of

@@ -47,7 +47,7 @@ func parsePort(text string) (int, error) {
 }
 
 // IsHost reports whether host is an IP address, with or without a zone, or has the form of a
-// name. A name whose last label is a number is refused as an invalid address, as 10.0.0.256
+// name. A name with a number as its last label is refused as an invalid address, as 10.0.0.256
 // is: no top-level domain is a number, and a resolver would only answer later that it does
 // not exist.
 func IsHost(host string) bool {

@@ -66,6 +66,7 @@ var foreignVars = regexp.MustCompile(`^(` + strings.Join([]string{
 	`CACHE_(REDIS|MEMCACHED)_[A-Z_]+`, // of Flask-Caching
 }, "|") + `)$`)
 
+// reference matches ${NAME}, also with a default as in ${NAME:-x}, and $(NAME).
 var reference = regexp.MustCompile(`\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-+=?][^}]*)?\}|\$\([A-Za-z_][A-Za-z0-9_]*\)`)
 
 // HasReference reports whether text has a ${NAME} in it, or a $(NAME) as in Kubernetes, also
@@ -76,6 +77,7 @@ func HasReference(text string) bool {
 	return reference.MatchString(text) || err == nil && reference.MatchString(unescaped)
 }
 
+// varName matches the names of variables that look like settings.
 var varName = regexp.MustCompile(`^(?i:CACHE|REDIS)_[A-Za-z0-9_]{1,80}$`)
 
 // maxUnknownVars is how many variables UnknownVars describes one by one, so that a start logs
@@ -136,7 +138,7 @@ func UnknownVars(env map[string]string, usesRedis bool) []string {
 	return out
 }
 
-// meantVar returns the known variable whose name is nearest to upper, or "" if none is near.
+// meantVar returns the known variable with the name nearest to upper, or "" if none is near.
 // A longer name may have more wrong letters, up to a quarter of those behind its prefix: the
 // prefixes are alike in most names, and tell nothing.
 func meantVar(upper string) string {
@@ -155,7 +157,7 @@ func meantVar(upper string) string {
 	if best != "" || keyspaceVar(upper) != "" {
 		return best
 	}
-	if len(upper) < len("REDIS_PASS") {
+	if len(upper) < len("REDIS_PASS") { // REDIS_P is the beginning of several
 		return ""
 	}
 	for _, known := range envNames { // REDIS_PASS, REDIS_PORT_NUMBER

@@ -1,6 +1,6 @@
 // Package settings parses the text of settings: numbers and durations ([Int], [Float],
 // [Duration], [Bool]), hosts ([SplitHost]), and the URLs of Redis in the forms of several
-// clients ([ParseURL]). [UnknownVars] finds variables whose names are probably misspelt.
+// clients ([ParseURL]). [UnknownVars] finds variables with names that are probably misspelt.
 //
 // It is apart from the configuration of the cache because none of it depends on a Cache: the
 // functions take a text and return a value. They do not read the environment, so tests need

@@ -29,16 +29,15 @@ type URL struct {
 	rootCAs            *x509.CertPool         // verify against these; nil means those of the system
 	Query              redis.UniversalOptions // the parameters that go-redis has an option for
 	Ignored            []string               // names of other clients' parameters, without effect here
-	NeedsTLS           string                 // name of a parameter without meaning but with TLS, or ""
+	NeedsTLS           string                 // name of a parameter that only has a meaning with TLS, or ""
 }
 
 // ParseURL parses redis://, rediss:// and unix:// URLs in the forms of go-redis and of
-// redis-py. It does not use [url.Parse], whose errors quote the URL, and which takes
-// characters in a password for delimiters.
+// redis-py. It does not use [url.Parse], because that quotes the URL in its errors.
 //
 // Its errors name the part that is wrong, and show no text but the names of parameters: any
-// other part may hold a secret. Where an error recommends another setting, name returns what
-// to call it, given its field: the variable if the URL is from the environment.
+// other part may hold a secret. Where an error recommends another setting, name returns the
+// name to use, given its field: that of the variable if the URL is from the environment.
 func ParseURL(text string, name func(field string) string) (*URL, error) {
 	text = strings.TrimSpace(text)
 	if strings.ContainsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) || r == unicode.ReplacementChar }) {
@@ -67,6 +66,8 @@ func ParseURL(text string, name func(field string) string) (*URL, error) {
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
 		authority, path = rest[:i], rest[i:]
 	}
+	// If a password has a "/" or a "?" that is not escaped, the URL is cut there, and the rest of
+	// the password is in the path or the query, together with the "@" behind it.
 	if strings.Contains(path, "@") || strings.Contains(query, "@") {
 		return nil, errors.New(`an "@" behind the host; in a password, want "%2F" for "/", "%3F" for "?", "%23" for "#", "%40" for "@" and "%25" for "%"`)
 	}
@@ -122,6 +123,7 @@ func (u *URL) HasUser() bool {
 	return u.Password != "" || u.Username != "" && u.Username != "default"
 }
 
+// setSocket sets the address of a unix:// URL, which is its path and may have escapes.
 func (u *URL) setSocket(server, path string) error {
 	path, err := url.PathUnescape(path)
 	if server != "" || err != nil || len(path) < 2 || strings.ContainsFunc(path, unicode.IsControl) {
@@ -131,6 +133,8 @@ func (u *URL) setSocket(server, path string) error {
 	return nil
 }
 
+// setServer sets the host and the port. It refuses a list of hosts, which some clients accept
+// here, as the list does not tell the nodes of a Cluster from Sentinels.
 func (u *URL) setServer(server string, name func(string) string) error {
 	switch {
 	case IsConnectionString(server):
@@ -143,7 +147,7 @@ func (u *URL) setServer(server string, name func(string) string) error {
 		return errors.New("host: there is none, perhaps because a variable in the URL was empty; want redis://host:6379/0, or redis://localhost:6379/0 for this machine")
 	}
 	if server[0] == '[' {
-		server = strings.Replace(server, "%25", "%", 1) // in front of a zone
+		server = strings.Replace(server, "%25", "%", 1) // the escape in front of a zone, as in RFC 6874
 	}
 	host, port, err := SplitHost(server)
 	if err != nil {
@@ -156,6 +160,7 @@ func (u *URL) setServer(server string, name func(string) string) error {
 	return nil
 }
 
+// setDB sets the database from the text of a path or of the parameter db. Empty means 0.
 func (u *URL) setDB(text string) error {
 	if text == "" {
 		return nil

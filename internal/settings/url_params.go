@@ -27,7 +27,7 @@ func (u *URL) setQuery(query string, hasDB bool) error {
 	}
 	path := u.DB
 	seen := make(map[string]string)
-	for _, key := range slices.Sorted(maps.Keys(values)) {
+	for _, key := range slices.Sorted(maps.Keys(values)) { // the first error is the same each time
 		p, ok := urlParams[key]
 		if !ok && slices.Contains(ignoredParams, key) {
 			u.Ignored = append(u.Ignored, key)
@@ -67,6 +67,7 @@ func (u *URL) setQuery(query string, hasDB bool) error {
 	if hasDB && path != u.DB {
 		return errors.New("database: the path and the parameter db name different ones; want one of them")
 	}
+	// go-redis panics on a jitter that is longer than the lifetime.
 	u.Query.ConnMaxLifetimeJitter = min(u.Query.ConnMaxLifetimeJitter, max(0, u.Query.ConnMaxLifetime))
 	return nil
 }
@@ -105,6 +106,7 @@ func (p urlParam) as(key string) string {
 	return key
 }
 
+// aliasOf returns p as another name for key.
 func (p urlParam) aliasOf(key string) urlParam {
 	p.alias = key
 	return p
@@ -233,6 +235,7 @@ func (u *URL) setRootCAs(path string) error {
 // a certificate to be verified should not get a connection without one.
 var tlsParams = []string{"skip_verify", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ca_certs"}
 
+// rejectUnless returns ErrRejected unless ok.
 func rejectUnless(ok bool) error {
 	if !ok {
 		return ErrRejected

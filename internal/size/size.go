@@ -121,7 +121,8 @@ func (w *sizing) of(t reflect.Type, p unsafe.Pointer) {
 	}
 }
 
-var sizables sync.Map // reflect.Type: sizable
+// sizables has the findings on each type that was met: sizable by reflect.Type.
+var sizables sync.Map
 
 // sizableOf returns the findings on t, which it inspects once.
 func sizableOf(t reflect.Type) sizable {
@@ -190,6 +191,7 @@ func (ss *sizers) inspect(t reflect.Type) sizer {
 			if f.IsExported() || f.Anonymous && f.Type.Kind() == reflect.Struct {
 				return ss.of(f.Type)
 			}
+			// JSON does not set the field, so a method did, if anything.
 			return ss.hidden(f.Type)
 		})
 	case reflect.Interface:
@@ -263,6 +265,7 @@ func (ss *sizers) ofStruct(t reflect.Type, of func(reflect.StructField) sizer) s
 	}
 }
 
+// sizeArray makes the sizer of an array, which is part of another allocation, so only its elements add memory.
 func sizeArray(t reflect.Type, elem sizer) sizer {
 	if elem == nil {
 		return nil
@@ -277,6 +280,8 @@ func (w *sizing) each(p unsafe.Pointer, n int, size uintptr, elem sizer) {
 	}
 }
 
+// sizeSlice makes the sizer of a slice. The array behind it counts with its capacity, and the
+// elements up to its length.
 func sizeSlice(t reflect.Type, elem sizer) sizer {
 	size := t.Elem().Size()
 	return func(w *sizing, p unsafe.Pointer) {
@@ -293,6 +298,7 @@ func sizeSlice(t reflect.Type, elem sizer) sizer {
 	}
 }
 
+// sizePointer makes the sizer of a pointer.
 func sizePointer(t reflect.Type, elem sizer) sizer {
 	size := int(t.Elem().Size())
 	return func(w *sizing, p unsafe.Pointer) {
@@ -308,6 +314,8 @@ func sizePointer(t reflect.Type, elem sizer) sizer {
 	}
 }
 
+// sizeMap makes the sizer of a map. Keys and elements have no address, so each is copied to one
+// place for all, if their types have references.
 func sizeMap(t reflect.Type, key, elem sizer) sizer {
 	slot := inSlot(t.Key()) + inSlot(t.Elem())
 	apart := Allocated(int(t.Key().Size())+int(t.Elem().Size())) - slot // for a key or an element outside the slot

@@ -165,6 +165,7 @@ func mutate(wanted func(int, breakage) bool, table bool, limit time.Duration) er
 	return err
 }
 
+// tableHead is the beginning of the table.
 const tableHead = `# Deliberate breakages, and what caught them
 
 Written by ` + "`go run ./proof/mutate -table`" + `, which applies each to a copy of the tree and runs the test that caught it last, then the tests without a Redis server, those with one, and the simulation, until a test fails.
@@ -353,6 +354,9 @@ func test(dir string, suites []suite, likely string) (caught, report string, err
 	return "", "", nil
 }
 
+// testName matches the test in a row of the table, with its package. The others match lines of
+// go test's output: a test that failed, lines without use in a report, and in the stacks of a
+// timeout the test that was running.
 var (
 	testName = regexp.MustCompile(`^((?:Test|Fuzz|Example)\w+[^,\s]*)(?:, which hangs)?(?: in (\S+))?`)
 	failed   = regexp.MustCompile(`--- FAIL: (\S+)`)
