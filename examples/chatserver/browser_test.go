@@ -292,7 +292,7 @@ func TestBrowser_Stale(t *testing.T) {
 	shots(b, "stale-")
 }
 
-// A reader without permission to clear the cache is asked for the token.
+// Who may not clear the cache is asked for the token.
 func TestBrowser_ClearWithToken(t *testing.T) {
 	t.Parallel()
 	b := openBrowser(t, "en-US", startChatserver(t, map[string]string{"CACHE_TYPE": "memory", "CACHE_ADMIN_TOKEN": "secret"}).url)

@@ -73,7 +73,7 @@ func TestModel_Replies(t *testing.T) {
 	}
 }
 
-// The reader is told the kind of a failure, and the text generated before it is kept.
+// What goes wrong reaches the reader, by its kind; what was generated is kept.
 func TestModel_Trouble(t *testing.T) {
 	t.Parallel()
 	fails := func(code int) func(w http.ResponseWriter, r *http.Request, asked string) {

@@ -105,7 +105,7 @@ func TestCancel_AnswersWhenEnded(t *testing.T) {
 	}
 }
 
-// The reply of a server that was killed stays without an end, and cancel does not claim one.
+// Nobody ends the reply of a server that was killed, and cancel does not say so.
 func TestCancel_NobodyAnswers(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)

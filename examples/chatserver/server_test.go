@@ -471,8 +471,8 @@ func TestRedisKilledAndBack(t *testing.T) {
 	c.say(room, "before")
 	c.history(room, "MISS")
 	c.history(room, "HIT")
-	// A write while Redis is unavailable must count afterwards: the Redis that comes back
-	// has its data, with a history that is stale by now and must not be served.
+	// What is written while it is away is kept by a Redis that comes back with its
+	// data: the stale history in it must not be served.
 	r.client.Save(t.Context())
 	r.Kill()
 	c.say(room, "during")
@@ -501,7 +501,7 @@ func TestRedisKilledAndBack(t *testing.T) {
 }
 
 // The bounds are wide, for slow machines: they tell the budget of 250 ms from the
-// 5 s that the client library would wait. Other tests measure the cost.
+// 5 s that the client library would wait. What it costs is measured elsewhere.
 func TestRedisFrozen(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)

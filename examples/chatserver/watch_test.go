@@ -75,8 +75,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// A page that watches a room does not get the ids of other rooms, as an id is enough to read a
-// room.
+// Who watches a room is not told the ids of others, which are all it takes to read
+// them.
 func TestWatch_NamesNoOtherRoom(t *testing.T) {
 	t.Parallel()
 	c := serverOn(t, map[string]string{"CACHE_TYPE": "memory"})
