@@ -64,7 +64,7 @@ func TestSettings_ARefusedTextIsNotShown(t *testing.T) {
 		"REDIS_URL=redis://:@:6379/0?password=hunter2":                    "host: there is none",
 		"REDIS_URL=redis://:hunter2@h1:6379,h2:6379":                      "set REDIS_HOST=h1:6379,h2:6379",
 		"REDIS_URL=redis://:hunter2@::1:6379/0":                           "brackets",
-		"REDIS_URL=redis://:hunter2@h!:6379/0":                            "host: a name",
+		"REDIS_URL=redis://:hunter2@h!:6379/0":                            "host: want a name",
 		"REDIS_URL=redis://:hunter2@h:port/0":                             "port: ",
 		"REDIS_URL=redis://:hunter2@h:70000/0":                            "port: ",
 		"REDIS_URL=redis://:hunter2@h:0/0":                                "port: ",

@@ -1,10 +1,12 @@
-# What .ci/run, .ci/nightly and the Makefile share: they source this file from the
-# repository's root.
+# Functions for .ci/run, .ci/nightly and the Makefile, which source this file from the
+# repository's root. A check is a function here, not a line of a CI system's configuration,
+# so that a developer can run each one as CI does.
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 export ASIDE_CI_RUN=$$ # inherited by every process that a step starts
 
+# step prints the name of a step, and before it the time that the last one took.
 began=$SECONDS last=
 finish_step() { [ -z "$last" ] || printf -- '-- %s: %d s\n' "$last" $((SECONDS - began)); }
 step() {
@@ -14,8 +16,10 @@ step() {
 	printf '\n== %s\n' "$last"
 }
 
+# install_missing installs the programs that a bare Debian machine lacks, and sets the
+# variables with which a test fails, rather than skips, if its program is missing.
 install_missing() {
-	step "install what is missing"
+	step "install missing programs"
 	local need=() had_redis had_postgres
 	command -v redis-server >/dev/null || need+=(redis-server)
 	command -v redis-cli >/dev/null || need+=(redis-tools)
@@ -39,6 +43,7 @@ install_missing() {
 	export ASIDE_TEST_REQUIRE_REDIS=1 ASIDE_TEST_REQUIRE_POSTGRES=1 ASIDE_TEST_REQUIRE_BROWSER=1 ASIDE_TEST_REQUIRE_PYTHON=1 ASIDE_TEST_REQUIRE_NODE=1 ASIDE_TEST_PYTHON=/usr/bin/python3
 }
 
+# lint checks the format and the code of all modules, also under the build tag soak.
 lint() {
 	local unformatted
 	unformatted=$(gofmt -l .)
@@ -84,6 +89,8 @@ prose() {
 	}' "$@"
 }
 
+# tidy fails if a go.mod or go.sum is not as go mod tidy leaves it. Each module is checked
+# without the workspace, as its users have none.
 tidy() {
 	local dir
 	for dir in . asideotel asideprom bench examples proof; do
@@ -91,13 +98,14 @@ tidy() {
 	done
 }
 
-# knot fails when the root has more files or names than today, or when more of its
-# files need each other. Lower the limits with the counts, and never raise them.
+# knot fails when the root has more files or exported names than these limits, or when more
+# of its files need each other. Lower the limits with the counts, and never raise them.
 knot() {
 	go run ./proof/knot -files 24 -names 39 -knot 6
 }
 
-# race leaves those tests to .ci/nightly that take the detector minutes each.
+# race runs the tests under the race detector, without those that take minutes with it.
+# .ci/nightly runs these.
 race() {
 	go test -race -timeout 30m -skip 'TestMemory_|TestJSONHasOneMeaning|WhatOtherPrograms|TestALease|TestALost|TestAClaim|TestScripts|TestSecrets' ./... ./asideotel/... ./asideprom/...
 	go test -race -run '^TestSimulation$' ./proof -seeds 50
@@ -109,11 +117,11 @@ alerts() {
 	"$tmp/prometheus/usr/bin/promtool" check rules asideprom/alerts.yaml
 }
 
-# The servers of .ci/engines are kept between runs.
+# The servers of .ci/engines stay in this folder between runs.
 engines=${XDG_CACHE_HOME:-$HOME/.cache}/aside/engines
 
-# have fetches the engines, prints the versions of those that are there, and in capital
-# letters which ones are not. It fails when one is missing.
+# have fetches the engines and prints their versions, or in capital letters the name of one
+# that could not be fetched. It then fails.
 have() {
 	local engine missing=0
 	.ci/engines "$engines" || true
@@ -125,7 +133,8 @@ have() {
 	return $missing
 }
 
-# on runs go test with the servers of an engine, if it is there.
+# on runs go test with the servers of an engine first on the PATH. It does nothing if the
+# engine could not be fetched, which have has reported.
 on() {
 	local engine=$1
 	shift
@@ -134,7 +143,7 @@ on() {
 	sed "s/^/$engine: /" "$tmp/$engine" | grep -E 'ok '
 }
 
-# trouble tests conformance and trouble on both engines at once, as it mostly waits.
+# trouble runs tests of the root on both engines at once, as they mostly wait.
 trouble() {
 	local one failed=0
 	on redis-8 "$@" . & one=$!
@@ -143,11 +152,14 @@ trouble() {
 	return $failed
 }
 
+# models checks the models of the protocol, and prints how many have no error.
 models() {
 	docs/protocol/run >"$tmp/models" || { cat "$tmp/models"; return 1; }
 	echo "$(grep -c '^| .* | no error |' "$tmp/models") models without an error"
 }
 
+# breakages applies deliberate bugs and checks that a test catches each. Arguments are those
+# of proof/mutate.
 breakages() {
 	go run ./proof/mutate "$@" >"$tmp/breakages" || { cat "$tmp/breakages"; return 1; }
 	tail -1 "$tmp/breakages"
@@ -158,7 +170,7 @@ fuzz() {
 	local file line
 	grep -o '^func Fuzz[A-Za-z0-9_]*' *_test.go internal/*/*_test.go | while IFS=: read -r file line; do
 		go test -run '^$' -fuzz "^${line#func }\$" -fuzztime "$1" "./$(dirname "$file")" >"$tmp/fuzz" 2>&1 </dev/null || {
-			# Go may take the end of that time for a failure; a real one has an input.
+			# Go sometimes reports the end of the time as a failure, which then has no input.
 			grep -q "context deadline exceeded" "$tmp/fuzz" && ! grep -q "Failing input" "$tmp/fuzz" || { tail -50 "$tmp/fuzz"; return 1; }
 		}
 		tail -3 "$tmp/fuzz" | head -1
@@ -224,10 +236,11 @@ http: 3 reads" ] || { echo "the consumer of all modules printed: $output"; exit 
 	echo "${modules[*]}"
 }
 
-# nothing_left fails when a process that a step started is still there. It looks
-# for the variable of this run, so that other programs of the machine do not count.
+# nothing_left fails when a process that a step started still runs, or a file is left. It
+# knows the processes by the variable of this run in their environment, so that other programs
+# of the machine do not count.
 nothing_left() {
-	step "nothing is left running, and no file"
+	step "no process and no file is left"
 	local dir pid left=0
 	for dir in /proc/[0-9]*; do
 		pid=${dir#/proc/}

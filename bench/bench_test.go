@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestQuick measures next to nothing of each scenario: every library works, and
-// each table has a figure for each that belongs there.
+// TestQuick runs each scenario as briefly as possible. Every library must work, and each table
+// must have a figure for each library that belongs there.
 func TestQuick(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string][]string{
@@ -130,7 +130,7 @@ func TestCounter(t *testing.T) {
 	}
 }
 
-// TestProxy counts commands that are sent together as one round trip.
+// TestProxy checks that commands which are sent together count as one round trip.
 func TestProxy(t *testing.T) {
 	t.Parallel()
 	p, send := proxied(t, 0)
@@ -141,7 +141,7 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// TestProxy_Delay sees a round trip take the delay of both directions.
+// TestProxy_Delay checks that a round trip takes the delay of both directions.
 func TestProxy_Delay(t *testing.T) {
 	t.Parallel()
 	const delay = 20 * time.Millisecond

@@ -11,9 +11,9 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// The database of a burst answers a query in burstQuery while no more than burstWorkers run,
-// and slower in proportion to how many more do; more than burstMost are refused. So does a
-// PostgreSQL of few cores, with its 100 connections.
+// The database of a burst behaves as a PostgreSQL with few cores and its default of 100
+// connections: a query takes burstQuery while at most burstWorkers run, longer in proportion
+// if more do, and fails if more than burstMost run.
 const (
 	burstQuery   = time.Millisecond
 	burstWorkers = 8
@@ -23,7 +23,8 @@ const (
 
 var errTooManyQueries = errors.New("the database has too many connections")
 
-// burstDatabase counts the queries that run.
+// burstDatabase is the simulated database. It counts queries: those that run, the most that ran
+// at a time, and those that it has refused.
 type burstDatabase struct{ running, most, refused atomic.Int64 }
 
 func (d *burstDatabase) query() error {
@@ -39,7 +40,7 @@ func (d *burstDatabase) query() error {
 	return nil
 }
 
-// burstLimits are the values of Config.MaxLoads that are tried.
+// burstLimits are the values of Config.MaxLoads to compare. 0 is no limit.
 var burstLimits = []int{0, 64, 16}
 
 func burstRow(limit int) string {
@@ -49,7 +50,9 @@ func burstRow(limit int) string {
 	return fmt.Sprintf("aside, MaxLoads: %d", limit)
 }
 
-// burstJobs read distinct keys through a Redis that is empty, and one that is dead.
+// burstJobs returns jobs that read distinct keys, first through an empty Redis and then through an
+// address on which no server listens. Loads of distinct keys cannot be shared, so a limit is
+// all that protects the database.
 func (b *bench) burstJobs() []job {
 	var jobs []job
 	for _, limit := range burstLimits {
@@ -67,6 +70,7 @@ func (b *bench) burstJobs() []job {
 	return jobs
 }
 
+// burst reads keys through the Redis at addr, which redis names in the columns.
 func (b *bench) burst(ctx context.Context, limit int, redis, addr string) error {
 	cfg := onRedis(setup{addr: addr})
 	cfg.MaxLoads = limit
@@ -113,9 +117,9 @@ func (b *bench) burstSection() section {
 	}
 	return section{
 		title: "A burst of loads",
-		intro: fmt.Sprintf(`%d goroutines read %d keys, each once, while Redis is empty, and while nobody listens there.
+		intro: fmt.Sprintf(`%d goroutines read %d keys, each once, while Redis is empty, and while no server listens at its address.
 The database is a simulated one: a query takes %v while %d run, longer in proportion when more do, and fails when more than %d do.`,
 			burstReaders, b.scale(5000, 200), burstQuery, burstWorkers, burstMost),
-		tables: []table{{id: "burst", title: "What `MaxLoads` spares the database", rows: rows, columns: columns}},
+		tables: []table{{id: "burst", title: "The load of the database by `MaxLoads`", rows: rows, columns: columns}},
 	}
 }

@@ -10,20 +10,22 @@ import (
 )
 
 const (
-	// expiryEvery is the time from one read to the next, whether or not that has returned.
+	// expiryEvery is the interval of the reads. A read does not wait for the one before: if it
+	// did, a slow read would hide the others that it delays.
 	expiryEvery = time.Millisecond
-	// expiryLate is what no hit takes on a machine that is not busy otherwise.
+	// expiryLate is longer than any hit takes on a machine that is not busy otherwise.
 	expiryLate = 10 * time.Millisecond
 )
 
-// aroundExpiry are the peers whose reads are timed around the ends of a value.
+// aroundExpiry has the peers to measure: libraries that can refresh, and this one without
+// refreshes as well.
 var aroundExpiry = map[string]bool{
 	"aside": true, "aside, RefreshAfter": true, "aside memory": true, "aside memory, Share, RefreshAfter": true,
 	earlySturdyc: true, refreshingOtter: true,
 }
 
-// unending is the row of a value that does not end meanwhile, which tells what the machine
-// itself does to reads.
+// unending is the row of a value that does not expire meanwhile. It shows the delays that the
+// machine itself causes.
 const unending = "aside, a value that does not end"
 
 const (
@@ -31,20 +33,22 @@ const (
 	refreshingOtter = "otter Get, RefreshWriting"
 )
 
+// expiryTTL is the time to live of the value that expires.
 func (b *bench) expiryTTL() time.Duration {
 	return time.Duration(b.scale(1000, 100)) * time.Millisecond
 }
 
-// expiryAfter is the age from which those load again that can.
+// expiryAfter is the age from which libraries that refresh load the value again.
 func (b *bench) expiryAfter() time.Duration { return b.expiryTTL() * 4 / 5 }
 
+// expiryLoad is the time that a load takes.
 func (b *bench) expiryLoad() time.Duration { return b.expiryTTL() / 20 }
 
-// expiryTime is how long one measurement takes: it sees the value end four times.
+// expiryTime is the time of one measurement, in which the value expires four times.
 func (b *bench) expiryTime() time.Duration { return 4*b.expiryTTL() + b.expiryTTL()/2 }
 
-// expiryJobs read one key a thousand times a second while its value ends, again and
-// again.
+// expiryJobs returns jobs that read one key a thousand times a second while its value expires
+// several times.
 func (b *bench) expiryJobs() []job {
 	var jobs []job
 	for _, p := range peers() {
@@ -62,6 +66,8 @@ func (b *bench) expiryJobs() []job {
 	return jobs
 }
 
+// expiry reads a key, the time to live of which is lives, and adds the quantiles of the
+// reads to row.
 func (b *bench) expiry(ctx context.Context, p peer, row string, lives time.Duration) error {
 	k := b.kinds()[0]
 	src := &source{kind: k, load: func(context.Context, string) ([]byte, error) {
@@ -123,8 +129,8 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 func (b *bench) expirySection() section {
 	return section{
 		title: "Reads around an expiry",
-		intro: fmt.Sprintf(`One key is read each %v, for %v, and its loader takes %v. Its time to live is %v, and those that can load it again from an age of %v on. "Waited" is for more than %v.
-jetcache-go refreshes at most once a second, which is no less than this time to live.`,
+		intro: fmt.Sprintf(`One key is read each %v, for %v, and its loader takes %v. Its time to live is %v, and libraries that refresh load it again from an age of %v. A read "waited" if it took more than %v.
+jetcache-go is left out: it refreshes at most once a second, which is no less than this time to live.`,
 			expiryEvery, b.expiryTime(), b.expiryLoad(), b.expiryTTL(), b.expiryAfter(), expiryLate),
 		tables: []table{{id: "expiry", title: fmt.Sprintf("A value that lives for %v", b.expiryTTL()), rows: append([]string{unending}, names(peers())...), columns: []column{
 			{key: "p50", heading: "median, µs", format: significant, best: -1},

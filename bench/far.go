@@ -9,15 +9,17 @@ import (
 )
 
 const (
-	// farTrip is what a round trip to a Redis far away takes.
+	// farTrip is the time of a round trip to a Redis that is far away.
 	farTrip = time.Millisecond
-	// farHits are the hits before a miss that is not expected: most reads then hit.
+	// farHits is the number of hits before each miss that should not be expected. Most recent
+	// reads are then hits.
 	farHits = 3
-	// farReads are how many misses are timed in each round.
+	// farReads is the number of misses that are timed in each round.
 	farReads = 100
 )
 
-// farWaysOf are what is done before a read of id that misses.
+// farWaysOf returns the ways to come to a miss. The op of each runs before a read that misses,
+// and is not timed. aside has two, as it sends less for a miss that it expects.
 func farWaysOf(p peer) []way {
 	afterHits := way{p.name, func(ctx context.Context, st store, _ string) error {
 		for range farHits {
@@ -37,7 +39,7 @@ func farWaysOf(p peer) []way {
 	}
 }
 
-// farJobs read keys that are not there from a Redis that is far away.
+// farJobs returns jobs that read missing keys through a proxy that delays.
 func (b *bench) farJobs() []job {
 	var jobs []job
 	for _, p := range peersOf("misses", peer.throughRedis) {
@@ -51,7 +53,7 @@ func (b *bench) farJobs() []job {
 	return jobs
 }
 
-// farMisses adds the median of some misses, one at a time.
+// farMisses reads missing keys one at a time and adds the median.
 func (b *bench) farMisses(ctx context.Context, p peer, w way) error {
 	px, err := startProxy(b.scratch.addr, farTrip/2)
 	if err != nil {
@@ -80,7 +82,7 @@ func (b *bench) farMisses(ctx context.Context, p peer, w way) error {
 			took = append(took, micros(time.Since(began)))
 		}
 		if n := src.loads.Load(); n != 1 {
-			return fmt.Errorf("a read of a key that is not there was %d loads", n)
+			return fmt.Errorf("the read of a missing key made %d loads, want 1", n)
 		}
 	}
 	trip, err := tripOf(ctx, px)
@@ -93,7 +95,7 @@ func (b *bench) farMisses(ctx context.Context, p peer, w way) error {
 	return nil
 }
 
-// tripOf returns the µs of a PING through px: the delay, and the hops on the way.
+// tripOf returns the median of a PING through px in µs: the delay, and the proxy's own time.
 func tripOf(ctx context.Context, px *proxy) (float64, error) {
 	c := redis.NewClient(&redis.Options{Addr: px.addr})
 	defer c.Close()

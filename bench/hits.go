@@ -10,15 +10,16 @@ import (
 	"sync/atomic"
 )
 
-// errMissed is returned when a scenario of hits had to load.
+// errMissed is returned if reads that should hit made loads.
 var errMissed = errors.New("hits were expected, but values were loaded")
 
-// load is how a cell of hits is read: by how many goroutines, of one key or of many.
+// load is a way to read: the number of goroutines, and one key or many.
 type load struct {
 	goroutines int
 	many       bool
 }
 
+// loads are the columns of hits from Redis and in near caches.
 var loads = []load{{1, false}, {16, false}, {128, false}, {1, true}, {16, true}, {128, true}}
 
 func (l load) column() string {
@@ -28,8 +29,8 @@ func (l load) column() string {
 	return fmt.Sprintf("%d, one key", l.goroutines)
 }
 
-// hitJobs reads what is there from Redis and from near caches, which are all
-// visited in the same rounds.
+// hitJobs returns jobs that read existing values from Redis and from near caches. Both are
+// visited in the same rounds, so that their figures can be compared.
 func (b *bench) hitJobs() []job {
 	var jobs []job
 	for i, p := range peersOf("hits", func(p peer) bool { return !p.memory }) {
@@ -47,7 +48,7 @@ func (b *bench) hitJobs() []job {
 	return jobs
 }
 
-// hitTable is the table that a peer's hits are in.
+// hitTable returns the table for a peer's hits.
 func hitTable(p peer, k kind) string {
 	switch {
 	case p.memory:
@@ -58,7 +59,8 @@ func hitTable(p peer, k kind) string {
 	return "hits/" + k.name
 }
 
-// hits opens p, whose values are there or are stored through it first, and reads.
+// hits opens p and measures reads of values that it has stored. Values in Redis are stored in
+// the first round only; a cache in the process is filled at each visit.
 func (b *bench) hits(ctx context.Context, p peer, k kind, s setup, loads []load, redis *server) error {
 	s.source = &source{kind: k}
 	keys := ids(k.keys)
@@ -97,8 +99,9 @@ func (b *bench) hits(ctx context.Context, p peer, k kind, s setup, loads []load,
 	return nil
 }
 
-// measureHits measures once more when there were loads: a machine that is busy
-// with other things for some hundred milliseconds looks like a Redis in trouble.
+// measureHits measures op, and measures again, three times at most, if there were loads: on a
+// machine that is busy for some hundred milliseconds Redis seems unavailable, and libraries
+// load.
 func (b *bench) measureHits(ctx context.Context, l load, src *source, redis *server, op func(*rand.Rand) error) (sample, error) {
 	for again := 3; ; again-- {
 		src.loads.Store(0)
@@ -113,7 +116,8 @@ func (b *bench) measureHits(ctx context.Context, l load, src *source, redis *ser
 	}
 }
 
-// addSample adds the parts of a sample, each to a column of its own.
+// addSample adds the figures of a sample, the time to column and the others to columns that
+// begin with it.
 func (r *results) addSample(table, row, column string, s sample) {
 	r.add(table, row, column, s.wall)
 	r.add(table, row, column+" cpu", s.cpu)
@@ -122,8 +126,8 @@ func (r *results) addSample(table, row, column string, s sample) {
 	r.add(table, row, column+" bytes", s.bytes)
 }
 
-// fill stores every key through p. It closes what it opened: what p stores in the
-// background is then stored.
+// fill stores every key through p. It closes p, as some libraries store in the background and
+// have done so only then.
 func fill(ctx context.Context, p peer, k kind, s setup, keys []string) error {
 	st, err := p.open(s)
 	if err != nil {
@@ -136,8 +140,8 @@ func fill(ctx context.Context, p peer, k kind, s setup, keys []string) error {
 	return nil
 }
 
-// warm reads every key until a cache in the process has them all: some drop what
-// they are given while they are busy.
+// warm reads every key until a cache in the process has them all, 20 times at most. Some caches
+// drop values while they are busy.
 func warm(ctx context.Context, st store, k kind, src *source, keys []string) error {
 	for range 20 {
 		src.loads.Store(0)
@@ -148,11 +152,12 @@ func warm(ctx context.Context, st store, k kind, src *source, keys []string) err
 			break
 		}
 	}
-	// Once more, for those that keep only what they found in Redis.
+	// Once more, for caches that keep only values that they found in Redis.
 	return each(8, len(keys), func(i int) error { return k.read(ctx, st, keys[i]) })
 }
 
-// each runs do for 0 to n-1 in goroutines and returns an error, if there was one.
+// each calls do with the numbers from 0 to n-1 in goroutines. A goroutine ends at its first
+// error; each returns the errors of all.
 func each(goroutines, n int, do func(i int) error) error {
 	var next atomic.Int64
 	var mu sync.Mutex

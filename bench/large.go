@@ -12,12 +12,13 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// manyKeys are how many keys are invalidated in one call.
+// manyKeys returns the numbers of keys to invalidate in one call.
 func (b *bench) manyKeys() []int { return []int{b.scale(10_000, 300), b.scale(200_000, 600)} }
 
 func manyColumn(keys int) string { return strconv.Itoa(keys) + " keys" }
 
-// largeWriteJobs invalidate very many keys at once, for those who can.
+// largeWriteJobs returns jobs that invalidate very many keys in one call. Libraries without
+// such a call have no row.
 func (b *bench) largeWriteJobs() []job {
 	var jobs []job
 	for _, p := range peersOf("writes", peer.throughRedis) {
@@ -28,6 +29,8 @@ func (b *bench) largeWriteJobs() []job {
 	return jobs
 }
 
+// largeWrites times the invalidation, and the GETs of another client meanwhile: Redis runs one
+// command at a time, so a command over all keys would stop everyone.
 func (b *bench) largeWrites(ctx context.Context, p peer) error {
 	s := setup{addr: b.scratch.addr, prefix: "large", source: &source{kind: b.kinds()[0]}, entries: 10_000, maxBytes: 64 << 20}
 	st, err := p.open(s)
@@ -50,9 +53,9 @@ func (b *bench) largeWrites(ctx context.Context, p peer) error {
 		if err != nil {
 			return err
 		}
-		// Some leave a mark for a few seconds in place of the value.
+		// Some libraries leave a mark for a few seconds in place of the value.
 		if left := other.PTTL(ctx, s.key(keys[n-1])).Val(); left > ttl/2 {
-			return fmt.Errorf("after an invalidation of %d keys the last has its value for %v more", n, left)
+			return fmt.Errorf("after an invalidation of %d keys the last still has a value, for %v", n, left)
 		}
 		b.results.add("writes/many", p.name, manyColumn(n), millis(took))
 		b.results.add("writes/many", p.name, manyColumn(n)+" worst", millis(slowest))
@@ -60,8 +63,8 @@ func (b *bench) largeWrites(ctx context.Context, p peer) error {
 	return nil
 }
 
-// fillByCopies stores the first of keys through p and has Redis copy it to the
-// others, which is as if p had stored each, and quicker.
+// fillByCopies stores the first of keys through p and has Redis copy it to the others. The
+// result is the same as if p had stored each, and is there sooner.
 func fillByCopies(ctx context.Context, c *redis.Client, p peer, s setup, keys []string) error {
 	if err := fill(ctx, p, s.source.kind, s, keys[:1]); err != nil {
 		return err
@@ -77,14 +80,14 @@ func fillByCopies(ctx context.Context, c *redis.Client, p peer, s setup, keys []
 			return fmt.Errorf("copy: %w", err)
 		}
 		if copies[0].(*redis.IntCmd).Val() != 1 {
-			return fmt.Errorf("%s is not in Redis after it was read through %s", s.key(keys[0]), p.name)
+			return fmt.Errorf("%s is not in Redis after a read through %s", s.key(keys[0]), p.name)
 		}
 	}
 	return nil
 }
 
-// slowestGet runs do, and says how long that took, and the slowest GET of a client
-// that sends one after the other meanwhile.
+// slowestGet runs do, and returns the time that it took and the time of the slowest GET that c
+// sent meanwhile, one after the other.
 func slowestGet(ctx context.Context, c *redis.Client, do func() error) (took, slowest time.Duration, err error) {
 	get := func() (time.Duration, error) {
 		began := time.Now()

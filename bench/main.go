@@ -1,8 +1,18 @@
 // Command bench measures aside side by side with other caching libraries, on a
-// redis-server of its own, and writes what it found to docs/benchmarks.md and
+// redis-server of its own, and writes its findings to docs/benchmarks.md and
 // docs/benchmarks.svg. From the root of the repository:
 //
 //	go run ./bench
+//
+// It compares the time that each library takes for the same reads and writes, and its behaviour
+// at a stampede, at a race of a load with a write, and while Redis is unavailable. A library is
+// used as its own documentation recommends (peers_*.go), with the same values, keys and loader
+// (values.go).
+//
+// A scenario (hits.go, misses.go, …) makes jobs. A job is one visit to one library. All jobs
+// run in several rounds, each in a random order, so that a disturbance of the machine hits
+// one figure of several and the median leaves it out. Figures of different runs cannot be
+// compared, only ratios within one.
 package main
 
 import (
@@ -27,18 +37,18 @@ import (
 // bench is one run.
 type bench struct {
 	rounds int
-	each   time.Duration // of one measurement
-	quick  bool
-	only   *regexp.Regexp
-	out    string
+	each   time.Duration  // of one measurement
+	quick  bool           // measure as little as possible
+	only   *regexp.Regexp // matches the names of the jobs to run
+	out    string         // the folder for the report; "" means standard output
 
-	command string // how to run the same again
+	command string // that makes the same run, for the report
 
-	kept    *server         // values stay on it from round to round, one prefix a peer
-	scratch *server         // emptied by whoever uses it
-	filled  map[string]bool // prefixes that kept has the values of
+	kept    *server         // has the values of hits, which stay from round to round, a prefix for each peer
+	scratch *server         // is empty between jobs, as each job that uses it empties it
+	filled  map[string]bool // the prefixes that are on kept
 	results *results
-	log     io.Writer
+	log     io.Writer // for the progress
 }
 
 func main() {
@@ -57,6 +67,7 @@ func main() {
 	}
 }
 
+// run does a whole run: it starts the servers that the jobs need, measures and reports.
 func run(ctx context.Context, args []string, progress io.Writer) error {
 	b, err := parse(args, progress)
 	if err != nil {
@@ -80,14 +91,15 @@ func run(ctx context.Context, args []string, progress io.Writer) error {
 	return b.report(ctx, time.Since(began))
 }
 
+// parse makes a bench from the arguments of the command line.
 func parse(args []string, progress io.Writer) (*bench, error) {
 	b := &bench{filled: make(map[string]bool), results: newResults(), log: progress}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(progress)
-	rounds := flags.Int("rounds", 0, "`rounds`, each of all measurements in random order (default 5, 1 with -quick)")
-	each := flags.Duration("time", 0, "of one measurement (default 200ms, 5ms with -quick)")
-	only := flags.String("only", "", "`regexp` of what to measure, as in hits/100B/aside")
-	flags.BoolVar(&b.quick, "quick", false, "measure next to nothing, to see that everything works")
+	rounds := flags.Int("rounds", 0, "number of `rounds`, each of all measurements in random order (default 5, 1 with -quick)")
+	each := flags.Duration("time", 0, "`duration` of one measurement (default 200ms, 5ms with -quick)")
+	only := flags.String("only", "", "`regexp` for the names of the measurements to run, such as hits/100B/aside")
+	flags.BoolVar(&b.quick, "quick", false, "measure as little as possible, to check that everything works")
 	flags.StringVar(&b.out, "out", "", "`folder` for docs/benchmarks.md and docs/benchmarks.svg (default . for a whole run; -quick and -only print to standard output)")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
@@ -108,7 +120,7 @@ func parse(args []string, progress io.Writer) (*bench, error) {
 	b.rounds = or(*rounds, b.scale(5, 1))
 	b.each = or(*each, time.Duration(b.scale(200, 5))*time.Millisecond)
 	if b.rounds < 1 || b.each < time.Millisecond {
-		return nil, fmt.Errorf("-rounds %d -time %v: at least 1 and 1ms are accepted", b.rounds, b.each)
+		return nil, fmt.Errorf("-rounds %d -time %v: want at least 1 and 1ms", b.rounds, b.each)
 	}
 	if b.out == "" && !b.quick && *only == "" {
 		b.out = "."
@@ -133,25 +145,27 @@ func (b *bench) scale(full, quick int) int {
 	return full
 }
 
-// quiet turns off what the libraries log while Redis is away.
+// quiet turns off the logs of the libraries, some of which write a line for each call while
+// Redis is unavailable.
 func quiet() {
 	redis.SetLogger(nothing{})
 	log.SetOutput(io.Discard)
 }
 
+// nothing is a logger for go-redis that logs nothing.
 type nothing struct{}
 
 func (nothing) Printf(context.Context, string, ...any) {}
 
-// job is one visit to a peer: open it, measure, close it.
+// job is one visit to a peer. It opens the peer, measures, and closes it.
 type job struct {
-	name string // as in "hits/100B/aside"; -only matches it
-	once bool   // in the first round only: counts that do not need a median
-	last bool   // after all others: it leaves a mess behind
+	name string // such as "hits/100B/aside"; -only is matched against it
+	once bool   // run in the first round only, as counts need no median
+	last bool   // run after all others, as it leaves hanging goroutines behind
 	run  func(ctx context.Context, b *bench) error
 }
 
-// jobs are all that -only leaves.
+// jobs returns the jobs of all scenarios that -only matches.
 func (b *bench) jobs() []job {
 	var all, out []job
 	all = append(all, b.hitJobs()...)
@@ -172,6 +186,7 @@ func (b *bench) jobs() []job {
 	return out
 }
 
+// needsRedis reports whether one of the jobs uses Redis.
 func (b *bench) needsRedis() bool {
 	for _, j := range b.jobs() {
 		if !strings.HasPrefix(j.name, "memory/") {
@@ -181,7 +196,7 @@ func (b *bench) needsRedis() bool {
 	return false
 }
 
-// measureAll runs the jobs, round by round, each round in an order of its own.
+// measureAll runs the jobs in rounds, each in a random order, and at the end those that are last.
 func (b *bench) measureAll(ctx context.Context) error {
 	jobs := b.jobs()
 	if len(jobs) == 0 {
@@ -196,6 +211,7 @@ func (b *bench) measureAll(ctx context.Context) error {
 	return b.runJobs(ctx, jobs, func(j job) bool { return j.last })
 }
 
+// runJobs runs the jobs that want chooses, in a random order, and stops at the first error.
 func (b *bench) runJobs(ctx context.Context, jobs []job, want func(job) bool) error {
 	for _, i := range rand.Perm(len(jobs)) {
 		j := jobs[i]
@@ -212,9 +228,10 @@ func (b *bench) runJobs(ctx context.Context, jobs []job, want func(job) bool) er
 	return nil
 }
 
-// jobLimit is when a job is given up: some libraries wait for ever.
+// jobLimit is the time after which a job is given up, as some libraries wait for ever.
 const jobLimit = 3 * time.Minute
 
+// runJob runs one job in a goroutine, which it leaves behind if the job does not end.
 func (b *bench) runJob(ctx context.Context, j job) error {
 	done := make(chan error, 1)
 	go func() { done <- j.run(ctx, b) }()
@@ -226,9 +243,9 @@ func (b *bench) runJob(ctx context.Context, j job) error {
 		}
 		return err
 	case <-ctx.Done():
-		limit = time.After(5 * time.Second) // it cleans up
+		limit = time.After(5 * time.Second) // for its clean-up
 	case <-limit:
-		return fmt.Errorf("it has not ended within %v", jobLimit)
+		return fmt.Errorf("not finished within %v", jobLimit)
 	}
 	select {
 	case <-done:

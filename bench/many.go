@@ -14,13 +14,14 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// A list of listIDs ids, of which listMissing are not there.
+// A list has listIDs ids, of which listMissing have no value in the cache.
 const listIDs, listMissing = 100, 10
 
-// lister is a way to read many ids at once.
+// lister is a way to read the values of many ids. Its open returns a function that reads a list
+// and returns the number of values.
 type lister struct {
 	name   string
-	memory bool // there is no Redis
+	memory bool // it keeps values in the process only
 	open   func(s setup) (list func(ctx context.Context, ids []string) (int, error), close func(), err error)
 }
 
@@ -29,6 +30,7 @@ const (
 	memoryListBaseline = "otter BulkGet"
 )
 
+// listers returns the ways to read a list, with a loop of single reads for comparison.
 func listers() []lister {
 	return []lister{
 		{name: "aside GetOrLoadMany", open: listAside(onRedis, true)},
@@ -40,7 +42,7 @@ func listers() []lister {
 	}
 }
 
-// Values loads ids in one query.
+// Values loads the values of ids in one query.
 func (s *source) Values(ids []string) map[string][]byte {
 	s.loads.Add(1)
 	out := make(map[string][]byte, len(ids))
@@ -50,6 +52,7 @@ func (s *source) Values(ids []string) map[string][]byte {
 	return out
 }
 
+// listAside reads a list with GetOrLoadMany, or id by id if not together.
 func listAside(config func(setup) aside.Config, together bool) func(setup) (func(context.Context, []string) (int, error), func(), error) {
 	return func(s setup) (func(context.Context, []string) (int, error), func(), error) {
 		st, err := openAside(config, false)(s)
@@ -78,6 +81,8 @@ func listAside(config func(setup) aside.Config, together bool) func(setup) (func
 	}
 }
 
+// listByHand reads a list as services do without a library: one MGET, one query for the missing
+// ids, and one pipeline of SET.
 func listByHand(s setup) (func(context.Context, []string) (int, error), func(), error) {
 	client := redis.NewClient(&redis.Options{Addr: s.addr})
 	return func(ctx context.Context, ids []string) (int, error) {
@@ -139,7 +144,7 @@ func listSturdyc(s setup) (func(context.Context, []string) (int, error), func(),
 	}, func() {}, nil
 }
 
-// listJobs read lists of ids.
+// listJobs returns jobs that read lists of ids.
 func (b *bench) listJobs() []job {
 	var jobs []job
 	for _, l := range listers() {
@@ -148,6 +153,8 @@ func (b *bench) listJobs() []job {
 	return jobs
 }
 
+// lists counts the round trips of a list through a proxy, unless l has no Redis, and then
+// measures lists without the proxy.
 func (b *bench) lists(ctx context.Context, l lister) error {
 	k := b.kinds()[0]
 	s := setup{addr: b.scratch.addr, prefix: "list", source: &source{kind: k}, entries: 1_000_000, maxBytes: 512 << 20}
@@ -168,7 +175,7 @@ func (b *bench) lists(ctx context.Context, l lister) error {
 		const times = 20
 		var trips int64
 		for i := range 2 * times {
-			if i == times { // by then it has connected, and sent scripts
+			if i == times { // connections and scripts are there by now
 				trips = px.trips.Load()
 			}
 			if err = readList(ctx, list, &next); err != nil {
@@ -209,7 +216,7 @@ func listTable(l lister) string {
 	return "lists"
 }
 
-// readList reads the ids that all lists have, and some that none had before.
+// readList reads one list: ids that all lists have, and listMissing new ones from next on.
 func readList(ctx context.Context, list func(context.Context, []string) (int, error), next *atomic.Int64) error {
 	ids := make([]string, 0, listIDs)
 	for i := range listIDs - listMissing {
@@ -221,7 +228,7 @@ func readList(ctx context.Context, list func(context.Context, []string) (int, er
 	}
 	got, err := list(ctx, ids)
 	if err == nil && got != listIDs {
-		err = fmt.Errorf("%d values of %d ids", got, listIDs)
+		err = fmt.Errorf("got %d values for %d ids", got, listIDs)
 	}
 	return err
 }
@@ -246,7 +253,7 @@ func listSection() section {
 		column{key: "trips", heading: "round trips", format: count}, columns[4])
 	return section{
 		title: "Lists",
-		intro: fmt.Sprintf("Each read is of %d ids with values of 100 bytes, of which %d are not there; the loader takes no time. Nothing guards the stores of those by hand, and two that come at once load twice.", listIDs, listMissing),
+		intro: fmt.Sprintf("Each read is of %d ids with values of 100 bytes, of which %d are missing; the loader takes no time. The stores by hand are not guarded, and two readers of one missing id load it twice.", listIDs, listMissing),
 		tables: []table{
 			{id: "lists", title: "µs a list, from Redis", rows: redisRows, base: listBaseline, baseID: "lists", columns: redisColumns},
 			{id: "lists/memory", title: "µs a list, in memory", rows: memoryRows, base: memoryListBaseline, baseID: "lists/memory", columns: columns},

@@ -10,17 +10,18 @@ import (
 	"time"
 )
 
-// sample is what one measurement found, for one operation each.
+// sample is the result of one measurement. All figures are for one operation.
 type sample struct {
 	wall   float64 // µs: the time that passed, divided by the operations done in it
 	cpu    float64 // µs of processor time of this process
 	redis  float64 // µs of processor time of the server
-	allocs float64
+	allocs float64 // allocations
 	bytes  float64 // allocated
 }
 
-// measure runs op in goroutines for d, after a short warm-up and a garbage
-// collection. Each goroutine has a random source of its own.
+// measure runs op in goroutines for d, after a warm-up of a fifth of d and a garbage
+// collection. Each goroutine has a random source of its own, as a shared one would have them
+// wait for each other. redis is nil if there is none.
 func measure(ctx context.Context, d time.Duration, goroutines int, redis *server, op func(*rand.Rand) error) (sample, error) {
 	if _, _, err := repeat(ctx, d/5, goroutines, op); err != nil {
 		return sample{}, err
@@ -45,8 +46,8 @@ func measure(ctx context.Context, d time.Duration, goroutines int, redis *server
 	}, nil
 }
 
-// repeat runs op in goroutines, once at least, until d has passed, and says how
-// often and how long it took. It returns the first error.
+// repeat runs op in goroutines until d has passed, in each at least once. It returns the
+// number of operations and the time that they took, or the first error.
 func repeat(ctx context.Context, d time.Duration, goroutines int, op func(*rand.Rand) error) (ops int64, wall time.Duration, err error) {
 	var stop atomic.Bool
 	var total atomic.Int64
@@ -63,7 +64,7 @@ func repeat(ctx context.Context, d time.Duration, goroutines int, op func(*rand.
 			n := int64(0)
 			for done := false; !done; done = stop.Load() {
 				if err := op(r); err != nil {
-					failed := err // err itself must not escape: it would be an allocation an operation
+					failed := err // err itself must not escape, which would be an allocation for each operation
 					first.CompareAndSwap(nil, &failed)
 					stop.Store(true)
 					return
@@ -84,7 +85,8 @@ func repeat(ctx context.Context, d time.Duration, goroutines int, op func(*rand.
 	return total.Load(), wall, nil
 }
 
-// processCPU is the processor time that this process has used.
+// processCPU returns the processor time that this process has used, that of the garbage
+// collector included.
 func processCPU() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

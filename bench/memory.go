@@ -9,24 +9,24 @@ import (
 	"sync/atomic"
 )
 
-// memoryLoads are how memory is read: more goroutines than cores only wait for
-// each other.
+// memoryLoads are the columns of hits in memory. There is none with 128 goroutines, as those
+// beyond the cores would only wait for each other.
 var memoryLoads = []load{{1, false}, {16, false}, {1, true}, {16, true}}
 
 const (
-	zipfKeys = 100_000
-	heapKeys = 200_000
+	zipfKeys = 100_000 // that are read by a Zipf distribution
+	heapKeys = 200_000 // with which the memory of an entry is measured
 )
 
-// memoryJobs measure caches in the process: hits, how many of Zipf-distributed
-// reads are hits, and what an entry takes.
+// memoryJobs returns jobs for caches in the process. They measure hits, misses, the share of
+// hits among Zipf-distributed reads, and the memory of an entry.
 func (b *bench) memoryJobs() []job {
 	var jobs []job
 	inMemory := func(p peer) bool { return p.memory }
 	for _, p := range peersOf("memory", inMemory) {
 		for _, k := range b.kinds() {
 			if k.name == "10KB" {
-				continue // handed out as it is, like 100 bytes
+				continue // handed out without a copy, as 100 bytes are
 			}
 			s := setup{prefix: "memory", entries: 4 * k.keys, maxBytes: 512 << 20}
 			jobs = append(jobs, job{
@@ -60,30 +60,32 @@ func (b *bench) memoryJobs() []job {
 	return jobs
 }
 
-// boundedByBytes are those whose bound is a weight, not a number of entries.
+// boundedByBytes has the peers with a bound by weight. The others, which bound the number of
+// entries, would need another room to compare shares of hits.
 var boundedByBytes = map[string]bool{
 	"aside memory": true, memoryBaseline: true, loadingBaseline: true, "theine": true, "ristretto": true,
 }
 
-// loading are those that load what is missing themselves.
+// loading has the peers that load missing values themselves. The others are read and filled by
+// code around them, which would be measured too.
 var loading = map[string]bool{
 	"aside memory": true, "aside memory, Share": true, loadingBaseline: true, "theine": true, "sturdyc": true,
 }
 
-// memorySizes are how many entries caches of several sizes have.
+// memorySizes returns the numbers of entries of the caches of several sizes.
 func (b *bench) memorySizes() []int {
 	return []int{b.scale(1_000, 100), b.scale(100_000, 200), b.scale(1_000_000, 300)}
 }
 
-// sizeGoroutines are how many read a cache of each size.
+// sizeGoroutines are the numbers of goroutines that read a cache of each size.
 var sizeGoroutines = []int{1, 16}
 
 func sizeColumn(entries, goroutines int) string {
 	return fmt.Sprintf("%d entries, %d", entries, goroutines)
 }
 
-// measureSize measures what find does with a cache of n entries. To fill a large one
-// takes so long that all rounds are measured in one visit.
+// measureSize adds samples of find, which measures a cache of n entries. Filling a large one
+// takes so long that a single visit measures all rounds.
 func (b *bench) measureSize(table string, p peer, n int, find func(goroutines int) (sample, error)) error {
 	for range b.rounds {
 		for _, goroutines := range sizeGoroutines {
@@ -97,7 +99,7 @@ func (b *bench) measureSize(table string, p peer, n int, find func(goroutines in
 	return nil
 }
 
-// memoryHits reads n keys at random from a cache that has them all.
+// memoryHits reads n keys at random from a cache that has all of them.
 func (b *bench) memoryHits(ctx context.Context, p peer, n int) error {
 	src, keys := &source{kind: b.kinds()[0]}, ids(n)
 	st, err := p.open(setup{prefix: "memory", source: src, entries: 4 * n, maxBytes: 4000 * int64(n)})
@@ -115,7 +117,8 @@ func (b *bench) memoryHits(ctx context.Context, p peer, n int) error {
 	})
 }
 
-// memoryMisses reads keys that are not there through a cache that n entries fill.
+// memoryMisses reads missing keys through a cache that n entries fill, so that each read evicts
+// an entry.
 func (b *bench) memoryMisses(ctx context.Context, p peer, n int) error {
 	src := &source{kind: b.kinds()[0]}
 	entry := len("memory:") + len(idOf(0)) + src.kind.size + entryOverhead
@@ -136,14 +139,13 @@ func (b *bench) memoryMisses(ctx context.Context, p peer, n int) error {
 		return err
 	}
 	if reads, loads := next.Load(), src.loads.Load(); reads != loads {
-		return fmt.Errorf("%d reads of keys that are not there were %d loads", reads, loads)
+		return fmt.Errorf("%d reads of missing keys made %d loads, want as many", reads, loads)
 	}
 	return nil
 }
 
-// zipf reads keys by a Zipf distribution through a cache with room for a tenth of
-// all bytes, and reports the share of hits. Keys and their sizes are the same for
-// all.
+// zipf reads keys by a Zipf distribution through a cache with room for a tenth of all bytes, and
+// reports the share of hits. All peers get the same reads and sizes.
 func (b *bench) zipf(ctx context.Context, p peer) error {
 	keys, reads := b.scale(zipfKeys, zipfKeys/50), b.scale(1_000_000, 20_000)
 	total := 0
@@ -162,8 +164,8 @@ func (b *bench) zipf(ctx context.Context, p peer) error {
 	r := rand.New(rand.NewPCG(1, 2))
 	dist := rand.NewZipf(r, 1.01, 1, uint64(keys-1))
 	names := ids(keys)
-	r.Shuffle(keys, func(i, j int) { names[i], names[j] = names[j], names[i] }) // the popular are of all sizes
-	// The first fifth fills the cache and is not counted.
+	r.Shuffle(keys, func(i, j int) { names[i], names[j] = names[j], names[i] }) // so that popular keys have all sizes
+	// The first fifth of the reads fills the cache and does not count.
 	for i := range reads {
 		if i == reads/5 {
 			src.loads.Store(0)
@@ -177,10 +179,10 @@ func (b *bench) zipf(ctx context.Context, p peer) error {
 	return nil
 }
 
-// zipfSize is the size of a key's value: 64 bytes to 2 KB.
+// zipfSize returns the size of a key's value, from 64 bytes to 2 KB.
 func zipfSize(i int) int { return 64 << (uint32(i) * 2654435761 % 6) }
 
-// heap fills a cache with values of 100 bytes and reports what an entry takes.
+// heap fills a cache with values of 100 bytes and reports the memory of an entry.
 func (b *bench) heap(ctx context.Context, p peer) error {
 	n := b.scale(heapKeys, heapKeys/100)
 	keys := ids(n)
@@ -207,7 +209,8 @@ func (b *bench) heap(ctx context.Context, p peer) error {
 	return nil
 }
 
-// heapInUse is what is allocated once garbage is collected, finalizers included.
+// heapInUse returns the bytes in use after two collections: the first may run finalizers that
+// make more garbage.
 func heapInUse() int64 {
 	var m runtime.MemStats
 	runtime.GC()

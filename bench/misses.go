@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// missJobs read keys that are not there: what it takes to find that out, load and
-// store. The loader takes no time.
+// missJobs returns jobs that read missing keys. A read finds that out, loads and stores; the
+// loader takes no time, so the cost of the library remains.
 func (b *bench) missJobs() []job {
 	var jobs []job
 	for _, p := range peersOf("misses", func(p peer) bool { return !p.memory && !p.shared }) {
@@ -32,6 +32,8 @@ func (b *bench) missJobs() []job {
 	return append(jobs, b.farJobs()...)
 }
 
+// misses reads a new key each time. A read that makes no load, or two, is an error: it would be
+// a hit, or a repetition after a timeout.
 func (b *bench) misses(ctx context.Context, p peer, k kind) error {
 	s := setup{addr: b.scratch.addr, prefix: "miss", source: &source{kind: k}, entries: 100_000, maxBytes: 512 << 20}
 	st, err := p.open(s)
@@ -50,14 +52,14 @@ func (b *bench) misses(ctx context.Context, p peer, k kind) error {
 			return err
 		}
 		if reads, loads := next.Load()-first, s.source.loads.Load(); reads != loads {
-			return fmt.Errorf("%d reads of keys that are not there were %d loads", reads, loads)
+			return fmt.Errorf("%d reads of missing keys made %d loads, want as many", reads, loads)
 		}
 		b.results.addSample("misses/"+k.name, p.name, strconv.Itoa(goroutines), found)
 	}
 	return nil
 }
 
-// missTrips counts what a miss sends, one at a time.
+// missTrips counts the commands and round trips of a miss, with one read at a time.
 func (b *bench) missTrips(ctx context.Context, p peer) error {
 	k := b.kinds()[0]
 	next := int64(0)
@@ -67,8 +69,8 @@ func (b *bench) missTrips(ctx context.Context, p peer) error {
 	})
 }
 
-// count opens p behind a proxy and adds the commands and round trips of op to a
-// row of a table, in columns that start with prefix.
+// count opens p behind a proxy and adds the mean number of commands and round trips of op to a
+// row of a table, in columns that begin with prefix.
 func (b *bench) count(ctx context.Context, p peer, k kind, table, row, prefix string, op func(store) error) error {
 	px, err := startProxy(b.scratch.addr, 0)
 	if err != nil {
@@ -86,7 +88,7 @@ func (b *bench) count(ctx context.Context, p peer, k kind, table, row, prefix st
 			return err
 		}
 	}
-	settled := 20 * time.Millisecond // what is sent in the background
+	settled := 20 * time.Millisecond // for commands from the background
 	time.Sleep(settled)
 	commands, trips := px.commands.Load(), px.trips.Load()
 	for range times {

@@ -6,7 +6,7 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// asidePeers are the ways to use this library.
+// asidePeers returns the ways to use this library.
 func asidePeers() []peer {
 	const module = "github.com/cacheaside/aside"
 	return []peer{
@@ -25,7 +25,7 @@ func asidePeers() []peer {
 	}
 }
 
-// refreshing opens with keyspaces whose values are loaded again in the background.
+// refreshing returns open with RefreshAfter set in the keyspaces.
 func refreshing(open func(setup) (store, error)) func(setup) (store, error) {
 	return func(s setup) (store, error) {
 		st, err := open(s)
@@ -37,11 +37,12 @@ func refreshing(open func(setup) (store, error)) func(setup) (store, error) {
 	}
 }
 
+// onRedis is the Config with nothing but the address, so all else has its default.
 func onRedis(s setup) aside.Config {
 	return aside.Config{Redis: aside.Redis{Hosts: []string{s.addr}}}
 }
 
-// nearRedis names the keyspace, so that Redis is asked to tell what changes in it.
+// nearRedis lists the keyspace in the Config, without which the near cache would not hold it.
 func nearRedis(s setup) aside.Config {
 	cfg := onRedis(s)
 	cfg.NearMaxBytes = s.maxBytes
@@ -53,6 +54,7 @@ func inMemory(s setup) aside.Config {
 	return aside.Config{Type: "memory", MemoryMaxBytes: s.maxBytes}
 }
 
+// asideStore is this library. Its two keyspaces have one name, and differ in their codecs.
 type asideStore struct {
 	cache    aside.Cache
 	bytes    aside.Keyspace
@@ -60,6 +62,7 @@ type asideStore struct {
 	source   *source
 }
 
+// openAside returns an open for a Config and keyspaces with or without Share.
 func openAside(config func(setup) aside.Config, share bool) func(setup) (store, error) {
 	return func(s setup) (store, error) {
 		cache, err := aside.Open(config(s))

@@ -10,8 +10,8 @@ import (
 	"github.com/redis/rueidis/rueidisaside"
 )
 
-// clientPeers are Redis clients with the few lines around them that a service
-// writes by hand, and the one cache-aside library that comes with a client.
+// clientPeers returns Redis clients with the few lines around them that a service writes by hand,
+// and the cache-aside library that is part of a client.
 func clientPeers() []peer {
 	const goRedis, rueidis = "github.com/redis/go-redis/v9", "github.com/redis/rueidis"
 	return []peer{
@@ -24,8 +24,8 @@ func clientPeers() []peer {
 	}
 }
 
-// byHand is cache-aside as it is written by hand: GET, and on a miss, or when
-// Redis fails, load and SET. Histories are JSON.
+// byHand is cache-aside as services write it: GET, and load and SET on a miss or if Redis fails.
+// Histories are JSON. It has no leases, and no time budget but the timeouts of the client.
 type byHand struct {
 	s     setup
 	get   func(ctx context.Context, key string) (value string, ok bool, err error)
@@ -44,7 +44,7 @@ func (h *byHand) Bytes(ctx context.Context, id string) (string, error) {
 		return "", err
 	}
 	v := view(b)
-	_ = h.set(ctx, key, v) // a service logs it and goes on
+	_ = h.set(ctx, key, v) // a service would log the error and go on
 	return v, nil
 }
 
@@ -83,8 +83,7 @@ func openGoRedis(s setup) (store, error) {
 	return onGoRedis(s, &redis.Options{Addr: s.addr}), nil
 }
 
-// openGoRedisCSC sets the client up as go-redis's README does, with room for
-// every key.
+// openGoRedisCSC sets the client up as go-redis's README does, with room for every key.
 func openGoRedisCSC(s setup) (store, error) {
 	return onGoRedis(s, &redis.Options{
 		Addr: s.addr, Protocol: 3,
@@ -92,6 +91,7 @@ func openGoRedisCSC(s setup) (store, error) {
 	}), nil
 }
 
+// onGoRedis returns cache-aside by hand over go-redis.
 func onGoRedis(s setup, options *redis.Options) *byHand {
 	client := redis.NewClient(options)
 	return goRedisStore(s, client, func() { _ = client.Close() })
@@ -134,6 +134,7 @@ func openRueidisCache(s setup) (store, error) {
 	})
 }
 
+// onRueidis returns cache-aside by hand over rueidis, with a GET of the caller's choice.
 func onRueidis(s setup, get func(context.Context, rueidis.Client, string) rueidis.RedisResult) (store, error) {
 	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.addr}})
 	if err != nil {
@@ -158,8 +159,7 @@ func onRueidis(s setup, get func(context.Context, rueidis.Client, string) rueidi
 	}, nil
 }
 
-// rueidisAside is rueidisaside with the typed client of its README for
-// histories.
+// rueidisAside is rueidisaside, and for histories the typed client of its README.
 type rueidisAside struct {
 	s      setup
 	client rueidisaside.CacheAsideClient

@@ -13,9 +13,10 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// jetcachePeers returns jetcache-go with Redis alone, and with a level in the process.
 func jetcachePeers() []peer {
-	// Its msgpack codec is the default and the one that is used; go.mod asks for
-	// a newer sonic than jetcache-go does, whose own does not build on Go 1.26.
+	// The codec is the default, msgpack. The version of sonic, another codec, that
+	// jetcache-go requires does not build on Go 1.26, so go.mod requires a newer one.
 	const module = "github.com/mgtv-tech/jetcache-go"
 	return []peer{
 		{name: "jetcache-go, remote", module: module, how: "`Once`; its own codec, compressed msgpack", open: openJetcache(false)},
@@ -23,14 +24,15 @@ func jetcachePeers() []peer {
 	}
 }
 
+// jetcache is jetcache-go.
 type jetcache struct {
 	s     setup
 	redis *redis.Client
 	cache cache.Cache
-	sub   *redis.PubSub
+	sub   *redis.PubSub // the other caches' events; nil without a level in the process
 }
 
-// jetcaches makes the source ids that tell one cache's events from another's.
+// jetcaches counts the caches. Its numbers are source ids, by which a cache knows its own events.
 var jetcaches atomic.Int64
 
 func openJetcache(both bool) func(setup) (store, error) {
@@ -40,13 +42,13 @@ func openJetcache(both bool) func(setup) (store, error) {
 		options := []cache.Option{
 			cache.WithName("bench"),
 			cache.WithRemote(remote.NewGoRedisV9Adapter(j.redis)),
-			cache.WithStatsDisabled(true), // it would print them
+			cache.WithStatsDisabled(true), // they would be printed
 		}
 		if both {
 			source := strconv.FormatInt(jetcaches.Add(1), 10)
 			options = append(options,
-				// Its size is in entries, but ristretto beneath counts 56 for each
-				// in addition: size 10,000 has room for 175.
+				// The size is meant as entries, but the ristretto below adds 56 to
+				// the cost of each: a size of 10,000 has room for 175.
 				cache.WithLocal(local.NewTinyLFU(57*s.entries, localTTL)),
 				cache.WithSourceId(source),
 				cache.WithSyncLocal(true),
@@ -60,19 +62,21 @@ func openJetcache(both bool) func(setup) (store, error) {
 	}
 }
 
-// channel is where caches tell each other what they changed, as the README's
-// example of local caches kept in step does.
+// channel is the Pub/Sub channel on which caches publish their changes, as in the example of
+// its README that keeps local caches in step.
 const channel = "jetcache-sync"
 
+// publish sends an event of this cache to the others.
 func (j *jetcache) publish(event *cache.Event) {
 	if text, err := json.Marshal(event); err == nil {
 		j.redis.Publish(context.Background(), channel, string(text))
 	}
 }
 
+// follow removes the keys of other caches' events from the level in the process.
 func (j *jetcache) follow(source string) {
 	j.sub = j.redis.Subscribe(context.Background(), channel)
-	_, _ = j.sub.Receive(context.Background()) // it is subscribed
+	_, _ = j.sub.Receive(context.Background()) // the confirmation
 	messages := j.sub.Channel()
 	go func() {
 		for m := range messages {

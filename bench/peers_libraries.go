@@ -14,8 +14,7 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// libraryPeers are the cache-aside libraries over go-redis; jetcache-go, which
-// needs more words, is in a file of its own.
+// libraryPeers returns the cache-aside libraries over go-redis.
 func libraryPeers() []peer {
 	const rocks, rediscache, gocache = "github.com/dtm-labs/rockscache", "github.com/go-redis/cache/v9", "github.com/eko/gocache/lib/v4"
 	return append([]peer{
@@ -27,8 +26,7 @@ func libraryPeers() []peer {
 	}, jetcachePeers()...)
 }
 
-// rocks is rockscache, whose values are strings; histories are JSON, since it
-// brings no codec.
+// rocks is rockscache. Its values are strings and it has no codec, so histories are JSON.
 type rocks struct {
 	s      setup
 	redis  *redis.Client
@@ -125,9 +123,8 @@ func (r *redisCache) Invalidate(ctx context.Context, id string) error {
 
 func (r *redisCache) Close() { _ = r.redis.Close() }
 
-// gocacheStore is gocache's loadable cache over its Redis store, and for
-// histories its marshaler (msgpack) around that. Its loadable cache stores what
-// was loaded in the background.
+// gocacheStore is gocache's loadable cache over its Redis store, and for histories its marshaler
+// (msgpack) around that. The loadable cache stores loaded values in the background.
 type gocacheStore struct {
 	s        setup
 	redis    *redis.Client

@@ -12,8 +12,8 @@ import (
 	"github.com/viccon/sturdyc"
 )
 
-// memoryPeers are caches in the process. They keep Go values and hand out the
-// same one to all, as "aside memory, Share" does.
+// memoryPeers returns caches in the process. They keep Go values and give the same one to all
+// callers, as "aside memory, Share" does.
 func memoryPeers() []peer {
 	const otter, theine, ristretto = "github.com/maypok86/otter/v2", "github.com/Yiling-J/theine-go", "github.com/dgraph-io/ristretto/v2"
 	return []peer{
@@ -29,30 +29,32 @@ func memoryPeers() []peer {
 	}
 }
 
-// memory is a cache of one type of values that loads what is missing.
+// memory is a cache of one type of values that loads missing ones.
 type memory[V any] struct {
 	get   func(ctx context.Context, key string) (V, error)
 	drop  func(key string)
 	close func()
 }
 
-// space is what a memory cache is made with: its bounds, the loader by key, and
-// the weight of an entry.
+// space is the configuration of a cache of one type of values.
 type space[V any] struct {
-	setup
+	setup  // has the bounds
 	load   func(ctx context.Context, key string) (V, error)
-	weight func(key string, v V) int
+	weight func(key string, v V) int // of an entry, in bytes
 }
 
-// entryOverhead is what a weight has on top of key and value: what aside takes.
+// entryOverhead is added to key and value in the weight of an entry. It is aside's own figure,
+// so that a bound has the same meaning for all.
 const entryOverhead = 128
 
+// memoryStore is a library for caches in the process, with a cache for each type of values.
 type memoryStore struct {
 	s        setup
 	bytes    memory[[]byte]
 	messages memory[[]Message]
 }
 
+// openMemory returns an open for a library, given how it makes its two caches.
 func openMemory(bytes func(space[[]byte]) (memory[[]byte], error), messages func(space[[]Message]) (memory[[]Message], error)) func(setup) (store, error) {
 	return func(s setup) (_ store, err error) {
 		m := &memoryStore{s: s}
@@ -93,7 +95,7 @@ func (m *memoryStore) Close() {
 	m.messages.close()
 }
 
-// getOrSet is what is written by hand around a cache that has no loader.
+// getOrSet returns a get for a cache without a loader: the code that services write around it.
 func getOrSet[V any](s space[V], get func(string) (V, bool), set func(string, V)) func(context.Context, string) (V, error) {
 	return func(ctx context.Context, key string) (V, error) {
 		if v, ok := get(key); ok {
@@ -162,7 +164,7 @@ func newTheine[V any](s space[V]) (memory[V], error) {
 func newRistretto[V any](s space[V]) (memory[V], error) {
 	c, err := ristretto.NewCache(&ristretto.Config[string, V]{
 		NumCounters: int64(10 * s.entries), MaxCost: s.maxBytes, BufferItems: 64,
-		IgnoreInternalCost: true, // the weight has it
+		IgnoreInternalCost: true, // it is in the weight
 	})
 	if err != nil {
 		return memory[V]{}, err
@@ -173,14 +175,15 @@ func newRistretto[V any](s space[V]) (memory[V], error) {
 
 func newSturdyc[V any](s space[V]) (memory[V], error) { return sturdycOf(s) }
 
-// newEarlySturdyc has refreshes wait for their loads only once a value has ended.
+// newEarlySturdyc refreshes in the background until a value expires. Only then does a read wait
+// for the load.
 func newEarlySturdyc[V any](s space[V]) (memory[V], error) {
 	return sturdycOf(s, sturdyc.WithEarlyRefreshes(s.refreshAge(), s.refreshAge(), s.lifetime(), 10*time.Millisecond))
 }
 
 func sturdycOf[V any](s space[V], options ...sturdyc.Option) (memory[V], error) {
-	// The goroutine that removes what has expired never ends, and would keep the cache.
-	// Few values, if any, expire here.
+	// Without the option a goroutine removes expired values. It never ends, and would keep
+	// the cache in memory; few values, if any, expire here.
 	c := sturdyc.New[V](s.entries, 10, s.lifetime(), 10, append(options, sturdyc.WithNoContinuousEvictions())...)
 	get := func(ctx context.Context, key string) (V, error) {
 		return c.GetOrFetch(ctx, key, func(ctx context.Context) (V, error) { return s.load(ctx, key) })

@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// proxy stands between a client and Redis and counts what the client sends: its
-// commands, by parsing them, and its round trips. Commands that a script runs
-// inside Redis are neither. It adds the time of a hop, so nothing is timed
-// through it that a hop would matter to. With a delay it stands for the way to a
-// Redis that is far away.
+// proxy passes on the bytes between clients and Redis, and counts the commands and round trips of
+// the clients. Commands that a script runs inside Redis are neither.
+//
+// It adds the time of a hop to each direction, so it is not there while short operations are
+// timed. With a delay it stands for the network to a Redis that is far away.
 type proxy struct {
-	addr     string
-	target   string
+	addr     string        // for clients
+	target   string        // the address of Redis
 	delay    time.Duration // of each direction
-	way      chan parcel   // all that is delayed
+	way      chan parcel   // the delayed bytes, in order
 	listener net.Listener
 	closed   chan struct{}
 
@@ -27,16 +27,17 @@ type proxy struct {
 	trips    atomic.Int64
 
 	mu    sync.Mutex
-	conns map[net.Conn]bool // nil when closed
+	conns map[net.Conn]bool // those to close; nil once closed
 }
 
-// parcel is a piece of a stream that is sent on when it is due.
+// parcel is a piece of a stream, to be written to a connection when it is due.
 type parcel struct {
 	due  time.Time
 	to   net.Conn
 	data []byte
 }
 
+// startProxy starts a proxy in front of target.
 func startProxy(target string, delay time.Duration) (*proxy, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -51,6 +52,7 @@ func startProxy(target string, delay time.Duration) (*proxy, error) {
 	return p, nil
 }
 
+// accept connects each client to Redis until the listener is closed.
 func (p *proxy) accept() {
 	for {
 		client, err := p.listener.Accept()
@@ -81,6 +83,7 @@ func (p *proxy) accept() {
 	}
 }
 
+// keep notes a connection for close. It returns false if the proxy is closed already.
 func (p *proxy) keep(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -91,8 +94,8 @@ func (p *proxy) keep(c net.Conn) bool {
 	return true
 }
 
-// pipe copies from one to the other until one of them ends, and shows see what it
-// copies before it is sent on.
+// pipe copies bytes in one direction until one of the connections ends, and calls see with
+// them before it sends them.
 func (p *proxy) pipe(from, to net.Conn, see func([]byte)) {
 	defer func() {
 		from.Close()
@@ -116,8 +119,8 @@ func (p *proxy) pipe(from, to net.Conn, see func([]byte)) {
 	}
 }
 
-// send writes data to a connection, now or after the delay. Data on its way is lost
-// when one end closes.
+// send writes data to a connection, now or after the delay. Delayed data is lost if one end
+// closes.
 func (p *proxy) send(to net.Conn, data []byte) error {
 	if p.delay == 0 {
 		_, err := to.Write(data)
@@ -131,8 +134,8 @@ func (p *proxy) send(to net.Conn, data []byte) error {
 	}
 }
 
-// sendDue sends what is delayed, which becomes due in the order of its coming. It
-// does not sleep until then: a sleep of less than a millisecond may take a whole one.
+// sendDue sends delayed data, which becomes due in the order of its arrival. It spins until then,
+// as a sleep of less than a millisecond may take a whole one.
 func (p *proxy) sendDue() {
 	for {
 		select {
@@ -140,13 +143,14 @@ func (p *proxy) sendDue() {
 			for time.Now().Before(next.due) {
 				runtime.Gosched()
 			}
-			_, _ = next.to.Write(next.data) // the other direction notices
+			_, _ = next.to.Write(next.data) // an error ends the other direction, too
 		case <-p.closed:
 			return
 		}
 	}
 }
 
+// close closes all connections. Delayed data is not sent any more.
 func (p *proxy) close() {
 	p.listener.Close()
 	close(p.closed)
@@ -158,14 +162,14 @@ func (p *proxy) close() {
 	p.conns = nil
 }
 
-// counter counts RESP commands in a stream: arrays of bulk strings.
+// counter counts RESP commands, which are arrays of bulk strings, in a stream.
 type counter struct {
-	line []byte // of a header, so far
-	skip int    // bytes of a bulk string, and what ends it, that are still to come
-	left int    // bulk strings of the command that are still to come
+	line []byte // the beginning of a header, if the last read ended within one
+	skip int    // the bytes of a bulk string, its line end included, that are still to come
+	left int    // the bulk strings of the command that are still to come
 }
 
-// count returns how many commands end in b, which follows what it was given before.
+// count returns how many commands end in b, which are the next bytes of the stream.
 func (c *counter) count(b []byte) (commands int64) {
 	for len(b) > 0 {
 		if c.skip > 0 {

@@ -17,8 +17,8 @@ import (
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
-// server is a redis-server of the run's own, on a free port, with a temporary
-// folder, which saves nothing.
+// server is a redis-server for this run, on a free port and with a temporary folder. It saves
+// nothing. Package redistest has such servers for tests; this program has no test to fail.
 type server struct {
 	addr string
 	dir  string
@@ -55,6 +55,7 @@ func startServer(ctx context.Context) (*server, error) {
 	return s, nil
 }
 
+// wait waits until the server answers.
 func (s *server) wait(ctx context.Context) error {
 	c := redis.NewClient(&redis.Options{Addr: s.addr})
 	defer c.Close()
@@ -74,7 +75,7 @@ func (s *server) wait(ctx context.Context) error {
 	}
 }
 
-// kill ends the server as a crash does; hang stops it with its connections open.
+// kill ends the server as a crash does.
 func (s *server) kill() {
 	if s.cmd.ProcessState == nil {
 		_ = s.cmd.Process.Kill()
@@ -82,14 +83,16 @@ func (s *server) kill() {
 	}
 }
 
+// hang stops the server and leaves its connections open, so that commands get no reply.
 func (s *server) hang() error { return s.cmd.Process.Signal(syscall.SIGSTOP) }
 
+// stop ends the server and removes its folder.
 func (s *server) stop() {
 	s.kill()
 	_ = os.RemoveAll(s.dir)
 }
 
-// flush empties the server.
+// flush removes all keys.
 func (s *server) flush(ctx context.Context) error {
 	c := redis.NewClient(&redis.Options{Addr: s.addr, ReadTimeout: time.Minute})
 	defer c.Close()
@@ -108,8 +111,9 @@ func (s *server) version(ctx context.Context) string {
 	return "unknown"
 }
 
-// cpu is the processor time that the server has used, or 0 where the system does
-// not tell. It is read to the nanosecond where there is schedstat.
+// cpu returns the processor time that the server has used, to the nanosecond, or 0 if s is nil
+// or the system does not tell. It reads schedstat, as the times in /proc/PID/stat are in
+// hundredths of a second, and a measurement may use less.
 func (s *server) cpu() time.Duration {
 	if s == nil {
 		return 0

@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// report writes what was found: to files, or without a folder to standard output.
+// report writes the page and the picture to b.out, or the page alone to standard output if b.out
+// is empty.
 func (b *bench) report(ctx context.Context, took time.Duration) error {
 	var page bytes.Buffer
 	b.heading(ctx, &page, took)
@@ -38,6 +39,7 @@ func (b *bench) report(ctx context.Context, took time.Duration) error {
 	return os.WriteFile(filepath.Join(b.out, "docs", "benchmarks.md"), page.Bytes(), 0o644)
 }
 
+// heading writes the head of the page, which says how the figures came about.
 func (b *bench) heading(ctx context.Context, w io.Writer, took time.Duration) {
 	redis := ""
 	if b.kept != nil {
@@ -61,13 +63,14 @@ Only ratios of one run mean anything: the machine is shared, Redis, the clients 
 	}
 }
 
-func plural(n int, what string) string {
+func plural(n int, noun string) string {
 	if n == 1 {
-		return "1 " + what
+		return "1 " + noun
 	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
+// writeSectionTo writes a section, unless all of its tables are empty, as with -only.
 func (b *bench) writeSectionTo(w io.Writer, s section) {
 	var body bytes.Buffer
 	for _, t := range s.tables {
@@ -79,7 +82,7 @@ func (b *bench) writeSectionTo(w io.Writer, s section) {
 	}
 }
 
-// writeTable writes a table in Markdown, if there is anything in it.
+// writeTable writes a table in Markdown, unless it is empty.
 func (b *bench) writeTable(w io.Writer, t table) {
 	known := t.rows
 	if known == nil {
@@ -109,7 +112,7 @@ func (b *bench) writeTable(w io.Writer, t table) {
 	fmt.Fprint(w, "\n")
 }
 
-// best returns the best figure of each column.
+// best returns the best figure of each column, or NaN for a column that marks none.
 func (b *bench) best(t table, rows []string) []float64 {
 	out := make([]float64, len(t.columns))
 	for i, c := range t.columns {
@@ -124,6 +127,8 @@ func (b *bench) best(t table, rows []string) []float64 {
 	return out
 }
 
+// figure returns the text of a cell. Figures that look the same as the best are all bold: their
+// difference is below the precision that is shown.
 func (b *bench) figure(t table, row string, c column, best float64) string {
 	v, ok := b.results.median(t.id, row, c.key)
 	if !ok {
@@ -139,17 +144,17 @@ func (b *bench) figure(t table, row string, c column, best float64) string {
 	return text
 }
 
-// versionsTo writes which version of each library was measured, and how it was
-// used.
+// versionsTo writes the table of the libraries, with their versions and the way they were used.
 func versionsTo(w io.Writer) {
 	versions := moduleVersions()
-	fmt.Fprint(w, "## What was measured\n\n|  | version | how |\n|---|---|---|\n")
+	fmt.Fprint(w, "## Libraries and versions\n\n|  | version | how |\n|---|---|---|\n")
 	for _, p := range peers() {
 		fmt.Fprintf(w, "| %s | %s | %s |\n", p.name, versions[p.module], p.how)
 	}
 }
 
-// moduleVersions returns the versions of the modules in this program.
+// moduleVersions returns the versions of the modules in this program, by path. For one in the
+// working directory it is the commit.
 func moduleVersions() map[string]string {
 	out := make(map[string]string)
 	info, ok := debug.ReadBuildInfo()
@@ -165,7 +170,7 @@ func moduleVersions() map[string]string {
 	return out
 }
 
-// revision is the commit of the working directory, where there is git.
+// revision returns the commit of the working directory, if it is a git repository.
 func revision() string {
 	out, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
 	if err != nil {
@@ -174,7 +179,7 @@ func revision() string {
 	return "this tree, " + strings.TrimSpace(string(out))
 }
 
-// processor is the machine's processor, where the system tells.
+// processor returns the name of the machine's processor, which only Linux tells.
 func processor() string {
 	text, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(text)) {

@@ -6,18 +6,18 @@ import (
 	"sync"
 )
 
-// cell names one figure of one table.
+// cell identifies one figure. The names are internal; tables.go has the headings.
 type cell struct{ table, row, column string }
 
-// results are all samples of a run. It may be used concurrently.
+// results has the samples of a run. Its methods may be called concurrently.
 type results struct {
 	mu      sync.Mutex
-	samples map[cell][]float64
+	samples map[cell][]float64 // one for each round
 }
 
 func newResults() *results { return &results{samples: make(map[cell][]float64)} }
 
-// add adds a sample; +Inf stands for more than the limit.
+// add adds a sample. +Inf stands for a call that was given up.
 func (r *results) add(table, row, column string, v float64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -25,14 +25,14 @@ func (r *results) add(table, row, column string, v float64) {
 	r.samples[c] = append(r.samples[c], v)
 }
 
-// median returns the median of a cell's samples; ok is false when it has none.
+// median returns the median of a cell's samples. ok is false if it has none.
 func (r *results) median(table, row, column string) (v float64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return median(r.samples[cell{table, row, column}])
 }
 
-// rows returns those of names that the table has something for.
+// rows returns the names for which the table has samples.
 func (r *results) rows(table string, names []string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

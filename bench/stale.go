@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// staleJobs race loads against writes, in two clients that stand for two
-// processes, and look for values that are older than they may be.
+// staleJobs returns jobs that race loads against writes in two clients, which stand for two
+// processes, and count old values that are read or kept afterwards.
 func (b *bench) staleJobs() []job {
 	var jobs []job
 	for _, p := range peersOf("stale", func(p peer) bool { return !p.memory && !p.shared }) {
@@ -38,7 +38,7 @@ func isHeld(p peer) bool {
 	return strings.HasPrefix(p.name, "aside") && !p.memory && !p.shared
 }
 
-// versions is a database: each key has a version, 1 until it is written.
+// versions is a database in which each key has a version. It is 1 until the first write.
 type versions struct {
 	mu      sync.Mutex
 	version map[string]int
@@ -56,7 +56,8 @@ func (v *versions) write(id string) {
 	v.version[id]++
 }
 
-// load reads the version, and takes up to 5 ms to come back with it.
+// load reads the version and returns it after up to 5 ms: a write within that time makes the
+// result old before it is stored.
 func (v *versions) load(_ context.Context, id string) ([]byte, error) {
 	text := strconv.Itoa(v.get(id))
 	time.Sleep(upTo5ms())
@@ -65,12 +66,12 @@ func (v *versions) load(_ context.Context, id string) ([]byte, error) {
 
 func upTo5ms() time.Duration { return rand.N(5 * time.Millisecond) }
 
-// staleRun is one peer's race.
+// staleRun is the race of one peer.
 type staleRun struct {
 	p       peer
 	db      *versions
 	clients [2]store
-	late    atomic.Int64 // keys that a read after the invalidation got too old
+	late    atomic.Int64 // keys of which a read after the invalidation returned the old value
 }
 
 // startStale opens the clients of a race. Call stop after it, also when it fails.
@@ -105,7 +106,7 @@ func (b *bench) stale(ctx context.Context, p peer) error {
 	if err := each(16, len(keys), func(i int) error { return s.race(ctx, keys[i]) }); err != nil {
 		return err
 	}
-	// Two looks: the first may set off what heals in the background.
+	// Look twice, as the first look may start a refresh in the background.
 	var old int64
 	for range 2 {
 		time.Sleep(100 * time.Millisecond)
@@ -120,8 +121,8 @@ func (b *bench) stale(ctx context.Context, p peer) error {
 	return nil
 }
 
-// held lets both clients read a key, so that near caches hold it, writes it in one, and
-// counts the reads of the other that begin then and get the old value.
+// held counts late reads of keys that both clients have read before, so that near caches hold
+// them.
 func (b *bench) held(ctx context.Context, p peer) error {
 	s, stop, err := b.startStale(ctx, p)
 	defer stop()
@@ -141,9 +142,11 @@ func (b *bench) held(ctx context.Context, p peer) error {
 	return nil
 }
 
-// heldAtOnce is how many keys are written at a time.
+// heldAtOnce has the numbers of keys that are written at a time.
 var heldAtOnce = []int{1, 16}
 
+// hold has both clients hold id, writes it in the first, and counts the key as late if a read of
+// the second that begins then returns the old value.
 func (s *staleRun) hold(ctx context.Context, id string) error {
 	for range 2 { // the second read is a hit
 		for _, c := range s.clients {
@@ -162,8 +165,8 @@ func (s *staleRun) hold(ctx context.Context, id string) error {
 	return err
 }
 
-// race lets both clients load id, and writes and invalidates it meanwhile. What
-// then begins to read has to see the write.
+// race lets both clients load id, and writes and invalidates it meanwhile. A read that begins
+// afterwards must return the new value.
 func (s *staleRun) race(ctx context.Context, id string) error {
 	errs := make(chan error, 2*len(s.clients))
 	for _, c := range s.clients {
@@ -198,6 +201,8 @@ func (s *staleRun) race(ctx context.Context, id string) error {
 	return nil
 }
 
+// write writes id in the first client, with Update if the peer has it, or else with an
+// invalidation afterwards.
 func (s *staleRun) write(ctx context.Context, id string) error {
 	change := func(context.Context) error { s.db.write(id); return nil }
 	if s.p.updates {
@@ -207,7 +212,7 @@ func (s *staleRun) write(ctx context.Context, id string) error {
 	return s.clients[0].Invalidate(ctx, id)
 }
 
-// old counts the keys that a client has the old value of.
+// old counts the keys of which a client returns the old value.
 func (s *staleRun) old(ctx context.Context, keys []string) (int64, error) {
 	var n atomic.Int64
 	err := each(16, len(keys), func(i int) error {

@@ -9,14 +9,14 @@ import (
 )
 
 const (
-	// stampedeLoad is what the load of a stampede takes.
+	// stampedeLoad is the time that the load takes.
 	stampedeLoad = 50 * time.Millisecond
-	// stampedeCallers ask for the key in each process.
+	// stampedeCallers is the number of callers in each process.
 	stampedeCallers = 100
 )
 
-// stampedeJobs let 100 callers a process ask for one cold key, in one process and
-// in several at once.
+// stampedeJobs returns jobs in which all callers ask for one cold key at once, in one process and
+// in several.
 func (b *bench) stampedeJobs() []job {
 	var jobs []job
 	for _, p := range peersOf("stampede", func(p peer) bool { return p.throughRedis() || p.name == "sturdyc" }) {
@@ -34,6 +34,7 @@ func (b *bench) stampedeJobs() []job {
 	return jobs
 }
 
+// stampede adds the figures of several stampedes, each on a new key.
 func (b *bench) stampede(ctx context.Context, p peer, processes int) error {
 	crowd, err := b.startCrowd(ctx, p, processes)
 	defer func() { crowd.stop(); _ = b.scratch.flush(ctx) }()
@@ -59,12 +60,13 @@ func (b *bench) stampede(ctx context.Context, p peer, processes int) error {
 	return nil
 }
 
-// crowd are processes that ask at once, each through a proxy that counts.
+// crowd is a number of processes, each with a proxy that counts its commands.
 type crowd struct {
 	processes []*process
 	proxies   []*proxy
 }
 
+// startCrowd starts processes that have opened p and are connected. Call stop also after an error.
 func (b *bench) startCrowd(ctx context.Context, p peer, processes int) (*crowd, error) {
 	c := &crowd{}
 	for i := range processes {
@@ -94,9 +96,9 @@ func (c *crowd) stop() {
 	}
 }
 
-// ask lets all callers ask for id at the same time, and returns the figures by
-// column: loads, how late the callers were after the first load had ended, and the
-// commands of a process that did not load.
+// ask lets all callers ask for id at the same time, and returns the figures by column: the number
+// of loads, the times from the end of the first load until callers had the value, and the
+// commands of a process without a load.
 func (c *crowd) ask(id string) (map[string]float64, error) {
 	before := make([]int64, len(c.proxies))
 	for i, p := range c.proxies {
@@ -117,7 +119,7 @@ func (c *crowd) ask(id string) (map[string]float64, error) {
 			return nil, err
 		}
 	}
-	time.Sleep(10 * time.Millisecond) // what is sent in the background
+	time.Sleep(10 * time.Millisecond) // for commands from the background
 	var ends, returns []time.Time
 	failed, waiting, commands := 0, 0, int64(0)
 	for i, a := range answers {
@@ -128,7 +130,7 @@ func (c *crowd) ask(id string) (map[string]float64, error) {
 		}
 	}
 	if len(ends) == 0 {
-		return nil, fmt.Errorf("nobody loaded %s", id)
+		return nil, fmt.Errorf("no process loaded %s", id)
 	}
 	first := slices.MinFunc(ends, time.Time.Compare)
 	late := make([]float64, len(returns))

@@ -15,14 +15,14 @@ type panel struct {
 	format      func(float64) string
 }
 
-// bar is one bar; it has a row's name and figure.
+// bar is one bar of a panel.
 type bar struct {
-	name  string
+	name  string // of the row
 	value float64
-	label string
+	label string // the value as text
 }
 
-// panels are the most telling figures.
+// panels returns the panels for the most telling figures.
 func (b *bench) panels() []panel {
 	many := load{128, true}.column()
 	return []panel{
@@ -37,7 +37,7 @@ func (b *bench) panels() []panel {
 	}
 }
 
-// Sizes of the picture, in its own units.
+// The sizes of the picture, in its own units.
 const (
 	panelWidth  = 500
 	labelWidth  = 215
@@ -49,7 +49,7 @@ const (
 	barMaxWidth = panelWidth - labelWidth - valueWidth
 )
 
-// style has colours for light and dark pages; the background stays the page's.
+// style has colours for light and dark pages. There is no background: the page's shows through.
 const style = `<style>
 text { font: 12px system-ui, sans-serif; fill: #1f2328 }
 .title { font-weight: 600; font-size: 14px }
@@ -63,7 +63,7 @@ rect { fill: #5b6675 } rect.own { fill: #3fb98a }
 </style>
 `
 
-// picture draws the panels that there are figures for, in two columns.
+// picture draws the panels that have figures, in two columns.
 func (b *bench) picture() []byte {
 	var body bytes.Buffer
 	y := 10
@@ -94,6 +94,7 @@ func (b *bench) picture() []byte {
 		width, y, width, y, style, body.Bytes())
 }
 
+// bars returns the bars of a panel. Calls that were given up have a bar as long as the limit.
 func (b *bench) bars(p panel) []bar {
 	var out []bar
 	for _, row := range b.results.rows(p.table, names(peers())) {
@@ -108,7 +109,7 @@ func (b *bench) bars(p panel) []bar {
 	return out
 }
 
-// drawPanel draws bars; they are logarithmic where the figures are too far apart.
+// drawPanel draws the bars of a panel.
 func drawPanel(p panel, bars []bar) string {
 	var w strings.Builder
 	scale, logarithmic := scaleOf(bars)
@@ -131,7 +132,8 @@ func drawPanel(p panel, bars []bar) string {
 	return w.String()
 }
 
-// scaleOf returns how long a bar is.
+// scaleOf returns the function from a value to the length of its bar. It is logarithmic if the
+// values are too far apart for a linear scale to show the least.
 func scaleOf(bars []bar) (length func(float64) float64, logarithmic bool) {
 	least, most := math.Inf(1), 0.0
 	for _, b := range bars {

@@ -6,14 +6,14 @@ import (
 	"strconv"
 )
 
-// table says what of the results is shown, and how.
+// table selects figures of the results and says how to show them.
 type table struct {
-	id      string // in the results
+	id      string // of the results' table
 	title   string
 	intro   string
 	columns []column
-	rows    []string // that it may have, in order; nil for the names of the peers
-	// base is the row that ratios refer to, in the results' table baseID.
+	rows    []string // the possible rows, in order; nil means the names of the peers
+	// base is the row to which ratios refer, in the results' table baseID.
 	base, baseID string
 }
 
@@ -22,23 +22,24 @@ type column struct {
 	key     string // in the results
 	heading string
 	format  func(float64) string
-	ratio   bool // shows the ratio to the base, too
-	best    int  // the best is marked: -1 the least, 1 the most, 0 not
+	ratio   bool // show the ratio to the base as well
+	best    int  // the figure to mark: -1 the least, 1 the most, 0 none
 }
 
-// A section is some tables under one heading.
+// section is a group of tables under one heading.
 type section struct {
 	title, intro string
 	tables       []table
 }
 
+// sections returns the sections of the report, in order.
 func (b *bench) sections() []section {
 	return []section{
 		b.hitSection("Hits from Redis", "hits", `Values are in Redis; each read is one call of the library, with 1, 16 or 128 goroutines.
 "One key" is one hot key, "many keys" are %d keys (%d for histories), read uniformly at random.
-Libraries with a singleflight on their read path (rockscache, go-redis/cache, jetcache-go, gocache) send one GET for all who ask for the hot key at once.`),
+Libraries with a singleflight on their read path (rockscache, go-redis/cache, jetcache-go, gocache) send one GET for all callers that ask for the hot key at once.`),
 		b.hitSection("Hits in near caches", "near", `The same with values kept in the process, in front of Redis. Ratios are to a GET of raw go-redis, too.
-aside, rueidis, rueidisaside and go-redis are told by Redis when a key has changed, jetcache-go by its own messages, go-redis/cache not at all: see "Stale values" below.`),
+Redis notifies aside, rueidis, rueidisaside and go-redis of changed keys, jetcache-go has messages of its own, and go-redis/cache has none: see "Stale values" below.`),
 		b.memorySection(),
 		b.missSection(),
 		listSection(),
@@ -61,7 +62,7 @@ func (b *bench) hitSection(title, id, intro string) section {
 			id: id + "/" + k.name, title: capital(k.title) + ": µs an operation, by goroutines", columns: loadColumns(loads),
 			base: baseline, baseID: "hits/" + k.name,
 		}, table{
-			id: id + "/" + k.name, title: capital(k.title) + ": what an operation costs, many keys",
+			id: id + "/" + k.name, title: capital(k.title) + ": the cost of an operation, many keys",
 			columns: costs(load{1, true}, load{128, true}),
 			base:    baseline, baseID: "hits/" + k.name,
 		})
@@ -69,6 +70,7 @@ func (b *bench) hitSection(title, id, intro string) section {
 	return s
 }
 
+// loadColumns returns the columns for the times of loads.
 func loadColumns(loads []load) []column {
 	var out []column
 	for _, l := range loads {
@@ -77,9 +79,11 @@ func loadColumns(loads []load) []column {
 	return out
 }
 
+// costs returns the columns for costs other than time, of a load with one goroutine and one with
+// many.
 func costs(one, many load) []column {
-	at := func(l load, what, heading string, format func(float64) string) column {
-		return column{key: l.column() + " " + what, heading: heading + ", " + strconv.Itoa(l.goroutines), format: format, ratio: what == "cpu", best: -1}
+	at := func(l load, cost, heading string, format func(float64) string) column {
+		return column{key: l.column() + " " + cost, heading: heading + ", " + strconv.Itoa(l.goroutines), format: format, ratio: cost == "cpu", best: -1}
 	}
 	return []column{
 		at(one, "cpu", "CPU µs", significant), at(many, "cpu", "CPU µs", significant),
@@ -91,7 +95,7 @@ func costs(one, many load) []column {
 func (b *bench) memorySection() section {
 	s := section{
 		title: "In memory",
-		intro: "There is no Redis. A key is made of its id for each read, as a service does. All but \"aside memory\" hand out the same value to every caller.",
+		intro: "There is no Redis. Each read makes the key from its id, as a service does. All but \"aside memory\" return the same value to every caller.",
 	}
 	for _, k := range b.kinds() {
 		if k.name == "10KB" {
@@ -119,7 +123,7 @@ func (b *bench) memorySection() section {
 		},
 		table{
 			id: "memory/misses", title: "Caches of several sizes: µs a miss, by goroutines", columns: sizes, base: loadingBaseline, baseID: "memory/misses",
-			intro: fmt.Sprintf("Each read is of another key, in a cache that so many entries have filled: an entry has to go for each that comes. The loader takes no time. Ratios here are to %q.", loadingBaseline),
+			intro: fmt.Sprintf("Each read is of another key, in a cache that so many entries have filled, so each evicts an entry. The loader takes no time. Ratios here are to %q.", loadingBaseline),
 		},
 		table{
 			id: "zipf", title: "Hits of Zipf-distributed reads",
@@ -138,8 +142,8 @@ func (b *bench) memorySection() section {
 func (b *bench) missSection() section {
 	s := section{
 		title: "Cold misses",
-		intro: `Each read is of a key that is not there; the loader takes no time. Round trips are counted by a proxy in front of Redis, one read at a time; commands that a script runs inside Redis are not counted.
-gocache stores in the background, which is not in its time. Nothing guards the store of those written by hand, go-redis/cache, jetcache-go and gocache: see "Stale values".`,
+		intro: `Each read is of a missing key; the loader takes no time. A proxy in front of Redis counts round trips, one read at a time; commands that a script runs inside Redis are not counted.
+gocache stores in the background, which is not in its time. The stores by hand and those of go-redis/cache, jetcache-go and gocache are not guarded: see "Stale values".`,
 	}
 	for _, k := range b.kinds() {
 		if k.name == "10KB" {
@@ -167,7 +171,7 @@ gocache stores in the background, which is not in its time. Nothing guards the s
 	s.tables = append(s.tables, table{
 		id: "misses/far", title: fmt.Sprintf("100 bytes, Redis %v away", farTrip), rows: rowsOf(farWaysOf), base: baseline, baseID: "misses/far",
 		intro: fmt.Sprintf(`A proxy delays each direction by half of that. One goroutine reads; a miss is the median of %d.
-A miss is expected here when this process has just invalidated the key (or when most reads of the keyspace miss), and not after %d hits each. "Round trips" is the wait of the caller divided by what a PING takes on this way, which has its own hops.`,
+A miss is expected here when this process has just invalidated the key (or when most reads of the keyspace miss), and not after %d hits each. "Round trips" is the wait of the caller divided by the time of a PING through the same proxy.`,
 			b.scale(farReads, farReads/50), farHits),
 		columns: []column{
 			{key: "wait", heading: "µs", format: significant, ratio: true, best: -1},
@@ -182,12 +186,12 @@ func (b *bench) stampedeSection() section {
 		{key: "loads", heading: "loads", format: count, best: -1},
 		{key: "median", heading: "median caller, ms late", format: significant},
 		{key: "worst", heading: "last caller, ms late", format: significant},
-		{key: "commands", heading: "commands of a process that waits", format: count},
+		{key: "commands", heading: "commands of a waiting process", format: count},
 		{key: "failed", heading: "callers with an error", format: count},
 	}
 	return section{
 		title: "A stampede",
-		intro: fmt.Sprintf("%d callers a process ask at once for a key that is not there. The load takes %v; how late the callers are counts from the end of the first load. Medians of %d stampedes.",
+		intro: fmt.Sprintf("%d callers in each process ask at once for a missing key. The load takes %v; a caller is late by the time since the end of the first load. Medians of %d stampedes.",
 			stampedeCallers, stampedeLoad, b.scale(20, 2)),
 		tables: []table{
 			{id: "stampede/one", title: "One process", columns: columns},
@@ -204,7 +208,7 @@ func staleSection() section {
 	return section{
 		title: "Stale values",
 		intro: `Two clients, as two processes, load a key (up to 5 ms) while it is written and then invalidated in one of them, 1,000 times.
-"Kept" are keys that hold the old value once everything is quiet; "late" are keys of which a read that began after the invalidation had returned got the old value.`,
+"Kept" counts the keys that still have the old value when all calls have ended; "late" counts the keys of which a read returned the old value although it began after the invalidation had returned.`,
 		tables: []table{{id: "stale", title: "Of 1,000 racing writes", columns: []column{
 			{key: "kept", heading: "kept the old value", format: whole, best: -1},
 			{key: "late", heading: "late reads of the old value", format: whole, best: -1},
@@ -231,7 +235,7 @@ func (b *bench) troubleSection() section {
 	}
 	return section{
 		title: "Redis in trouble",
-		intro: fmt.Sprintf("Calls one after another, each for a key of its own, without a deadline, with a load of %v. A call is given up after %v, and no more are made after twice that. Those by hand load when Redis fails.", troubleLoad, b.troubleLimit()),
+		intro: fmt.Sprintf("Calls one after another, each for a key of its own, without a deadline, with a load of %v. A call is given up after %v, and no more are made after twice that. Cache-aside by hand loads when Redis fails.", troubleLoad, b.troubleLimit()),
 		tables: []table{
 			{id: "trouble/refused", title: "Redis refuses connections", columns: columns},
 			{id: "trouble/hangs", title: "Redis hangs", columns: columns},
@@ -248,7 +252,7 @@ func (b *bench) writeSection() section {
 	}
 	return section{
 		title: "Writes",
-		intro: "Invalidating a key, mostly one without a value; the write itself takes no time.",
+		intro: "The time to invalidate a key, mostly one without a value; the write itself takes no time.",
 		tables: []table{{
 			id: "writes", title: "µs a write", rows: rowsOf(writeWaysOf), base: baseline, baseID: "writes",
 			columns: []column{
@@ -260,12 +264,13 @@ func (b *bench) writeSection() section {
 			},
 		}, {
 			id: "writes/many", title: "Invalidating many keys in one call", columns: many, base: baseline, baseID: "writes/many",
-			intro: "All keys have a value of 100 bytes. Meanwhile another client, on a connection of its own, sends one GET after another; its slowest says for how long Redis was busy with one command. Those by hand send one DEL.",
+			intro: "All keys have a value of 100 bytes. Meanwhile another client, on a connection of its own, sends one GET after another; the slowest shows how long Redis was busy with one command. Cache-aside by hand sends one DEL.",
 		}},
 	}
 }
 
-// count shows what is a whole number for each, and the median or mean of it.
+// count formats a number that is whole for each operation; a median or a mean of several may
+// have a fraction.
 func count(v float64) string {
 	if v == math.Trunc(v) {
 		return whole(v)
@@ -273,7 +278,7 @@ func count(v float64) string {
 	return significant(v)
 }
 
-// significant shows two or three significant digits.
+// significant formats a number with two or three significant digits.
 func significant(v float64) string {
 	switch a := math.Abs(v); {
 	case a == 0:

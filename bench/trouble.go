@@ -9,19 +9,20 @@ import (
 )
 
 const (
-	// troubleLoad is what a load takes while Redis is in trouble.
+	// troubleLoad is the time that a load takes.
 	troubleLoad = time.Millisecond
-	// troubleSlot is how long a peer has to itself before the next one starts. Who
-	// answers at once is done by then; the others mostly wait, and may overlap.
+	// troubleSlot is the time that a peer has for itself before the next one starts. A fast
+	// one has finished by then. A slow one mostly waits, and may overlap with others.
 	troubleSlot = 1500 * time.Millisecond
 )
 
-// troubleLimit is when a call is given up.
+// troubleLimit returns the time after which a call is given up.
 func (b *bench) troubleLimit() time.Duration {
 	return time.Duration(b.scale(12_000, 500)) * time.Millisecond
 }
 
-// troubleJobs call through a Redis that is gone, and through one that hangs.
+// troubleJobs returns jobs that read through a Redis that refuses connections, and through one
+// that hangs.
 func (b *bench) troubleJobs() []job {
 	visit := func(name string, fail func(*server) error) job {
 		return job{
@@ -37,13 +38,14 @@ func (b *bench) troubleJobs() []job {
 	}
 }
 
+// trouble opens each peer on a server of its own, lets the server fail, and makes calls.
 func (b *bench) trouble(ctx context.Context, table string, fail func(*server) error) error {
 	var wg sync.WaitGroup
 	var servers []*server
 	defer func() {
 		wg.Wait()
 		for _, s := range servers {
-			s.stop() // what still hangs ends
+			s.stop() // ends the calls that still wait
 		}
 	}()
 	for _, p := range peersOf("trouble", func(p peer) bool { return !p.memory && !p.shared }) {
@@ -63,7 +65,7 @@ func (b *bench) trouble(ctx context.Context, table string, fail func(*server) er
 		wg.Go(func() {
 			b.callInTrouble(ctx, table, p.name, st)
 			close(done)
-			go st.Close() // some do not come back
+			go st.Close() // some never return
 		})
 		select {
 		case <-done:
@@ -75,8 +77,7 @@ func (b *bench) trouble(ctx context.Context, table string, fail func(*server) er
 	return nil
 }
 
-// openForTrouble opens p, which is connected and has made a few calls before the
-// trouble begins.
+// openForTrouble opens p and makes a few calls, so that it is connected when Redis fails.
 func (b *bench) openForTrouble(ctx context.Context, p peer, redis *server) (store, error) {
 	src := &source{load: func(context.Context, string) ([]byte, error) {
 		time.Sleep(troubleLoad)
@@ -94,8 +95,8 @@ func (b *bench) openForTrouble(ctx context.Context, p peer, redis *server) (stor
 	return st, nil
 }
 
-// callInTrouble calls one after another, each for a key of its own and without a
-// deadline. It gives a call up after a limit, and the peer after twice that.
+// callInTrouble makes calls one after another, each for a key of its own and without a deadline.
+// It gives up a call after a limit, and the peer after twice that.
 func (b *bench) callInTrouble(ctx context.Context, table, row string, st store) {
 	limit := b.troubleLimit()
 	began := time.Now()

@@ -20,7 +20,7 @@ type Message struct {
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// history is a conversation of 50 messages, about 10 KB of JSON.
+// history returns a conversation of 50 messages, about 10 KB of JSON.
 func history() []Message {
 	began := time.Date(2026, 11, 24, 9, 30, 0, 0, time.UTC)
 	roles := []string{"user", "assistant"}
@@ -37,7 +37,7 @@ func history() []Message {
 	return messages
 }
 
-// The values that everything is measured with.
+// The values of all measurements.
 var (
 	smallValue    = []byte(strings.Repeat("0123456789", 10))
 	historyValue  = history()
@@ -53,18 +53,20 @@ func mustJSON(v any) []byte {
 	return data
 }
 
-// ttl is every value's time to live.
+// ttl is the time to live of values, longer than any measurement.
 const ttl = 30 * time.Minute
 
-// kind is a kind of value: what is loaded, and how it is read and checked.
+// kind is a kind of value. It knows how to read one and how to check it.
 type kind struct {
-	name  string // in -only
-	title string
-	size  int    // bytes of the plain encoding
-	keys  int    // how many there are when there are many
-	bytes []byte // nil: the decoded history
+	name  string // in the names of jobs
+	title string // in the report
+	size  int    // of the plain encoding, in bytes
+	keys  int    // how many "many keys" are
+	bytes []byte // the value; nil means a decoded history
 }
 
+// kinds returns the kinds of values: a small one, in which the cost of the library shows, a large
+// one, and a decoded one, in which that of decoding does.
 func (b *bench) kinds() []kind {
 	return []kind{
 		{name: "100B", title: "100 bytes", size: len(smallValue), keys: b.scale(10_000, 200), bytes: smallValue},
@@ -73,7 +75,8 @@ func (b *bench) kinds() []kind {
 	}
 }
 
-// read reads id from s and looks at the value's length: what is measured.
+// read reads id from s and checks the value's length. It is the operation that is measured, so
+// it does no more than tell a value from none.
 func (k kind) read(ctx context.Context, s store, id string) error {
 	if k.bytes != nil {
 		v, err := s.Bytes(ctx, id)
@@ -89,7 +92,7 @@ func (k kind) read(ctx context.Context, s store, id string) error {
 	return err
 }
 
-// check reads id from s and compares the whole value.
+// check reads id from s and compares the whole value, before a measurement.
 func (k kind) check(ctx context.Context, s store, id string) error {
 	if k.bytes != nil {
 		v, err := s.Bytes(ctx, id)
@@ -104,7 +107,7 @@ func (k kind) check(ctx context.Context, s store, id string) error {
 	}
 	for i := range v {
 		v := v[i]                       // it may be shared
-		v.CreatedAt = v.CreatedAt.UTC() // msgpack brings back local times
+		v.CreatedAt = v.CreatedAt.UTC() // msgpack decodes times as local ones
 		if i >= len(historyValue) || v != historyValue[i] {
 			return fmt.Errorf("%w: message %d is %+v", errWrongValue, i, v)
 		}
@@ -112,15 +115,15 @@ func (k kind) check(ctx context.Context, s store, id string) error {
 	return k.read(ctx, s, id)
 }
 
-// source is the database: what loaders read. It counts its loads. The zero value
-// serves the values above; load, when set, serves bytes in their place.
+// source is the database that loaders read. It counts its loads, and takes no time unless load
+// does. It returns values of its kind; load, if it is set, returns bytes instead.
 type source struct {
 	kind  kind
 	load  func(ctx context.Context, id string) ([]byte, error)
 	loads atomic.Int64
 }
 
-// Bytes loads a value of bytes, which the caller owns.
+// Bytes loads a value of bytes. The caller owns them, as with a database driver.
 func (s *source) Bytes(ctx context.Context, id string) ([]byte, error) {
 	s.loads.Add(1)
 	if s.load != nil {
@@ -135,15 +138,15 @@ func (s *source) Messages(context.Context, string) ([]Message, error) {
 	return append([]Message(nil), historyValue...), nil
 }
 
-// view is b as a string, without a copy: what a library hands out as bytes costs
-// its user nothing more than what another hands out as a string.
+// view returns b as a string, without a copy: a library that returns bytes is not charged for
+// the interface of this program.
 func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
 
-// viewOf is the bytes of text, without a copy, to be read only: both clients hand
-// out bytes, too, and decoding does not write to them.
+// viewOf returns the bytes of text, without a copy, which must not be modified. Both clients can
+// return bytes as well, so users who decode would not pay for a copy.
 func viewOf(text string) []byte { return unsafe.Slice(unsafe.StringData(text), len(text)) }
 
-// idOf returns the id numbered n, as long as ids usually are.
+// idOf returns the id with the number n. It has 20 bytes, a usual length.
 func idOf(n int64) string {
 	digits := strconv.FormatInt(n, 10)
 	return "room-000000000000000"[:20-len(digits)] + digits

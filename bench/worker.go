@@ -15,30 +15,30 @@ import (
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
-// A worker is this program again, as one of the processes of a stampede. It reads
-// orders from its standard input, one a line, and answers each with a line.
+// A worker is another process of this program, as a stampede needs several. It reads orders as
+// JSON from its standard input, one a line, and answers each with a line.
 
+// workerVariable is set in the environment of a worker.
 const workerVariable = "ASIDE_BENCH_WORKER"
 
 func isWorker() bool { return os.Getenv(workerVariable) != "" }
 
-// order asks a worker to open a peer, or with At set to let callers ask for a key.
+// order asks a worker to open a peer and read ID once, or, with At set, to let callers read ID.
 type order struct {
-	Peer, Addr, Prefix string
+	Peer, Addr, Prefix string // without At
 
 	ID      string
 	Callers int
-	Load    time.Duration // what the load takes
-	At      time.Time     // when the callers start
+	Load    time.Duration // the time that a load takes
+	At      time.Time     // when the callers begin
 }
 
-// answer is what came of an order. Times are by the clock that all processes of
-// the machine share.
+// answer is the result of an order. All processes of the machine share the clock of its times.
 type answer struct {
 	Err     string
 	Loaded  []time.Time // when each load ended
-	Returns []time.Time // when each caller had its value
-	Failed  int         // callers that got an error
+	Returns []time.Time // when each caller returned
+	Failed  int         // callers without the value
 }
 
 // work carries out orders until in ends.
@@ -61,14 +61,16 @@ func work(in io.Reader, out io.Writer) {
 	}
 }
 
+// worker is the state of a worker.
 type worker struct {
-	store store
+	store store // nil until an order has opened it
 
 	mu     sync.Mutex
-	takes  time.Duration
-	loaded []time.Time
+	takes  time.Duration // that a load takes
+	loaded []time.Time   // when the loads of this order ended
 }
 
+// obey carries out an order.
 func (w *worker) obey(o order) (answer, error) {
 	if o.At.IsZero() {
 		return answer{}, w.open(o)
@@ -76,6 +78,7 @@ func (w *worker) obey(o order) (answer, error) {
 	return w.stampede(o), nil
 }
 
+// open opens a peer and reads a key, so that the stampede finds it connected.
 func (w *worker) open(o order) error {
 	for _, p := range peers() {
 		if p.name == o.Peer {
@@ -88,9 +91,10 @@ func (w *worker) open(o order) error {
 			return err
 		}
 	}
-	return fmt.Errorf("there is no peer %q", o.Peer)
+	return fmt.Errorf("unknown peer %q", o.Peer)
 }
 
+// load is the loader of the stampede. It notes when it ends.
 func (w *worker) load(context.Context, string) ([]byte, error) {
 	w.mu.Lock()
 	takes := w.takes
@@ -102,6 +106,7 @@ func (w *worker) load(context.Context, string) ([]byte, error) {
 	return append([]byte(nil), smallValue...), nil
 }
 
+// stampede lets callers begin at o.At and waits for all.
 func (w *worker) stampede(o order) answer {
 	w.mu.Lock()
 	w.takes, w.loaded = o.Load, nil
@@ -129,13 +134,14 @@ func (w *worker) stampede(o order) answer {
 	return a
 }
 
-// process is a worker seen from outside.
+// process is a worker as the process that started it sees it.
 type process struct {
 	cmd     *exec.Cmd
 	orders  *json.Encoder
 	answers *json.Decoder
 }
 
+// startProcess starts a worker, which ends with ctx or with this process.
 func startProcess(ctx context.Context) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -163,10 +169,10 @@ func startProcess(ctx context.Context) (*process, error) {
 func (p *process) ask(o order) (answer, error) {
 	var a answer
 	if err := p.orders.Encode(o); err != nil {
-		return a, fmt.Errorf("a worker process does not take orders: %w", err)
+		return a, fmt.Errorf("order to a worker process: %w", err)
 	}
 	if err := p.answers.Decode(&a); err != nil {
-		return a, fmt.Errorf("a worker process ended: %w", err)
+		return a, fmt.Errorf("answer of a worker process: %w", err)
 	}
 	if a.Err != "" {
 		return a, errors.New(a.Err)

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 )
 
-// writeWaysOf are what p has to invalidate id after a write.
+// writeWaysOf returns the calls that p has to invalidate id after a write.
 func writeWaysOf(p peer) []way {
 	ways := []way{{p.name, func(ctx context.Context, st store, id string) error { return st.Invalidate(ctx, id) }}}
 	if p.name == "aside" {
@@ -20,9 +20,10 @@ func writeWaysOf(p peer) []way {
 	return ways
 }
 
-// manyIDs is how many ids are invalidated at once.
+// manyIDs is the number of ids that writeMany invalidates in one call.
 const manyIDs = 10
 
+// writeJobs returns jobs that invalidate keys; the write itself takes no time.
 func (b *bench) writeJobs() []job {
 	var jobs []job
 	for _, p := range peersOf("writes", func(p peer) bool { return !p.memory && !p.shared }) {
@@ -64,8 +65,9 @@ func (b *bench) writes(ctx context.Context, p peer, w way) error {
 	return nil
 }
 
-// writeMany counts the round trips of an invalidation of several ids that share a
-// slot of a Cluster.
+// writeMany counts the round trips of an invalidation of several ids. They share a slot of a
+// Cluster, so one command for all is possible; a library without a call for several makes one
+// for each.
 func (b *bench) writeMany(ctx context.Context, p peer) error {
 	next := 0
 	return b.count(ctx, p, b.kinds()[0], "writes", writeWaysOf(p)[0].name, "many ", func(st store) error {

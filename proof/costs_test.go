@@ -19,9 +19,8 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// A caller's cost is what a call takes beyond its own load. These tests are in
-// virtual time, in which computing takes none, so that what they find is the
-// waiting alone.
+// The cost of a call is its time beyond that of its own load. These tests run in virtual time,
+// in which computing takes none, so they measure waiting alone.
 
 const (
 	ownLoad = 5 * time.Millisecond
@@ -99,8 +98,8 @@ func TestCosts_Reads(t *testing.T) {
 			t.Logf("%-42s %10v %10v %10v", name, cost.quantile(0.5), cost.quantile(0.99), cost.quantile(1))
 			limit := budget
 			if w.Lost > 0 {
-				// What succeeds does not count, nor does waiting for another's lease: one that
-				// a late copy of a request was granted lasts 2 s.
+				// Commands that succeed do not count, nor does the wait for another's lease.
+				// One that was granted to a late copy of a request lasts 2 s.
 				limit += 2 * time.Second
 			}
 			if cost.quantile(1) > limit && (w.Slow == 0 || w.Slow > budget) {
@@ -121,8 +120,8 @@ func TestCosts_Reads(t *testing.T) {
 // rowOfKey finds the value keys in the trace of a command.
 var rowOfKey = regexp.MustCompile(` row:(\d+)`)
 
-// Invalidations are queued while Redis is away and delivered when it is back, the
-// oldest first, and none is lost. Nobody is served what they stand for meanwhile.
+// Invalidations are queued while Redis is unavailable and delivered when it answers again, the
+// oldest first, and none is lost. Meanwhile no caller gets a value of their keys from the cache.
 func TestCosts_Invalidations(t *testing.T) {
 	t.Parallel()
 	for name, queueSize := range map[string]int{"all have room": 0, "the queue's bound is reached": 1000} {

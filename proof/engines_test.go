@@ -79,7 +79,7 @@ func TestCluster(t *testing.T) {
 	}
 	t.Run("Clear and the count of keys are of all masters", func(t *testing.T) { clearCluster(t, servers, client) })
 	t.Run("a slot moves while it is read and written", func(t *testing.T) {
-		flush(t, client) // what the last test left is of another database
+		flush(t, client) // the last test left values of another database
 		f := newFleet(t, clusterEnv(servers))
 		f.traffic()
 		time.Sleep(time.Second)
@@ -91,7 +91,7 @@ func TestCluster(t *testing.T) {
 		f.check(trouble{}, 0, 0)
 	})
 	t.Run("a master is killed", func(t *testing.T) { // the last, as the Cluster has one less then
-		flush(t, client) // what the last test left is of another database
+		flush(t, client) // the last test left values of another database
 		f := newFleet(t, clusterEnv(servers))
 		f.traffic()
 		time.Sleep(time.Second)
@@ -100,7 +100,7 @@ func TestCluster(t *testing.T) {
 		must(t, aside.Invalidate(t.Context(), quiet, key))
 		killMasterOf(t, servers, client, key.String())
 		to := clock()
-		// A process that asks that master for nothing finds out, too, and soon.
+		// A process without reads from that master notices the change as well, and soon.
 		must(t, aside.Invalidate(t.Context(), quiet, key))
 		redistest.Eventually(t, "the invalidation of a quiet process is delivered", func() bool { return !aside.Pending(quiet, key) })
 		time.Sleep(4 * time.Second)
@@ -124,7 +124,7 @@ func TestCluster(t *testing.T) {
 	})
 }
 
-// waiting are two processes, of which one waits for the other's loads.
+// waiting is two processes, one of which waits for the loads of the other.
 type waiting struct {
 	t     *testing.T
 	one   aside.Cache
@@ -138,8 +138,8 @@ func newWaiting(t *testing.T, cfg aside.Config, nodes func() []*redis.Client) wa
 	return waiting{t, open(t, cfg), open(t, cfg), nodes}
 }
 
-// areTold waits until those who wait are told of the ends of loads: they have asked
-// few times for the values.
+// areTold waits until the waiters are notified of the ends of loads, which it tells by the few
+// times that they have asked for the values.
 func (w waiting) areTold(name string) {
 	t := w.t
 	t.Helper()
@@ -181,7 +181,7 @@ func (w waiting) areTold(name string) {
 	})
 }
 
-// scripts counts those that were run, on all nodes.
+// scripts returns how many scripts all nodes have run.
 func (w waiting) scripts() (n int) {
 	for _, node := range w.nodes() {
 		for _, name := range []string{"eval", "evalsha"} {
@@ -299,8 +299,8 @@ func killMasterOf(t *testing.T, servers []*redistest.Server, client *redis.Clust
 	})
 }
 
-// TestSentinel measures what a failover can lose: replication is asynchronous, so
-// that what the master's last moments deleted may be there again.
+// TestSentinel measures the losses of a failover. Replication is asynchronous, so values that the
+// master deleted in its last moments may be back afterwards.
 func TestSentinel(t *testing.T) {
 	t.Parallel()
 	for name, wait := range map[string]string{"not waiting": "0", "waiting for a replica": "1"} {
@@ -326,7 +326,7 @@ func TestSentinel(t *testing.T) {
 	}
 }
 
-// Who waits is told by the new master as it was by the old one.
+// The new master notifies waiters as the old one did.
 func TestSentinel_WhoWaits(t *testing.T) {
 	t.Parallel()
 	sentinel, master := redistest.StartSentinel(t, 1)
@@ -339,8 +339,8 @@ func TestSentinel_WhoWaits(t *testing.T) {
 	w.areTold("after")
 }
 
-// checkFailover checks what is promised in spite of a failover: no call fails, and
-// no more than the time to live later all is well again. It counts what is not.
+// checkFailover checks the promises that hold in spite of a failover: no call fails, and stale
+// values end with their time to live at the latest. It counts stale reads until then.
 func (f *fleet) checkFailover(from, to int64) {
 	t := f.t
 	if len(f.errors) > 0 {

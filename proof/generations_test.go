@@ -8,11 +8,10 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// The generations of the simulation: one room, whose messages are the last of rows.
-// What is checked of them in runs with faults is that nothing is left behind, and
-// the history of the messages; in calm runs, also that there is one at a time,
-// and that a cancel arrives. Their callers have no deadlines: a Start that is not
-// answered in time starts nevertheless.
+// The generations of the simulation are in one room, the messages of which are the last of rows.
+// A run with faults checks that they leave nothing behind, and the history of the messages. A
+// calm run also checks that there is one at a time, and that a cancel arrives. Their callers
+// have no deadlines, as a Start without a reply in time starts nevertheless.
 
 const roomID = "A"
 

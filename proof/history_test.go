@@ -13,21 +13,20 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// A history is what the users of one database row saw: each write gives the row
-// the next version, from 1 on, and each read returns a version. It is held to two
-// rules.
+// A history has the reads and writes of rows, by all processes. Each write gives its row the next
+// version, from 1 on, and each read returns a version. A history must obey two rules.
 //
-// The floor, always: a read returns at least the newest version that was settled
+// The floor holds always: a read returns at least the newest version that was settled
 // before it was called, or whose write had returned in the read's own process. An
 // Update that is sealed, which means that Redis took its block and kept it while
 // the write ran, is settled when it returns, or when its process dies. Any other
 // write is settled when it returns with nothing pending, or later when its
 // invalidation was seen to be delivered; until then it binds its own process alone.
 //
-// Linearizability, of keys that only Update writes: reads and writes have an order
-// that agrees with the clock and in which each read returns the write before it.
-// Reads that overlap an unsealed Update of another process, from its call until it
-// is settled, are held to the floor alone.
+// Linearizability holds for keys that only Update writes: there is an order of the reads and
+// writes that agrees with the clock and in which each read returns the version of the write
+// before it. Reads that overlap an unsealed Update of another process, from its call until it
+// is settled, must obey the floor only.
 type history struct {
 	mu  sync.Mutex
 	ops []*op
@@ -36,9 +35,9 @@ type history struct {
 // op is a read or a write. Times are nanoseconds of one clock for all processes.
 type op struct {
 	Key     string
-	Process int // one that comes back after its death has another number
+	Process int // a process that is started again has another number
 	Kind    kind
-	Version int  // that was written or read
+	Version int  // written or read
 	Absent  bool // the read returned ErrNotFound
 	Call    int64
 	Return  int64 // never, if the process died first
@@ -53,7 +52,7 @@ type kind int
 const (
 	read kind = iota
 	update
-	invalidate // a write of which the cache hears when it is over
+	invalidate // a write that is followed by an Invalidate
 )
 
 const never = math.MaxInt64
@@ -67,14 +66,14 @@ func (h *history) add(o *op) {
 	h.ops = append(h.ops, o)
 }
 
-// change changes ops that were added, which others may look at meanwhile.
+// change calls do with the ops that were added, with the lock held.
 func (h *history) change(do func(ops []*op)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	do(h.ops)
 }
 
-// check holds the history to both rules.
+// check returns an error if the history breaks one of the rules.
 func (h *history) check() error {
 	byKey := make(map[string][]*op)
 	for _, o := range h.ops {
@@ -92,6 +91,7 @@ func (h *history) check() error {
 	return nil
 }
 
+// checkFloor returns an error for the first read that breaks the rule of the floor.
 func checkFloor(ops []*op) error {
 	for _, r := range ops {
 		if r.Kind != read {
@@ -204,7 +204,7 @@ func describe(ops []*op) string {
 	return b.String()
 }
 
-// A check that cannot fail shows nothing.
+// A check that cannot fail proves nothing, so histories that break a rule must be refused.
 func TestHistory_Check(t *testing.T) {
 	t.Parallel()
 	reads := func(process, version int, call, ret int64) *op {

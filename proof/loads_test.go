@@ -7,22 +7,22 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// Promise P3, in the calm runs of the simulation: a row is loaded once at a time,
-// in whatever process. A second load may begin when an Update has ended the first
-// one's lease, and beside a load that has failed: who waited for it waits for no
-// other. Callers with a deadline are left out: they may go without a lease, and a
-// command that they gave up on comes late.
+// The calm runs of the simulation check promise P3: all processes together run one
+// load of a row at a time. A second load may begin when an Update has ended the lease of the
+// first, and after a load that has failed, as its waiters do not wait for another one.
+// Callers with a deadline do not count: they may load without a lease, and a command that they
+// have given up may still be carried out later.
 
-// rowLoads are the loads of one row.
+// rowLoads counts the loads of one row.
 type rowLoads struct {
 	running int
-	since   int64 // when there was none the last time, and one began
-	excused int64 // until when one that began may have another one beside it
+	since   int64 // when a load last began while none ran
+	excused int64 // a load that began before this time may have another beside it
 }
 
-// loadBegins checks that the load may begin, and returns what to call with its error.
+// loadBegins checks that a load may begin. It returns a function to call with the load's error.
 func (p *process) loadBegins(ctx context.Context, key aside.Key) (ended func(error)) {
-	if !p.calm || key == rows[2] { // which writes with Invalidate and generations end the leases of, too
+	if !p.calm || key == rows[2] { // writes with Invalidate, and generations, end its leases as well
 		return func(error) {}
 	}
 	leader, _ := ctx.Value(callKey{}).(call)
@@ -31,7 +31,7 @@ func (p *process) loadBegins(ctx context.Context, key aside.Key) (ended func(err
 	}
 	return func(err error) {
 		if err != nil && err != aside.ErrNotFound {
-			p.excuse(key, 3*time.Second) // its mark is gone by then
+			p.excuse(key, 3*time.Second) // the mark of the failure is gone by then
 		}
 		if !leader.hasty {
 			p.addLoad(key, -1)
@@ -39,7 +39,7 @@ func (p *process) loadBegins(ctx context.Context, key aside.Key) (ended func(err
 	}
 }
 
-// addLoad counts one load more or less, and reports whether one more may be.
+// addLoad counts a load that begins (n is 1) or ends (-1), and reports whether one more may run.
 func (w *world) addLoad(key aside.Key, n int) (may bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -52,7 +52,7 @@ func (w *world) addLoad(key aside.Key, n int) (may bool) {
 	return may
 }
 
-// excuse says that until d from now loads of the row may begin beside others.
+// excuse allows loads of the row that begin within d to run beside others.
 func (w *world) excuse(key aside.Key, d time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

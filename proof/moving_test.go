@@ -16,9 +16,9 @@ import (
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
-// While a slot moves, what needs a value and its lease is refused, or answered by the
-// other node. Those who ask at once are each answered with what is theirs, and the
-// node is not taken for one that does not store.
+// While a slot moves, a node refuses a script that needs a value and its lease, or redirects it
+// to the other node. Callers that ask at the same time each get their own value, and the cache
+// does not take the node for one that does not store.
 func TestCluster_ManyAskAtOnceInASlotThatMoves(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -12,8 +12,9 @@ import (
 	"github.com/cacheaside/aside/internal/redistest"
 )
 
-// What a near cache keeps of P1, on the engines that a service grows into: what
-// another process changes is soon not served any more, and after a failover, too.
+// These tests hold a near cache to its part of promise P1 on a Cluster and behind a
+// Sentinel, also after a failover: a value that another process has changed is soon not served
+// any more.
 
 func near(t *testing.T, env map[string]string) (c, other aside.Cache) {
 	t.Helper()
@@ -88,9 +89,9 @@ func TestNear_Sentinel(t *testing.T) {
 	keeps(t, c, "1", 3)
 }
 
-// How long the news of a change takes, which is what a near cache gives up of P1. The
-// bound that is promised is of connections that hang: two seconds, and nobody is served
-// for longer than ten.
+// The time from a write by another process until its invalidation message arrives is the part
+// of promise P1 that a near cache gives up. The promised bound is for connections that hang:
+// two seconds, and no value is served for more than ten.
 func TestNear_HowOldAReadMayBe(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)

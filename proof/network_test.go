@@ -25,28 +25,27 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-// network is the way of one process's commands to Redis and of the replies back.
-// It is a hook of the process's go-redis client, so that it knows which call a
-// command belongs to: what happens to a command is drawn from the seed and the
-// command's own place in the run, not from the order in which goroutines happen
-// to ask.
+// network carries the commands of one process to Redis, and the replies back. It is a hook of
+// the process's go-redis client, so it knows the call that a command belongs to. The fate of a
+// command is drawn from the seed and the command's own place in the run, not from the order in
+// which the scheduler runs goroutines. So a seed gives the same run again.
 type network struct {
 	seed  uint64
-	alive *life
+	alive *life // of the process
 	trace func(format string, args ...any)
 
 	mu    sync.Mutex
 	state weather
-	sent  map[string]uint64 // how many commands of each kind
+	sent  map[string]uint64 // the number of commands, by name
 }
 
-// weather is what may happen to the commands that are sent now.
+// weather is the state of a network, for the commands that are sent now.
 type weather struct {
-	Refused bool          // no connection
-	Hole    bool          // connected, and no answer
-	Latency time.Duration // at most this, each way
-	Slow    time.Duration // and at least this, there and back
-	Lost    float64       // the share of commands that something happens to
+	Refused bool          // connections are refused
+	Hole    bool          // connections open, and no reply comes
+	Latency time.Duration // the most, each way
+	Slow    time.Duration // the least, there and back
+	Lost    float64       // the share of commands to which something happens
 }
 
 var calm = weather{Latency: time.Millisecond}
@@ -57,8 +56,8 @@ var (
 	errDead    = errors.New("the process is dead")
 )
 
-// life is that of a process: what happens in one that has died goes no further,
-// until the run is over.
+// life says whether a process lives. A goroutine of a dead process stops at its next command or
+// sleep until the run is over.
 type life struct {
 	died, over chan struct{}
 }
@@ -72,8 +71,8 @@ func (l *life) ended() bool {
 	}
 }
 
-// sleep waits for d. In a process that dies meanwhile it does not return before
-// the run is over.
+// sleep waits for d, or until ctx ends. If the process dies meanwhile, it returns only when the
+// run is over.
 func (l *life) sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -102,18 +101,19 @@ func draws(seed uint64, parts ...any) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, h.Sum64()))
 }
 
-// callKey is the context's key for the call.
+// callKey is the key of the call in a context.
 type callKey struct{}
 
+// call is a call of the library by a simulated caller.
 type call struct {
 	id     int
 	writes bool
 	hasty  bool // it has a deadline
 }
 
-// next returns the weather, and the random numbers for a command. What a flight
-// sends after its first look is not its leader's alone: which of the callers who
-// come at once leads is chance.
+// next returns the weather and the random numbers for a command. They depend on the call
+// for a GET and for the commands of a write only. The other commands of a flight are on behalf
+// of all its callers, and chance decides which of those that arrive at once leads it.
 func (n *network) next(ctx context.Context, name string) (weather, *rand.Rand) {
 	if c, ok := ctx.Value(callKey{}).(call); ok && (c.writes || name == "get") {
 		name = fmt.Sprint(name, " of call ", c.id)
@@ -124,8 +124,8 @@ func (n *network) next(ctx context.Context, name string) (weather, *rand.Rand) {
 	return n.state, draws(n.seed, name, " ", n.sent[name])
 }
 
-// nameOf names a command by what it is and the key it is about: by its script's
-// name, so that a seed stays the same run when the script is changed.
+// nameOf returns a name for a command and its key. A script goes by its name, so that a seed
+// gives the same run after the script has changed.
 func nameOf(cmd redis.Cmder) string {
 	switch args := cmd.Args(); cmd.Name() {
 	case "get":
@@ -137,7 +137,7 @@ func nameOf(cmd redis.Cmder) string {
 	}
 }
 
-// scriptOf is the name of an eval's or evalsha's script.
+// scriptOf returns the name of the script of an eval or evalsha.
 func scriptOf(cmd redis.Cmder) string {
 	text := fmt.Sprint(cmd.Args()[1])
 	if cmd.Name() == "evalsha" {
@@ -151,8 +151,8 @@ func firstLine(text string) string {
 	return strings.TrimPrefix(name, "-- ")
 }
 
-// scriptNames are the names of the library's scripts by their digests. The text of
-// a script, which is sent to a Redis that has not seen it, has its name as the first line.
+// scriptNames has the names of the library's scripts, by their digests. It gets the texts from a
+// Redis that has not seen a script, to which they are sent. The first line of each is its name.
 var scriptNames = sync.OnceValue(func() map[string]string {
 	ctx, key, names := context.Background(), "row:1", make(map[string]string)
 	mini := miniredis.NewMiniRedis()
@@ -193,14 +193,14 @@ func (n *network) DialHook(next redis.DialHook) redis.DialHook {
 	}
 }
 
-// connection is one of the process's. What a subscription brings meets the weather
-// there: hooks do not see it. It is read at once all the same, as who publishes
-// waits for that in this Redis.
+// connection is a connection of a process. The messages of a subscription are delayed or lost
+// here, as hooks do not see them. They are read from Redis at once in any case: a publisher
+// waits for that in miniredis.
 type connection struct {
 	net.Conn
 	n      *network
-	brings chan []byte // nil before it subscribes
-	rest   []byte
+	brings chan []byte // messages that have arrived; nil before it subscribes
+	rest   []byte      // of the last message
 }
 
 func (c *connection) Write(p []byte) (int, error) {
@@ -243,8 +243,8 @@ func (c *connection) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// bring is what happens on its way to what a subscription brings. The connection
-// may be lost with it.
+// bring delays a message of a subscription, or loses it. An error means that the connection is
+// lost with it.
 func (n *network) bring(text string) (arrives bool, err error) {
 	now, r := n.next(context.Background(), text)
 	lost := r.Float64() < now.Lost
@@ -277,7 +277,7 @@ func (n *network) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// brief is a command for the trace, its script by name.
+// brief returns a command as text for the trace, with its script's name in place of the text.
 func brief(cmd redis.Cmder) string {
 	args := slices.Clone(cmd.Args())
 	if cmd.Name() == "eval" || cmd.Name() == "evalsha" {
@@ -317,9 +317,8 @@ func (n *network) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proc
 	}
 }
 
-// send carries a command to Redis and its reply back, or loses one of them. A
-// command that its caller has given up on may still be carried out later: repeat
-// does that, with a copy.
+// send carries a command to Redis and its reply back, or loses one of them. A command may still
+// be carried out after its caller has given it up: repeat does that, with a copy.
 func (n *network) send(ctx context.Context, name string, run, repeat func(context.Context) error) error {
 	if err := n.alive.sleep(ctx, 0); err != nil {
 		return err

@@ -38,7 +38,7 @@ type fleet struct {
 	stats  []aside.Stats
 }
 
-// handle is a worker as its parent sees it.
+// handle is a worker as the test sees it.
 type handle struct {
 	number int
 	cmd    *exec.Cmd
@@ -172,8 +172,8 @@ func (f *fleet) kill(h *handle) {
 	f.ended[h.number] = clock()
 }
 
-// history returns what the workers did. Updates that overlap one of the outages
-// count as unsealed: Redis lost its memory in it, and their blocks with it.
+// history returns the operations of the workers. Updates that overlap one of the outages count
+// as unsealed, because Redis lost its memory in it, and their blocks with it.
 func (f *fleet) history(outages [][2]int64) *history {
 	f.t.Helper()
 	db, err := openDatabase(f.db)
@@ -210,8 +210,8 @@ func (f *fleet) history(outages [][2]int64) *history {
 	return h
 }
 
-// trouble is something that happens to a real Redis, or to a process that uses
-// it, while others go on.
+// trouble is a fault of a real Redis, or of a process that uses it, while the other processes go
+// on.
 type trouble struct {
 	name string
 	args []string // of redis-server
@@ -294,8 +294,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestProcesses has processes read and write the rows of a database file through
-// a real Redis that something happens to, and checks their histories.
+// TestProcesses has processes read and write the rows of a database file while a real Redis
+// fails in one of several ways, and checks their history.
 func TestProcesses(t *testing.T) {
 	t.Parallel()
 	for _, tr := range troubles {
@@ -353,7 +353,7 @@ func (f *fleet) check(tr trouble, from, to int64) {
 	}
 }
 
-// A cold key is loaded once, whoever and however many ask for it.
+// A cold key is loaded once, however many callers in several processes ask for it.
 func TestProcesses_AColdKeyIsLoadedOnce(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)
@@ -384,8 +384,8 @@ func TestProcesses_AColdKeyIsLoadedOnce(t *testing.T) {
 	t.Logf("%d waiters in 8 processes had the value %v (median) and %v (last) after the load ended", len(waits), waits[len(waits)/2], waits[len(waits)-1])
 }
 
-// A process that is killed while it loads is replaced. That it takes 2.5 seconds
-// at most is tested in virtual time.
+// A process that is killed while it loads is replaced. Other tests check in virtual time that
+// this takes at most 2.5 seconds.
 func TestProcesses_AKilledLoaderIsReplaced(t *testing.T) {
 	t.Parallel()
 	r := redistest.Start(t)

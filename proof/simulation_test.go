@@ -29,10 +29,10 @@ var (
 	seed  = flag.Uint64("seed", 0, "the one run to simulate, with a trace of what happens in it")
 )
 
-// TestSimulation runs processes that read and write the same rows through one
-// Redis, in virtual time, while the network, Redis and the processes themselves
-// fail. What happens, and when, follows from the run's seed. A run is over when
-// all is well again; its history is then checked, and what is left behind.
+// TestSimulation runs processes that read and write the same rows through one Redis, in virtual
+// time, while the network, Redis and the processes themselves fail. The seed of a run decides
+// the events and their times. Each run ends with a time without faults, after which its history
+// is checked, and that nothing is left behind in Redis.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
 	if *seed != 0 {
@@ -51,9 +51,9 @@ func TestSimulation(t *testing.T) {
 	wg.Wait()
 }
 
-// The same seed is the same run, or one of two: in a few of them chance decides a
-// tie, as when more of a process's calls read at one instant than commands are sent
-// at a time, and the others share one.
+// The same seed gives the same run, or one of two: in a few runs the scheduler decides a tie, as
+// when more calls of a process read at one instant than commands are sent at a time, and the
+// others share a command.
 func TestSimulation_Replays(t *testing.T) {
 	t.Parallel()
 	ties := 0
@@ -97,7 +97,7 @@ func simulate(t *testing.T, seed uint64, trace bool) (history string) {
 // world is one run.
 type world struct {
 	seed      uint64
-	rand      *rand.Rand // the driver's
+	rand      *rand.Rand // of the driver
 	start     time.Time
 	redis     *miniredis.Miniredis
 	admin     *redis.Client // without faults
@@ -105,29 +105,29 @@ type world struct {
 	trace     func(format string, args ...any)
 	over      chan struct{}
 	calls     sync.WaitGroup // of living processes
-	calm      bool           // no faults in this run
+	calm      bool           // this run has no faults
 	space     aside.Keyspace // rowSpace, in some runs with Share or RefreshAfter
-	refreshes bool           // values are loaded again while they are there
-	rows      []aside.Key    // that are used in this run
-	writing   int            // of 100 steps, how many are writes
+	refreshes bool           // this run has keyspaces with RefreshAfter
+	rows      []aside.Key    // of this run
+	writing   int            // the share of writes, in 100 steps
 
 	mu             sync.Mutex
 	db             map[string]int // the version of each row
-	loads          map[string]int // how many there were of each row in each process
+	loads          map[string]int // the number of loads, by row and process
 	rowLoads       map[string]*rowLoads
 	longestExcuse  time.Duration
-	writes         map[*op]bool // that are running
+	writes         map[*op]bool // the running ones
 	generating     map[*aside.Generation]bool
-	changing       int   // calls of Start and Finish
+	changing       int   // running calls of Start and Finish
 	lastGeneration int64 // when one was finished
 	errs           []error
 
 	processes [3]*process
-	all       []*process // the dead ones, too
+	all       []*process // with the dead ones
 	nextCall  int
 }
 
-// process is one of the simulated ones: a Cache with a client of its own.
+// process is a simulated process, which is a Cache with a client of its own.
 type process struct {
 	*world
 	*life
@@ -144,8 +144,8 @@ const (
 	refreshAfter = 700*time.Millisecond + 11
 )
 
-// rows are what is read and written. Those of the keyspace "row" are written by
-// Update alone, so that their reads are linearizable.
+// rows are the rows of the database. Those of the keyspace "row" are written by Update alone, so
+// that their reads are linearizable.
 var (
 	rowSpace = aside.Keyspace{Name: "row", TTL: valueTTL, NotFoundTTL: 2 * time.Second}
 	rows     = []aside.Key{rowSpace.Key("1"), rowSpace.Key("{2}"), aside.ChatMessages("A")}
@@ -188,9 +188,9 @@ func (w *world) bear(i int) {
 	cfg := aside.Config{
 		Logger: slog.New(slog.DiscardHandler), Keyspaces: []aside.Keyspace{rowSpace},
 		TTLs: map[string]time.Duration{"chat_messages": valueTTL, "generation": 20 * time.Second, "cancel": 5 * time.Second},
-		// Not a multiple of the library's own intervals: timers that fire at once do so in any order.
+		// Not a multiple of the library's own intervals, as timers that are due at once fire in any order.
 		Timeout: 233*time.Millisecond + 17,
-		// The rarer settings in some of the runs.
+		// Some of the runs have rarer settings.
 		RefuseWrites: w.seed%4 == 1,
 	}
 	if w.seed%5 == 2 {
@@ -233,7 +233,7 @@ func (w *world) fail(format string, args ...any) {
 	w.errs = append(w.errs, fmt.Errorf(format, args...))
 }
 
-// run drives the run: a step, a while, a step; then peace, and the checks.
+// run drives the run: steps with pauses between them, then a time without faults, and the checks.
 func (w *world) run() error {
 	for range steps {
 		w.step()
@@ -265,7 +265,7 @@ func (w *world) run() error {
 			}
 		}
 	}
-	time.Sleep(time.Minute) // what is queued is delivered, what was set expires
+	time.Sleep(time.Minute) // queued invalidations are delivered, values expire
 	w.settle()
 	w.checkPeace()
 	close(w.over)
@@ -282,8 +282,8 @@ func (w *world) run() error {
 	return errors.Join(w.errs...)
 }
 
-// pause is how long the driver waits: mostly for less than a load takes, at times
-// for longer than a lease or a block lasts.
+// pause returns the time until the next step. It is mostly shorter than a load, and at times
+// longer than a lease or a block.
 func (w *world) pause() time.Duration {
 	most := []time.Duration{5 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, 500 * time.Millisecond}[w.rand.IntN(4)]
 	if w.rand.IntN(20) == 0 {
@@ -292,7 +292,7 @@ func (w *world) pause() time.Duration {
 	return time.Duration(w.rand.Int64N(int64(most)))
 }
 
-// step lets one thing happen.
+// step begins a call or a fault, or ends one.
 func (w *world) step() {
 	i := w.rand.IntN(len(w.processes))
 	p := w.processes[i]
@@ -323,7 +323,7 @@ func (w *world) step() {
 		w.redis.Del(key.String())
 		w.trace("evicted %v", key)
 	case n < 93:
-		w.redis.Set(key.String(), "not JSON") // by another program; nobody is to be served it
+		w.redis.Set(key.String(), "not JSON") // by another program; no caller may get it
 		w.redis.SetTTL(key.String(), valueTTL)
 		w.trace("corrupted %v", key)
 	case n < 95:
@@ -366,8 +366,7 @@ func (p *process) call(writes bool, do func(ctx context.Context, id int)) {
 	}()
 }
 
-// lasts is how long a load or a write takes: at times longer than leases and
-// blocks last.
+// lasts returns the time that a load or a write takes, at times longer than leases and blocks.
 func lasts(r *rand.Rand) time.Duration {
 	most := []time.Duration{time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 300 * time.Millisecond}[r.IntN(4)]
 	if r.IntN(15) == 0 {
@@ -384,7 +383,7 @@ func (p *process) read(ctx context.Context, id int, key aside.Key) {
 	v, err := aside.GetOrLoad(ctx, p.cache, key, func(ctx context.Context) (_ int, err error) {
 		ended := p.loadBegins(ctx, key)
 		defer func() { ended(err) }()
-		r := p.nextLoad(key) // whichever of the callers who come at once leads
+		r := p.nextLoad(key) // the same for each caller that may lead
 		p.trace("process %d: begins to load %v", p.number, key)
 		if err := p.sleep(ctx, lasts(r)); err != nil {
 			return 0, err
@@ -428,8 +427,7 @@ func (p *process) version(key aside.Key) int {
 	return p.db[key.String()]
 }
 
-// commit is a row's next version, in the history and among the running writes
-// until it has settled.
+// commit gives a row its next version and adds the write to the history. It is not settled yet.
 func (p *process) commit(key aside.Key, o *op) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -440,8 +438,7 @@ func (p *process) commit(key aside.Key, o *op) {
 	p.trace("process %d: commits %v: %d", p.number, key, o.Version)
 }
 
-// write writes the row with Update, or, where that is allowed, with Invalidate
-// afterwards.
+// write writes the row with Update, or, for rows that allow it, with an Invalidate afterwards.
 func (p *process) write(ctx context.Context, id int, key aside.Key) {
 	o := &op{Key: key.String(), Process: p.number, Kind: update, Call: p.now(), Sealed: true}
 	r := draws(p.seed, "write ", id)
@@ -510,7 +507,7 @@ func (p *process) returned(o *op) {
 	p.settle()
 }
 
-// settle looks which of the returned writes have settled since.
+// settle notes which of the returned writes have settled since the last call.
 func (w *world) settle() {
 	now := w.now()
 	w.history.change(func(ops []*op) {
@@ -536,7 +533,7 @@ func keyOf(o *op) aside.Key {
 	panic(o.Key)
 }
 
-// kill ends a process in the midst of whatever it does.
+// kill ends a process, with all of its calls and loads under way.
 func (w *world) kill(p *process) {
 	w.trace("process %d dies", p.number)
 	close(p.died)
@@ -555,8 +552,7 @@ func (w *world) kill(p *process) {
 	})
 }
 
-// evictLease removes what stands beside a key. An Update that is running has lost
-// its block.
+// evictLease removes the lease key of a key. Running Updates lose their blocks with it.
 func (w *world) evictLease(key aside.Key) {
 	lease := "{" + key.String() + "}:lease"
 	if strings.Contains(key.String(), "{") {
@@ -575,7 +571,8 @@ func (w *world) evictLease(key aside.Key) {
 	})
 }
 
-// checkPeace checks what there is when all has been well for a minute.
+// checkPeace checks, after a minute without faults, that Redis is empty, that no key is pending,
+// and that reads return the newest version.
 func (w *world) checkPeace() {
 	for _, key := range w.redis.Keys() {
 		w.fail("%q is still in Redis, a minute after the last fault", key)

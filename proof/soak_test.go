@@ -21,9 +21,9 @@ import (
 
 var soak = flag.Duration("soak", 5*time.Minute, "how long TestSoak lasts")
 
-// TestSoak churns through keys, with callers that leave, generations, and a Redis
-// that stops, dies and kills connections, for minutes; goroutines and memory stay
-// what they were, and no lease is left.
+// TestSoak uses a great many keys for minutes, with callers that leave, with generations, and with
+// a Redis that stops, dies and kills connections. The number of goroutines and the memory must
+// not grow, and no lease may be left.
 //
 //	go test -tags soak -run Soak -timeout 30m ./proof -soak 5m
 func TestSoak(t *testing.T) {
@@ -34,7 +34,7 @@ func TestSoak(t *testing.T) {
 		cfg := configOf(t, envOf(r.Addr))
 		cfg.Logger, cfg.QueueSize = slog.New(slog.DiscardHandler), 500
 		cfg.TTLs["row"] = 2 * time.Second
-		cfg.MemoryMaxBytes, cfg.DecodedMaxBytes = 2<<20, 2<<20 // is full when the first churn ends: what values decode to is remembered
+		cfg.MemoryMaxBytes, cfg.DecodedMaxBytes = 2<<20, 2<<20 // full at the end of the first churn, decoded values included
 		caches = append(caches, open(t, cfg))
 	}
 	churn := func(d time.Duration) {
@@ -62,7 +62,7 @@ func TestSoak(t *testing.T) {
 			}
 		}
 		wg.Wait()
-		// All is well again: what is queued is delivered, leases and blocks end.
+		// Without faults queued invalidations are delivered, and leases and blocks end.
 		redistest.Eventually(t, "no lease is left", func() bool {
 			keys := admin.Keys(t.Context(), "*lease*").Val()
 			return len(keys) == 0 && admin.Ping(t.Context()).Err() == nil
@@ -88,7 +88,7 @@ func measure() (goroutines int, heap uint64) {
 	return runtime.NumGoroutine(), m.HeapAlloc
 }
 
-// use does what a service does, of a great many keys.
+// use makes the calls of a service, with a great many keys.
 func use(ctx context.Context, t *testing.T, c aside.Cache) {
 	gens, err := aside.NewGenerations(c)
 	if err != nil {

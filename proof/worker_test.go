@@ -22,10 +22,11 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// A worker is an operating-system process of its own: this test binary, started
-// again. It uses the cache and the database as a service does until its standard
-// input ends, and prints what it did, a line of JSON each time.
+// A worker is another operating-system process of this test binary. It uses the cache and the
+// database as a service does until its standard input ends, and prints a line of JSON for each
+// operation.
 
+// workerEnv is the variable that makes a process a worker. It has the job as JSON.
 const workerEnv = "ASIDE_PROOF_WORKER"
 
 func TestMain(m *testing.M) {
@@ -36,12 +37,12 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	// No goroutine is left, but that of a closed go-redis client which notices within a
+	// No goroutine may be left, except one of go-redis: a closed client notices only within a
 	// second that it need not dial any more.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
 }
 
-// job is what a worker is to do.
+// job has the settings of a worker.
 type job struct {
 	Number   int
 	Redis    map[string]string // as in the environment of a service
@@ -49,13 +50,13 @@ type job struct {
 	Rows     []string
 	Readers  int
 	Writers  int
-	// Cold: each reader reads the first row once, by a load of this length.
+	// Cold, if it is set, makes each reader read the first row once, with a load of this length.
 	Cold time.Duration
 }
 
-// report is a line of a worker's.
+// report is a line that a worker prints.
 type report struct {
-	Op      *op          `json:",omitempty"` // that is over; of a write also when it has begun, and when it has settled
+	Op      *op          `json:",omitempty"` // at its end; for a write also at its begin, and when it has settled
 	ID      int          `json:",omitempty"` // of a write
 	Error   string       `json:",omitempty"`
 	Loading int64        `json:",omitempty"` // when a load began
@@ -208,7 +209,7 @@ func (w *worker) write() {
 	}
 }
 
-// commit gives the row its next version, and notes who did it.
+// commit gives a row its next version, and notes the process and the write that did so.
 func (w *worker) commit(ctx context.Context, row string, id int) (version int, err error) {
 	tx, err := w.db.BeginTx(ctx, nil)
 	if err != nil {

@@ -1,11 +1,15 @@
-// Package clone copies values that JSON was decoded to, so that each caller can have one
-// of its own without decoding the JSON again: a copy of 50 messages takes a fiftieth of
-// the time in which their JSON is decoded.
+// Package clone copies values that were decoded from JSON, so that each caller of a cache can
+// have a value of its own without decoding the JSON again. A copy of 50 messages takes a
+// fiftieth of the time that decoding them takes.
 //
-// A copy is equal to what the same JSON would be decoded to once more, and shares nothing
-// with the original that can be modified. [Of] finds out once per type how its values are
-// copied, and whether they can be: a type with methods that decode it, pointers in
-// unexported fields or interfaces with methods may have anything inside.
+// A copy equals the value that decoding the same JSON again would yield, and shares nothing
+// with the original that a caller can modify. That the value comes from JSON is the reason why
+// this can be fast and small: such a value is a tree, without cycles and without two
+// references to the same memory.
+//
+// [Of] inspects a type once and finds whether its values can be copied. A type with a method
+// that decodes it, with references in unexported fields, or with interfaces that have methods
+// may refer to anything; it is refused, and its JSON is decoded for each caller.
 package clone
 
 import (
@@ -16,23 +20,25 @@ import (
 	"github.com/cacheaside/aside/internal/jsonvalue"
 )
 
-// Plan is how values of one type are copied. Its zero value assigns them.
+// Plan has the way to copy values of one type. The zero Plan is for types without references,
+// which an assignment copies.
 type Plan struct{ copier copier }
 
-// copier makes a value that was assigned share nothing that can be modified with the value
-// that it was assigned from. It is nil for types whose assignment does that.
+// copier completes a copy: v was assigned from another value, and afterwards shares nothing
+// with it that can be modified. A nil copier is for types where an assignment is enough.
 type copier func(v reflect.Value)
 
-// planned is a type's Plan, if its values can be copied.
+// planned is a result of [Of].
 type planned struct {
 	plan Plan
 	ok   bool
 }
 
-var plans sync.Map // reflect.Type: planned
+// plans has the results of Of: planned by reflect.Type.
+var plans sync.Map
 
-// Of returns how a T that JSON was decoded to is copied, and whether it can be. It is quick
-// for a type that it was asked of before.
+// Of returns the Plan for copies of a T that was decoded from JSON. ok is false if they cannot
+// be copied. Only the first call for a type inspects it.
 func Of[T any]() (p Plan, ok bool) {
 	t := reflect.TypeFor[T]()
 	if known, ok := plans.Load(t); ok {
@@ -45,32 +51,36 @@ func Of[T any]() (p Plan, ok bool) {
 	return c.plan, c.ok
 }
 
-// Value returns a copy of value, which JSON was decoded to. p is the Plan of T.
+// Value returns a copy of value, which must be decoded from JSON. p is the Plan of T. Calls
+// with the same value may run concurrently.
 func Value[T any](p Plan, value T) T {
 	if p.copier == nil {
 		return value
 	}
-	return copied(p, value) // apart, as value is on the heap there
+	return copied(p, value)
 }
 
+// copied is the rest of Value. It is apart because value is on the heap here, which costs an
+// allocation that types without references do not need.
 func copied[T any](p Plan, value T) T {
 	p.copier(reflect.ValueOf(&value).Elem())
 	return value
 }
 
-// copiers are those of the types that were inspected: each once, however many types
-// have it in them.
+// copiers has the types that were inspected on the way through one. Each is inspected once,
+// however many others contain it.
 type copiers map[reflect.Type]*inspected
 
+// inspected is a type whose inspection has begun.
 type inspected struct {
 	copier copier
 	ok     bool
-	done   bool // or else it is being inspected, and refers to itself
+	done   bool // false while it is inspected: met again, the type refers to itself
 }
 
-// of reports whether values of t that JSON was decoded to can be copied, and how.
-// It knows only what JSON makes: no two parts of a value are the same memory, and
-// what is in an interface is what JSON has for any.
+// of returns the copier for values of t, and whether they can be copied. It relies on values
+// from JSON: no two parts of one are the same memory, and an interface holds one of the few
+// types that encoding/json decodes to.
 func (cs copiers) of(t reflect.Type) (copier, bool) {
 	known := cs[t]
 	switch {
@@ -79,12 +89,13 @@ func (cs copiers) of(t reflect.Type) (copier, bool) {
 		cs[t] = known
 		known.copier, known.ok = cs.inspect(t)
 		known.done = true
-	case !known.done: // if it turns out that it cannot be copied, neither can what it is in
+	case !known.done: // if t turns out to be refused, so is the type that contains it
 		return func(v reflect.Value) { known.copier(v) }, true
 	}
 	return known.copier, known.ok
 }
 
+// inspect is of for a type that was not met before.
 func (cs copiers) inspect(t reflect.Type) (c copier, ok bool) {
 	if t == reflect.TypeFor[time.Time]() {
 		return nil, true // its location is never modified
@@ -96,7 +107,7 @@ func (cs copiers) inspect(t reflect.Type) (c copier, ok bool) {
 			c = copySlice(t, elem)
 		}
 		if elem == nil {
-			return c, ok // whoever decodes it: json.RawMessage
+			return c, ok // also if a method decodes it, as for json.RawMessage
 		}
 	case reflect.Array:
 		if elem, ok = cs.of(t.Elem()); ok && elem != nil {
@@ -125,11 +136,13 @@ func (cs copiers) inspect(t reflect.Type) (c copier, ok bool) {
 	default:
 		return nil, kind == reflect.String || reflect.Bool <= kind && kind <= reflect.Complex128
 	}
-	// A type that decodes itself may have anything inside. A pointer has the methods
-	// of what it points to, which is judged by now.
+	// A type with a method that decodes it may refer to anything. A pointer has the methods
+	// of its element, which was judged by now.
 	return c, ok && (c == nil || t.Kind() == reflect.Pointer || !jsonvalue.DecodesItself(t))
 }
 
+// ofStruct is inspect for a struct. It refuses references in unexported fields, which only a
+// method can have set, but goes into embedded structs, as encoding/json does.
 func (cs copiers) ofStruct(t reflect.Type) (c copier, ok bool) {
 	type part struct {
 		field int
@@ -140,7 +153,7 @@ func (cs copiers) ofStruct(t reflect.Type) (c copier, ok bool) {
 		f := t.Field(i)
 		fc, ok := cs.of(f.Type)
 		if !ok || fc != nil && !f.IsExported() && (!f.Anonymous || f.Type.Kind() != reflect.Struct) {
-			return nil, false // JSON does not set it, or only what is exported in it
+			return nil, false // it did not come from the JSON
 		}
 		if fc != nil {
 			parts = append(parts, part{i, fc})
@@ -156,6 +169,7 @@ func (cs copiers) ofStruct(t reflect.Type) (c copier, ok bool) {
 	}, true
 }
 
+// copyElements makes the copier of an array, or of the elements of a slice.
 func copyElements(elem copier) copier {
 	return func(v reflect.Value) {
 		for i := range v.Len() {
@@ -164,6 +178,8 @@ func copyElements(elem copier) copier {
 	}
 }
 
+// copySlice makes the copier of a slice. A nil slice stays nil, which JSON tells from an empty
+// one, and the copy has no spare capacity.
 func copySlice(t reflect.Type, elem copier) copier {
 	return func(v reflect.Value) {
 		if v.IsNil() {
@@ -178,6 +194,8 @@ func copySlice(t reflect.Type, elem copier) copier {
 	}
 }
 
+// copyMap makes the copier of a map. Elements of a map cannot be modified in place, so each is
+// copied outside. Keys have no references, or inspect has refused the type.
 func copyMap(t reflect.Type, elem copier) copier {
 	return func(v reflect.Value) {
 		if v.IsNil() {
@@ -196,6 +214,7 @@ func copyMap(t reflect.Type, elem copier) copier {
 	}
 }
 
+// copyPointer makes the copier of a pointer, which copies its target.
 func copyPointer(t reflect.Type, elem copier) copier {
 	return func(v reflect.Value) {
 		if v.IsNil() {
@@ -210,7 +229,7 @@ func copyPointer(t reflect.Type, elem copier) copier {
 	}
 }
 
-// copyAny copies what JSON was decoded to where nothing says its type.
+// copyAny copies a value that JSON was decoded to as an any.
 func copyAny(value any) any {
 	switch v := value.(type) {
 	case []any:

@@ -28,7 +28,7 @@ type (
 		Kids   []*tree
 		seen   int
 	}
-	// opaque has a pointer that JSON sets nothing behind.
+	// opaque has a pointer that JSON does not set.
 	opaque struct {
 		Name string
 		p    *int

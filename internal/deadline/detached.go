@@ -8,20 +8,25 @@ import (
 )
 
 // Detached is a context with the values of another and an end of its own: when End is
-// called, or after the time that Limit sets. One object, with a channel only if somebody
-// asks for it, takes the place of the dozen that [context.WithoutCancel], WithCancel,
-// WithTimeout and AfterFunc make. It is made by Detach, not copied, and may be used concurrently.
+// called, or after the time that Limit sets. It is one object, with a channel only if Done is
+// called, in place of the dozen that [context.WithoutCancel], WithCancel, WithTimeout and
+// AfterFunc make; a load needs one each time.
+//
+// A Detached is made by Detach and must not be copied. Its methods may be called concurrently,
+// once Detach has returned.
 type Detached struct {
-	context.Context // has the values
+	context.Context // has the values; it never ends
 
 	mu       sync.Mutex
-	done     chan struct{} // nil until somebody asks
-	err      error         // once it has ended
-	deadline time.Time
-	timer    *time.Timer
-	after    []*afterFunc
+	done     chan struct{} // nil until Done is called
+	err      error         // nil until it has ended
+	deadline time.Time     // zero until Limit is called
+	timer    *time.Timer   // nil until Limit is called
+	after    []*afterFunc  // to run when it ends
 }
 
+// afterFunc is a function that AfterFunc was called with. It has an address by which it is
+// found again, as functions cannot be compared.
 type afterFunc struct {
 	d *Detached
 	f func()
@@ -30,7 +35,8 @@ type afterFunc struct {
 // Detach gives a new Detached the values of ctx.
 func (d *Detached) Detach(ctx context.Context) { d.Context = context.WithoutCancel(ctx) }
 
-// Limit ends the context after so long, unless it has a limit or has ended.
+// Limit ends the context after a time, with [context.DeadlineExceeded]. It does nothing if the
+// context has a limit already or has ended.
 func (d *Detached) Limit(after time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -41,9 +47,11 @@ func (d *Detached) Limit(after time.Duration) {
 	d.timer = time.AfterFunc(after, func() { d.end(context.DeadlineExceeded) })
 }
 
-// End ends the context, whose error is [context.Canceled] then, unless it has ended.
+// End ends the context, with [context.Canceled], unless it has ended. Call it in any case, as it
+// stops the timer of Limit.
 func (d *Detached) End() { d.end(context.Canceled) }
 
+// end ends the context with err, unless it has ended.
 func (d *Detached) end(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -63,7 +71,9 @@ func (d *Detached) end(err error) {
 	d.after = nil
 }
 
-// AfterFunc is that of [context.AfterFunc], which calls it.
+// AfterFunc runs f in a goroutine of its own when the context ends. [context.AfterFunc] calls it
+// if it is there, as the functions of package context do that derive a context from this one;
+// they would each start a goroutine that waits for Done otherwise.
 func (d *Detached) AfterFunc(f func()) (stop func() bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -76,6 +86,7 @@ func (d *Detached) AfterFunc(f func()) (stop func() bool) {
 	return a.stop
 }
 
+// stop keeps the function from running, and reports whether it did.
 func (a *afterFunc) stop() bool {
 	a.d.mu.Lock()
 	defer a.d.mu.Unlock()
@@ -86,7 +97,7 @@ func (a *afterFunc) stop() bool {
 	return i >= 0
 }
 
-// Deadline is when the time is over that Limit has set.
+// Deadline returns the time at which Limit ends the context, if it was called.
 func (d *Detached) Deadline() (at time.Time, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -106,7 +117,7 @@ func (d *Detached) Done() <-chan struct{} {
 	return d.done
 }
 
-// Err says how the context has ended, if it has.
+// Err returns nil until the context has ended, and then the reason.
 func (d *Detached) Err() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

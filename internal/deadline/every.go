@@ -5,8 +5,11 @@ import (
 	"time"
 )
 
-// Every does work every d until it says not to or stop is called. Until d has
-// passed once there is no goroutine: most loads and writes are over by then.
+// Every calls work every d, at first after d, until it returns false or stop is called. stop
+// ends the context of a call that runs and does not wait for it.
+//
+// There is only a timer, no goroutine, until d has passed once: most loads and writes are over
+// by then.
 func Every(d time.Duration, work func(context.Context) (again bool)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	first := time.AfterFunc(d, func() {

@@ -6,30 +6,33 @@ import (
 	"time"
 )
 
-// Shared makes contexts that end after one time, many of which share a timer: one for
-// each would cost more than all else that a read does. Its methods may be called
-// concurrently.
+// Shared makes contexts with one timeout. Contexts that are made at about the same time share a
+// timer and a channel; one each would cost more than all else that a read does. Its methods
+// may be called concurrently.
 type Shared struct {
 	after time.Duration
-	last  atomic.Pointer[limit]
+	last  atomic.Pointer[limit] // the newest; nil before the first context
 }
 
-// limit is a time that many contexts have as their last.
+// limit is a deadline that many contexts share.
 type limit struct {
 	made, deadline time.Time
 	over           chan struct{} // closed at deadline
 }
 
-// NewShared returns a Shared whose contexts end after d, or up to a 32nd of it sooner.
+// NewShared returns a Shared that makes contexts with a timeout of d, or up to a 32nd of it
+// less.
 func NewShared(d time.Duration) *Shared { return &Shared{after: d} }
 
-// Context returns a context for a command that starts now. It has the values of ctx, and
-// does not end with it: it is for a client that would not interrupt a command for its
-// caller anyhow.
+// Context returns a context with the values of ctx for a command that starts now. It does not
+// end with ctx: it is for a client like go-redis, which sets the deadline on a connection and
+// does not interrupt a command for its caller anyhow. Nothing has to be released.
 func (s *Shared) Context(ctx context.Context, now time.Time) context.Context {
 	return &limited{ctx, s.limit(now)}
 }
 
+// limit returns the newest limit, or a new one if that is older than a 32nd of the timeout. Two
+// callers may both make one, of which the other is used by its maker alone.
 func (s *Shared) limit(now time.Time) *limit {
 	if l := s.last.Load(); l != nil && now.Sub(l.made) < s.after/32 {
 		return l
@@ -40,6 +43,7 @@ func (s *Shared) limit(now time.Time) *limit {
 	return l
 }
 
+// limited is a context with the values of one and the end of a limit.
 type limited struct {
 	context.Context
 	limit *limit

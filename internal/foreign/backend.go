@@ -7,7 +7,10 @@ import (
 	"github.com/cacheaside/aside/backend"
 )
 
-// Backend is a backend of others, or one that runs code of others. Its panics are errors.
+// Backend wraps a backend by another author, or one that runs another author's code, such as
+// the hooks of a Redis client. A panic in a method becomes its error, a *[Panic]. The methods
+// are written out, as embedding alone would guard none of them, and a new method of
+// [backend.Backend] should get one here.
 type Backend struct{ backend.Backend }
 
 func (b Backend) Get(ctx context.Context, key string) (value []byte, ok bool, err error) {

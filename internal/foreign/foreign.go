@@ -1,11 +1,14 @@
-// Package foreign calls code of others: a backend, the hooks and the dialer of a Redis
-// client, a log handler, the methods of their errors. Such code often runs on a goroutine
-// on which no caller could recover. Its panic must not end the process, so it becomes an
-// error.
+// Package foreign guards calls of code that users of the library supply: a backend, the hooks
+// and the dialer of a Redis client, a log handler, the methods of their errors. A panic in it
+// becomes an error.
 //
-// [Catch] and [Safely] guard one call, [Backend] guards each method of a backend, and
-// [Logs] a log handler. None of them can keep a goroutine that foreign code ends with
-// runtime.Goexit: see [ErrExited].
+// That is unusual for a Go library, and has a reason: the cache calls such code on goroutines
+// of its own, on which no caller could recover. A panic there would end the process, for a
+// cache that the service could have done without.
+//
+// [Catch] and [Safely] guard one call, [Backend] guards each method of a backend, and [Logs]
+// a log handler. None of them can keep a goroutine that ends with runtime.Goexit; see
+// [ErrExited].
 package foreign
 
 import (
@@ -17,21 +20,22 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Panic is the error in place of a panic.
+// Panic is the error that a panic becomes. Its text does not contain the stack, which a log should
+// have once and not with each call.
 type Panic struct {
-	Value any    // of the panic
+	Value any    // the argument of panic
 	Stack []byte // of the goroutine that panicked
 }
 
 func (p *Panic) Error() string { return fmt.Sprintf("the backend panicked: %v", p.Value) }
 
-// ErrExited is the error of code that ended its goroutine with runtime.Goexit, as the
-// testing package's FailNow does: nothing can keep the goroutine, so whoever waits for it
-// must be told by a deferred function.
+// ErrExited is the error for a call whose goroutine ended with runtime.Goexit, as FailNow of
+// package testing ends it. Nothing can keep such a goroutine, so the code that runs the call
+// must report this error to its waiters in a deferred function.
 var ErrExited = errors.New("code of the backend ended its goroutine with runtime.Goexit")
 
-// Catch is to be deferred. It turns a panic into an error, and replaces an error whose
-// methods panic by one whose methods do not.
+// Catch must be deferred. It turns a panic into an error in *err, and replaces an error there
+// by [Examined] of it.
 func Catch(err *error) {
 	if p := recover(); p != nil {
 		*err = &Panic{p, debug.Stack()}
@@ -40,10 +44,11 @@ func Catch(err *error) {
 	}
 }
 
+// errNone is an error that no other is, for errors.Is.
 var errNone = errors.New("no error of others is this one")
 
-// Examined returns err if its methods can be called, as is done in many places, and
-// otherwise a *Panic.
+// Examined returns err, or a *Panic if one of its methods (Error, Is, As, Unwrap) panics. The
+// cache calls these in many places, and trusts them after this.
 func Examined(err error) (same error) {
 	if err == nil {
 		return nil
@@ -60,7 +65,7 @@ func Examined(err error) (same error) {
 	return err
 }
 
-// Safely runs code of others. Its panic is an error.
+// Safely calls code and returns its results. A panic in code is an error.
 func Safely[T any](ctx context.Context, code func(context.Context) (T, error)) (v T, err error) {
 	defer Catch(&err)
 	return code(ctx)

@@ -73,8 +73,8 @@ func (f *family) UnmarshalJSON(data []byte) error {
 func (d *dag) MarshalJSON() ([]byte, error) { return []byte(`{}`), nil }
 func (nowhere) IsZero() bool                { return true }
 
-// What encoding/json does not write is not walked through for ever, or for as long as
-// there are ways through it.
+// Parts that encoding/json does not write cannot make the search endless, or as long as the
+// number of paths through them.
 func TestEncode_IsBounded(t *testing.T) {
 	t.Parallel()
 	loop := &child{Name: "root", Meta: 1.0}

@@ -9,16 +9,19 @@ import (
 	"time"
 )
 
-// What a value is to have instead of a part that comes back as another one.
+// These complete "want … of a T" for a value with a part that comes back as another one.
 const (
 	wholeMinutes  = "times whose zone has an offset of whole minutes"
 	float64Number = "numbers that a float64 holds, in the interfaces"
 )
 
-// inexact says what is wanted of a value, or nothing: a time whose zone has an offset
-// with seconds is written as another instant, and a number in an interface is decoded to
-// a float64. It looks at the value only where its JSON may have such a part.
-// held says that v itself is decoded to an interface.
+// inexact returns a requirement that v does not meet, or "". It looks for two parts that come
+// back as others although their types can be encoded: a time in a zone with seconds in
+// its offset, which is written as another instant, and a number in an interface, which is
+// decoded to a float64. held says that v itself is decoded to an interface.
+//
+// It looks through v only if its type may have such a part and its JSON looks as if it had
+// one, as most JSON does not.
 func inexact(v reflect.Value, held bool, data []byte) (want string) {
 	t := infoOf(v.Type())
 	x := exactness{
@@ -32,15 +35,16 @@ func inexact(v reflect.Value, held bool, data []byte) (want string) {
 	return x.want
 }
 
-// exactness looks through a value for parts that come back as other ones. As search
-// does, it takes a limited number of steps.
+// exactness looks through a value for times and numbers that come back as others. Like
+// [search] it takes a limited number of steps.
 type exactness struct {
-	times, numbers bool // what it looks for
-	left           int
-	want           string
+	times, numbers bool   // the kinds of parts to look for
+	left           int    // steps
+	want           string // the requirement that the value does not meet; it ends the look
 }
 
-// look looks at v, which an interface holds, or a part of which v is.
+// look looks at v. held says that an interface holds v, or a value that v is a part of, so
+// that numbers in it are decoded to float64s.
 func (x *exactness) look(v reflect.Value, held bool) {
 	t := v.Type()
 	if t == timeType {
@@ -72,7 +76,8 @@ func (x *exactness) look(v reflect.Value, held bool) {
 	}
 }
 
-// isExact is quick for the types of which lists have many.
+// isExact reports whether each value of t comes back as it is. It knows predeclared types only,
+// and is quick, for the elements of long lists.
 func isExact(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Bool, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Uint8, reflect.Uint16, reflect.Uint32,
@@ -82,12 +87,13 @@ func isExact(t reflect.Type) bool {
 	return false
 }
 
+// parts looks at the parts of v.
 func (x *exactness) parts(v reflect.Value, held bool) {
 	switch v.Kind() {
 	case reflect.Interface:
 		if v.NumMethod() == 0 {
 			x.holds(v.Interface())
-		} // nothing but a nil is decoded to another one
+		} // nothing but null is decoded to an interface with methods
 	case reflect.Pointer:
 		if !v.IsNil() && x.step() {
 			x.look(v.Elem(), held)
@@ -113,7 +119,8 @@ func (x *exactness) parts(v reflect.Value, held bool) {
 	}
 }
 
-// holds looks at what an interface holds, quickly at what JSON itself makes.
+// holds looks at a value that an interface holds. The types that decoding makes come first,
+// without reflection.
 func (x *exactness) holds(value any) {
 	switch v := value.(type) {
 	case nil, string, float64, bool:
@@ -135,8 +142,8 @@ func (x *exactness) holds(value any) {
 	}
 }
 
-// step reports whether the look goes on. A value of which its JSON leaves out so much is
-// not known to come back.
+// step reports whether to go on. A value that takes more steps than its JSON has bytes has
+// parts without a place in the JSON, so it is not known to come back, and is refused.
 func (x *exactness) step() bool {
 	if x.left--; x.left < 0 && x.want == "" {
 		x.want = "JSON of all parts that have a place in it,"
@@ -144,12 +151,14 @@ func (x *exactness) step() bool {
 	return x.want == ""
 }
 
+// number notes that a number is not exact, if it is decoded to an interface.
 func (x *exactness) number(held, exact bool) {
 	if x.numbers && held && !exact {
 		x.want = float64Number
 	}
 }
 
+// time notes that v, a time, has an offset with seconds, which RFC 3339 does not write.
 func (x *exactness) time(v reflect.Value) {
 	var at *time.Time
 	if v.CanAddr() {
@@ -163,8 +172,9 @@ func (x *exactness) time(v reflect.Value) {
 	}
 }
 
-// own looks at a value that has methods to encode it. Its times are those of its exported
-// fields, and its numbers are in the JSON that the methods write.
+// own looks at a value that methods encode. Which of its fields they write is not known, so
+// all exported ones count for its times. For its numbers the JSON that the methods write is
+// read.
 func (x *exactness) own(v reflect.Value, held bool) {
 	if x.times {
 		x.ownTimes(v)
@@ -178,6 +188,7 @@ func (x *exactness) own(v reflect.Value, held bool) {
 	}
 }
 
+// ownTimes looks at the times among v's exported fields, and at v if it is one.
 func (x *exactness) ownTimes(v reflect.Value) {
 	if v.Type() == timeType {
 		x.time(v)
@@ -190,7 +201,8 @@ func (x *exactness) ownTimes(v reflect.Value) {
 	}
 }
 
-// isQuoted reports whether a number in f is a text in JSON.
+// isQuoted reports whether f's tag has the option "string", so that a number in it is a string
+// in JSON and comes back exactly.
 func isQuoted(f reflect.StructField) bool {
 	_, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 	for option := range strings.SplitSeq(options, ",") {
@@ -205,7 +217,8 @@ func isQuoted(f reflect.StructField) bool {
 	return false
 }
 
-// hasOffset reports whether a text in data may end with the offset of a zone.
+// hasOffset reports whether a string in data may end with the offset of a zone. It is a cheap
+// filter, which texts that are not times may pass.
 func hasOffset(data []byte) bool {
 	for _, sign := range []byte("+-") {
 		for rest := data; ; {
@@ -223,7 +236,7 @@ func hasOffset(data []byte) bool {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// hasNumber reports whether one of the numbers in data is such.
+// hasNumber reports whether such is true of a number in data, which is valid JSON.
 func hasNumber(data []byte, such func([]byte) bool) bool {
 	for i := 0; i < len(data); i++ {
 		switch c := data[i]; {
@@ -243,7 +256,7 @@ func hasNumber(data []byte, such func([]byte) bool) bool {
 	return false
 }
 
-// textEnd returns where the text that data begins with ends.
+// textEnd returns the index of the quote that ends the string at the beginning of data.
 func textEnd(data []byte) int {
 	for i := 1; i < len(data); i++ {
 		n := bytes.IndexByte(data[i:], '"')
@@ -262,16 +275,17 @@ func textEnd(data []byte) int {
 	return len(data)
 }
 
-// isLong reports whether a float64 may not hold a number: it holds 15 digits.
+// isLong reports whether a float64 may be unable to hold number: it holds any 15 digits.
 func isLong(number []byte) bool { return len(number) > 15 || bytes.ContainsAny(number, "eE") }
 
-// isOdd reports whether a float64 does not hold a number, nor was it written from one.
+// isOdd reports whether number is neither held by a float64 nor written from one: 1e21 as
+// 1000000000000000000000 is not odd.
 func isOdd(number []byte) bool {
 	return isLong(number) && !isFloat64(string(number)) && !isShortest(string(number))
 }
 
-// isFloat64 reports whether a float64 holds a number: a whole one as it is, another one
-// with all its digits.
+// isFloat64 reports whether a float64 holds number: a whole number exactly, any other with all
+// the digits that are written.
 func isFloat64(number string) bool {
 	f, err := strconv.ParseFloat(number, 64)
 	switch {
@@ -285,14 +299,15 @@ func isFloat64(number string) bool {
 	return digits == d && exponent == e
 }
 
-// isShortest reports whether a whole number is as Go and JavaScript write a float64.
+// isShortest reports whether number is the shortest text of a whole float64, as Go and
+// JavaScript write it.
 func isShortest(number string) bool {
 	f, err := strconv.ParseFloat(number, 64)
 	return err == nil && strconv.FormatFloat(f, 'f', -1, 64) == number
 }
 
-// decimal returns a number as the digits behind its point, without zeros around them, and
-// the power of ten that they are multiplied with.
+// decimal returns the digits d and the exponent e with which number is 0.d times ten to the
+// power of e, without its sign. d has no zeros at its ends, so equal numbers have equal texts.
 func decimal(number string) (digits string, exponent int) {
 	mantissa, power := strings.TrimPrefix(number, "-"), ""
 	if i := strings.IndexAny(mantissa, "eE"); i >= 0 {

@@ -1,13 +1,20 @@
-// Package jsonvalue encodes values as encoding/json does and decodes them as it does, and
-// refuses each value that would not survive that. A value is either encoded to JSON that
-// says the same value to its readers, or not at all.
+// Package jsonvalue encodes and decodes values as encoding/json does, and refuses each value
+// that would not survive both. It is the codec of a cache, where a value that comes back
+// changed is worse than one that is not stored. A reader of the cache would act on it.
 //
 // encoding/json loses parts of some values without an error: bytes that are not UTF-8, a
 // pointer to a nil, the parts of a type with methods that encode it and none that decode
 // it. [Encode] knows by its type whether a value may have such parts, and only then decodes
-// the JSON once and compares. [Decode] uses the quicker decoder of json/v2 for types to
-// which both packages give one meaning. Errors say where the JSON is wrong, and show
-// nothing of the value.
+// the JSON once and compares. To compare always would be simpler, but each encoding would
+// then cost a decoding, also for the many types that lose nothing.
+//
+// [Decode] uses the decoder of json/v2, which takes half the time, for types to which both
+// packages give one meaning. Errors say where the JSON is wrong and show nothing of the
+// value, as they are logged and a value may hold secrets.
+//
+// An inspection of a type, by reflection, finds out all of this once (types.go). It is
+// cautious: a type that it wrongly doubts costs time, a type that it wrongly trusts costs
+// data.
 package jsonvalue
 
 import (
@@ -26,28 +33,30 @@ import (
 	jsonv1 "github.com/go-json-experiment/json/v1"
 )
 
-// likeV1 makes the decoder of json/v2 read what encoding/json reads, in half the time.
-// It refuses what the two may take in different ways, which is then for encoding/json
-// to decide.
+// likeV1 makes the decoder of json/v2 accept the JSON that encoding/json accepts, but for
+// duplicate names and invalid UTF-8, which the two treat in different ways. Decode has
+// encoding/json decide on those.
 var likeV1 = jsonv2.JoinOptions(jsonv1.DefaultOptionsV1(), jsonv1.ReportErrorsWithLegacySemantics(false),
 	jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(false))
 
 var errNotUTF8 = errors.New("aside: want JSON in UTF-8")
 
-// Decode stores in the value that ptr points to what data says to encoding/json, which
-// must be UTF-8. It uses json/v2 only for types to which that gives the meaning that
-// encoding/json gives them. Its errors show nothing of data, also where a caller wraps
-// them. ptr points to a zero value.
+// Decode decodes data into the value that ptr points to, with the result of json.Unmarshal.
+// The value must be zero, and data must be UTF-8: encoding/json would replace invalid bytes
+// without an error.
+//
+// Its errors show nothing of data, and wrap no error that does. After an error the value may
+// be set in part.
 func Decode(data []byte, ptr any) error {
 	p := reflect.ValueOf(ptr)
 	if p.Kind() != reflect.Pointer || p.IsNil() {
-		return json.Unmarshal(data, ptr) // which says so
+		return json.Unmarshal(data, ptr) // returns the error for such a ptr
 	}
 	if infoOf(p.Type().Elem()).v2 {
 		if jsonv2.Unmarshal(data, ptr, likeV1) == nil {
 			return nil
 		}
-		p.Elem().SetZero()
+		p.Elem().SetZero() // json/v2 may have set a part
 	}
 	if !utf8.Valid(data) {
 		return errNotUTF8
@@ -58,14 +67,21 @@ func Decode(data []byte, ptr any) error {
 	return nil
 }
 
-// Encode returns the JSON of value, as encoding/json writes it. It refuses a value that
-// would be decoded to another one. A value that may be, by its type, by an invalid rune or
-// by a null in it, is decoded once to see.
+// Encode returns the JSON of value, as json.Marshal does, or an error if Decode would make
+// another value of it. A value is in doubt by its type, by an invalid rune in a text, or by a
+// null in its JSON. Encode decodes the JSON of such a value once and compares.
+//
+// Some losses are accepted, as all programs that use encoding/json live with them: fields
+// without a place in the JSON, the monotonic reading and the location of a time, an empty
+// slice that is omitted, and the type of a value in an interface. A number in an interface
+// comes back as a float64, and is refused if a float64 does not hold it.
 func Encode(value any) ([]byte, error) { return encode(value, false) }
 
-// EncodeHeld is Encode of a value that is decoded to an interface.
+// EncodeHeld is Encode for a value that a reader decodes into an interface. Numbers in value,
+// and value itself if it is one, count as numbers in an interface.
 func EncodeHeld(value any) ([]byte, error) { return encode(value, true) }
 
+// encode is Encode, and with held EncodeHeld.
 func encode(value any, held bool) ([]byte, error) {
 	if value == nil {
 		return json.Marshal(nil)
@@ -77,7 +93,7 @@ func encode(value any, held bool) ([]byte, error) {
 		return nil, unencodable(err, value)
 	}
 	doubt, raw := t.doubt, t.raw
-	if t.dynamic {
+	if t.dynamic { // values in interfaces have types that t does not tell
 		s := search{doubt: doubt, raw: raw, left: 4*len(data) + 64}
 		s.in(v)
 		doubt, raw = s.doubt, s.raw
@@ -88,17 +104,21 @@ func encode(value any, held bool) ([]byte, error) {
 	if want := inexact(v, held, data); want != "" {
 		return nil, fmt.Errorf("aside: want %s of a %T", want, value)
 	}
-	lossy := bytes.Count(data, replaced) // as encoding/json writes what is not UTF-8; U+FFFD itself is written as it is
+	lossy := bytes.Count(data, replaced) // stand for invalid UTF-8, as U+FFFD itself is not escaped
 	switch {
 	case doubt == uncalled:
 		return nil, fmt.Errorf("aside: want MarshalJSON and UnmarshalJSON in the parts of a %T that have MarshalJSONTo or UnmarshalJSONFrom, which encoding/json does not call", value)
 	case lossy == 0 && (doubt == none || doubt == atNull && !bytes.Contains(data, null)):
 		return data, nil
 	}
+	// A value that readers could not decode would be a miss for each of them, so it is an
+	// error here, once, for the writer.
 	back := reflect.New(v.Type())
 	if err := Decode(data, back.Interface()); err != nil {
 		return nil, fmt.Errorf("aside: a %T does not decode from its own JSON: %w", value, err)
 	}
+	// Encoded again, the rune that stands for invalid UTF-8 is no longer escaped. The escapes of
+	// methods and of raw messages still are.
 	if lossy > 0 {
 		if again, err := json.Marshal(back.Interface()); err != nil || bytes.Count(again, replaced) != lossy {
 			return nil, fmt.Errorf("aside: want text in UTF-8 in a %T", value)
@@ -111,9 +131,10 @@ func encode(value any, held bool) ([]byte, error) {
 	return data, nil
 }
 
-// unencodable says why encoding/json does not encode value, and shows nothing of it.
+// unencodable returns an error that says why encoding/json does not encode value. It keeps
+// the types of err and value, and leaves out err's text, which may quote the value.
 func unencodable(err error, value any) error {
-	switch e := err.(type) { // not what it wraps, which is of a method
+	switch e := err.(type) { // errors that it wraps are from methods
 	case *json.MarshalerError:
 		return fmt.Errorf("aside: an encoding method of a %v fails with a %T", e.Type, e.Err)
 	case *json.UnsupportedTypeError:
@@ -132,24 +153,29 @@ var (
 	replaced = []byte(`\ufffd`)
 )
 
-// addressable returns a shallow copy of v whose address can be taken: encoding/json
-// calls methods of pointers only where it has one, and decoding always does.
+// addressable returns an addressable shallow copy of v. Without an address
+// encoding/json would not call methods of a pointer to v when it encodes, and would call
+// them when it decodes.
 func addressable(v reflect.Value) reflect.Value {
 	c := reflect.New(v.Type()).Elem()
 	c.Set(v)
 	return c
 }
 
-// search finds what is to be doubted of the values that interfaces hold, and whether
-// methods write the JSON of one. It takes no more steps than it has left. encoding/json
-// writes a byte for nearly each, so where they do not suffice, the JSON leaves out parts
-// of the value, which may lead back to themselves: all is doubted then.
+// search walks through the values that interfaces hold, of types that the inspection of the
+// outer type does not know. It finds how far they are to be doubted, and whether a method
+// writes the JSON of one.
+//
+// It takes a limited number of steps. encoding/json writes at least a byte for nearly each,
+// so if they do not suffice, the JSON leaves out parts of the value, which may lead back to
+// themselves. The search then gives up and doubts everything.
 type search struct {
-	doubt doubt
-	raw   bool
-	left  int
+	doubt doubt // the worst so far
+	raw   bool  // a method writes JSON
+	left  int   // steps
 }
 
+// note adds a finding.
 func (s *search) note(d doubt, raw bool) { s.doubt, s.raw = max(s.doubt, d), s.raw || raw }
 
 // step reports whether the search goes on.
@@ -160,8 +186,8 @@ func (s *search) step() bool {
 	return s.left >= 0
 }
 
-// in searches a value, but for the parts of one that has a method to encode it: they
-// have no JSON of their own, and such a value is doubted by its type.
+// in searches a value. It leaves out the parts of a value that a method encodes: they have
+// no JSON of their own, and such a value is doubted by its type.
 func (s *search) in(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Interface:
@@ -193,10 +219,12 @@ func (s *search) in(v reflect.Value) {
 	}
 }
 
-// encodesItself is quick for the types of which there are many, those without a name.
+// encodesItself reports whether a method encodes values of t. It is quick for predeclared and
+// unnamed types, which have no methods and are the most common.
 func encodesItself(t reflect.Type) bool { return t.PkgPath() != "" && infoOf(t).by.encodes != "" }
 
-// held searches a value that an interface holds, quickly what JSON itself makes.
+// held searches a value that an interface holds. The types that decoding makes come first,
+// without reflection: most values that are stored again were decoded before.
 func (s *search) held(value any) {
 	if !s.step() {
 		return
@@ -220,17 +248,19 @@ func (s *search) held(value any) {
 	}
 }
 
-// comparison is of a value with what was decoded from its JSON. Both may lead back to
-// themselves, where methods leave that out of the JSON and bring it back.
+// comparison compares a value with the one decoded from its JSON. Both may have cycles, if
+// methods leave the references out of the JSON and restore them, so it bounds its depth and
+// the bytes that it encodes, and notes the references that it has compared.
 type comparison struct {
-	all   bool
-	depth int
-	bytes int // may still be encoded for it, of what interfaces hold
-	steps int
-	seen  map[pair]bool // once it has taken many steps
+	all   bool          // compare every part, not only those in doubt
+	depth int           // of calls of same in each other
+	bytes int           // that may still be encoded, of values in interfaces
+	steps int           // taken so far
+	seen  map[pair]bool // the references that were compared; nil for the first steps
 }
 
-// pair are two references that are compared, or were.
+// pair is two references of one type that are or were compared. A slice has its length, as
+// slices of one array differ in it.
 type pair struct {
 	v, w unsafe.Pointer
 	len  int
@@ -238,12 +268,13 @@ type pair struct {
 }
 
 const (
-	maxDepth   = 50_000 // encoding/json decodes up to 10,000 objects and lists in each other
-	quickSteps = 1_000  // that take no notes
+	maxDepth   = 50_000 // encoding/json decodes at most 10,000 nested objects and arrays
+	quickSteps = 1_000  // most values are compared in fewer, and need no map of references
 )
 
-// met reports whether v and w are references that have met before: then they are the
-// same if all else is. A held value meets itself.
+// met reports whether the references v and w have been compared before. They then count as
+// the same: if they are not, the comparison of them finds that. A value in an interface is
+// noted as a pair with itself.
 func (c *comparison) met(v, w reflect.Value) bool {
 	if c.steps++; c.steps < quickSteps {
 		return false
@@ -267,9 +298,9 @@ func (c *comparison) met(v, w reflect.Value) bool {
 	return false
 }
 
-// same reports whether w, which was decoded from v's JSON, is v but for what JSON is
-// known to lose. It may be wrong only where it says that it is not. Unless c.all is set,
-// it leaves out the parts whose types are not to be doubted.
+// same reports whether w, which was decoded from v's JSON, equals v apart from the losses that
+// Encode accepts. It may err only by reporting false, which makes Encode refuse a good value.
+// Unless c.all is set, it skips the parts of types that are not in doubt.
 func (c *comparison) same(v, w reflect.Value) bool {
 	if c.depth++; c.depth > maxDepth {
 		return false
@@ -288,9 +319,9 @@ func (c *comparison) same(v, w reflect.Value) bool {
 		return v.IsNil() == w.IsNil() && (v.IsNil() || c.same(v.Elem(), w.Elem()))
 	case t.Kind() == reflect.Interface:
 		return v.IsNil() == w.IsNil() && (v.IsNil() || c.sameHeld(v.Elem()))
-	case t == timeType:
+	case t == timeType: // its monotonic reading and location may be lost
 		return v.Interface().(time.Time).Equal(w.Interface().(time.Time))
-	case t == floatType: // its text has neither its precision nor how it rounds
+	case t == floatType: // its text has neither precision nor rounding mode
 		f, g := addressable(v).Addr().Interface().(*big.Float), addressable(w).Addr().Interface().(*big.Float)
 		return f.Cmp(g) == 0 && f.Prec() == g.Prec() && f.Mode() == g.Mode()
 	case known.by.encodes != "":
@@ -309,6 +340,8 @@ func (c *comparison) same(v, w reflect.Value) bool {
 	return c.sameParts(v, w)
 }
 
+// sameParts compares the parts of v and w. It also does so for values that methods encode, if
+// their text may leave parts out.
 func (c *comparison) sameParts(v, w reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Struct:
@@ -335,17 +368,18 @@ func (c *comparison) sameParts(v, w reflect.Value) bool {
 		return true
 	case reflect.Func:
 		return v.IsNil() == w.IsNil()
-	case reflect.String:
+	case reflect.String: // encoding/json writes an empty json.Number as 0
 		return v.String() == w.String() || v.Type() == numberType && v.Len() == 0 && w.String() == "0"
 	}
 	return v.Equal(w)
 }
 
+// sameFields compares the fields that have a place in the JSON of a struct, and no others.
 func (c *comparison) sameFields(v, w reflect.Value) bool {
 	for _, f := range infoOf(v.Type()).fields {
 		one, err := v.FieldByIndexErr(f.Index)
 		if err != nil {
-			continue // in an embedded pointer that is nil, which is compared itself
+			continue // the embedded pointer that leads to f is nil, and is compared as a field
 		}
 		two, err := w.FieldByIndexErr(f.Index)
 		if err != nil {
@@ -362,8 +396,10 @@ func (c *comparison) sameFields(v, w reflect.Value) bool {
 	return true
 }
 
-// sameHeld reports whether what an interface holds would be decoded from its JSON to
-// what it is, if JSON kept its type.
+// sameHeld reports whether v, which an interface holds, survives being encoded and decoded as
+// its own type. The reader gets a map or another type of JSON's in its place, so the two
+// cannot be compared; but if v loses a part even as its own type, that part is not in the
+// JSON either.
 func (c *comparison) sameHeld(v reflect.Value) bool {
 	if c.met(v, v) {
 		return true

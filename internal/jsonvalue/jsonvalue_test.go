@@ -27,11 +27,11 @@ type (
 		Raw   json.RawMessage   `json:"raw,omitempty"`
 		Texts map[string]string `json:"texts,omitempty"`
 	}
-	// masked is encoded without its text.
+	// masked has a method that leaves its text out.
 	masked string
 	// cents has the methods of its pointer only.
 	cents struct{ n int64 }
-	// refusing shows in its errors what it was given.
+	// refusing quotes the value in its errors.
 	refusing struct{ s string }
 	// forV2 has methods that json/v2 calls and encoding/json does not.
 	forV2 struct{ Text string }
@@ -149,7 +149,7 @@ func TestDecodesItself(t *testing.T) {
 	}
 }
 
-// The values that come back as encoding/json has them, and the tags that help.
+// These values come back as they do with encoding/json. Some tags make others do so.
 func TestEncode_WhatEncodingJSONMakesOfIt(t *testing.T) {
 	t.Parallel()
 	type plain struct {

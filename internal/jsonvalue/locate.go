@@ -12,13 +12,13 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// located says where data does not decode to a t: at which byte, in which field, and the
-// type that is wanted there. It shows nothing of data, which the texts of encoding/json
-// and of decoding methods have pieces of, and it does not wrap err, so that a handler
-// that logs wrapped errors does not show them either.
+// located returns an error that says where data does not decode to a t: at which byte, in which
+// field, and which type is wanted there. err is encoding/json's error.
 //
-// A decoding method may return an error of encoding/json, with texts of its own: only
-// kinds of JSON and names of fields of the type are taken from one.
+// It shows nothing of data. The texts of encoding/json and of decoding methods quote pieces of
+// it, so none is used, and err is not wrapped: a log handler may print the errors that
+// another wraps. A decoding method may also return an error of encoding/json with texts of its
+// own, so that from one only kinds of JSON and names of fields of the type are taken.
 func located(err error, data []byte, t reflect.Type) error {
 	var syntax *json.SyntaxError
 	var wrong *json.UnmarshalTypeError
@@ -43,13 +43,14 @@ func located(err error, data []byte, t reflect.Type) error {
 	return fmt.Errorf("aside: a part of it does not decode%s, with a %T", where, err)
 }
 
-// kinds are those that encoding/json names in an error.
+// kinds are the kinds of JSON that encoding/json names in an error.
 var kinds = []string{"number", "string", "bool", "array", "object"}
 
+// isPlaceIn reports whether data has a byte offset. A method's own error may have any.
 func isPlaceIn(data []byte, offset int64) bool { return 0 <= offset && offset <= int64(len(data)) }
 
-// fieldsIn returns a path of fields of a t as encoding/json writes it, through lists and
-// maps, with a * for each part that is no name of a field.
+// fieldsIn returns path, which encoding/json has written, with a * for each part that is not
+// the name of a field of a t. Lists and maps on the way have no part in such a path.
 func fieldsIn(t reflect.Type, path string) string {
 	parts := strings.Split(path, ".")
 	for i, part := range parts {
@@ -67,12 +68,14 @@ func fieldsIn(t reflect.Type, path string) string {
 	return strings.Join(parts, ".")
 }
 
-// lenient is how json/v2 comes as far as encoding/json does.
+// lenient has json/v2 accept all JSON that encoding/json accepts, so that it gets as far as the
+// part that encoding/json does not decode.
 var lenient = jsonv2.JoinOptions(likeV1, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
 
-// refusedAt asks json/v2 where a part does not decode, which encoding/json does not say,
-// and whether a method decodes it. The text is empty where json/v2 takes data, or a
-// method of a t for it alone panics.
+// refusedAt returns the place of the part of data that does not decode to a t, as a text, and
+// whether a method decodes that part. encoding/json does not tell the place if a method
+// returns the error, so json/v2 decodes data once more. The text is empty if json/v2 accepts
+// data, or if a method that only json/v2 calls panics.
 func refusedAt(data []byte, t reflect.Type) (where string, byMethod bool) {
 	defer func() { _ = recover() }()
 	var at *jsonv2.SemanticError
@@ -86,9 +89,9 @@ func refusedAt(data []byte, t reflect.Type) (where string, byMethod bool) {
 	return fmt.Sprintf(" at byte %d%s", at.ByteOffset, path), byMethod
 }
 
-// pathIn returns a pointer into the JSON of a t with the names of fields and the places
-// in lists, and whether a method decodes the part that it points to. All else that it
-// names, such as a map's keys, is of the value, and is a *.
+// pathIn returns pointer, which points into the JSON of a t, and whether a method decodes the
+// part that it points to. Names of fields and indexes of lists stay; any other name, such as
+// a map's key, belongs to the value, and is replaced by a *.
 func pathIn(t reflect.Type, pointer jsontext.Pointer) (string, bool) {
 	var path strings.Builder
 	byMethod, byKey := false, false
@@ -108,7 +111,7 @@ func pathIn(t reflect.Type, pointer jsontext.Pointer) (string, bool) {
 		case t.Kind() == reflect.Slice || t.Kind() == reflect.Array:
 			name, t = token, t.Elem()
 		case t.Kind() == reflect.Map:
-			byKey = methodsOf(t.Key()).decodes != "" // it may be the key that is refused
+			byKey = methodsOf(t.Key()).decodes != "" // the method may refuse the key
 			t = t.Elem()
 		case t.Kind() == reflect.Struct:
 			name, t = fieldIn(t, token)
@@ -121,7 +124,8 @@ func pathIn(t reflect.Type, pointer jsontext.Pointer) (string, bool) {
 	return path.String(), byMethod || byKey
 }
 
-// fieldIn returns the name that a field of a struct has in JSON, and its type.
+// fieldIn returns the JSON name and the type of t's field that token stands for, or * and nil.
+// The name is the tag's, not token's: encoding/json ignores case, and data has chosen that.
 func fieldIn(t reflect.Type, token string) (name string, of reflect.Type) {
 	for _, f := range infoOf(t).fields {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")

@@ -12,9 +12,9 @@ import (
 )
 
 type (
-	// telling refuses as encoding/json does, and has the value in all parts of the error.
+	// telling refuses with an error of encoding/json that has the value in all of its parts.
 	telling struct{}
-	// tellsKey refuses to be a key, with what it is.
+	// tellsKey refuses to be a key, and quotes it in the error.
 	tellsKey struct{ s string }
 	// tellsLate refuses with errors of encoding/json that it makes itself.
 	tellsLate struct{}
@@ -38,8 +38,8 @@ func (*tellsLate) UnmarshalJSON(data []byte) error {
 	return &json.UnmarshalTypeError{Value: "number", Field: "in." + string(data), Type: reflect.TypeFor[int]()}
 }
 
-// Errors of encoding/json show the value in many ways, and those of methods that look
-// like them in more.
+// Errors of encoding/json show the value in many ways, and errors of methods that imitate them
+// show it in more.
 func TestErrors_ShowNothingOfTheValue(t *testing.T) {
 	t.Parallel()
 	loop := map[string]any{}

@@ -13,35 +13,39 @@ import (
 	jsonv2 "github.com/go-json-experiment/json"
 )
 
-// typeInfo is what a type says of the JSON of its values.
+// typeInfo has the properties of a type that decide how its values are encoded and decoded.
+// It is made once for each type and not modified.
 type typeInfo struct {
 	v2      bool    // json/v2 decodes it as encoding/json does
-	doubt   doubt   // of a value whose address is known
-	held    doubt   // of a value in an interface, whose address encoding/json does not have
-	raw     bool    // methods write JSON
-	dynamic bool    // it leads to interfaces, which may hold anything
-	timed   bool    // it leads to times, or to methods that may write them
+	doubt   doubt   // if encoding/json has the address of the value
+	held    doubt   // if it does not, as for a value in an interface
+	raw     bool    // a method writes JSON, which may be invalid UTF-8
+	dynamic bool    // it leads to interfaces, which may hold any type
+	timed   bool    // it leads to times, or to methods that may write some
 	by      methods // by which it is encoded and decoded
 
-	// Of a struct, the fields that have a place in its JSON, those of embedded structs
-	// too, and those of its own that lead to interfaces.
-	fields        []reflect.StructField
-	dynamicFields []int
-	numbered      [][]int // of fields, but those whose numbers are texts in JSON
+	// For a struct only.
+	fields        []reflect.StructField // with a place in its JSON, also those of embedded structs
+	dynamicFields []int                 // indexes of the direct fields that lead to interfaces
+	numbered      [][]int               // indexes of fields, without those with the tag option "string"
 }
 
-// doubt says when a value may be lost in its own JSON.
+// doubt says when a part of a value may be lost in its JSON. A larger doubt includes a
+// smaller one.
 type doubt int
 
 const (
 	none     doubt = iota
-	atNull         // when there is a null in it
-	always         // whatever is in it
-	uncalled       // it has methods for json/v2 alone
+	atNull         // if its JSON has a null, which may stand for a nil or for a pointer to one
+	always         // for any value
+	uncalled       // the type has methods that only json/v2 calls, so it is refused
 )
 
-var infos sync.Map // reflect.Type: *typeInfo
+// infos has the typeInfo of each type that was met: *typeInfo by reflect.Type. It is never
+// emptied, as a program caches values of a few types only.
+var infos sync.Map
 
+// infoOf returns the typeInfo of t.
 func infoOf(t reflect.Type) *typeInfo {
 	if known, ok := infos.Load(t); ok {
 		return known.(*typeInfo)
@@ -66,14 +70,15 @@ func infoOf(t reflect.Type) *typeInfo {
 	return actual.(*typeInfo)
 }
 
-// fieldsOf lists the fields that have a place in a struct's JSON. An embedded struct
-// has its fields there, and is among them only as a pointer, which may be nil.
+// fieldsOf returns the fields that have a place in the JSON of a struct. The fields of an
+// embedded struct stand in place of it. An embedded pointer to a struct is listed as well,
+// because it may be nil.
 func fieldsOf(t reflect.Type) (fields []reflect.StructField) {
 fields:
 	for _, f := range reflect.VisibleFields(t) {
 		for i := 1; i < len(f.Index); i++ {
 			if !flattened(t.FieldByIndex(f.Index[:i])) {
-				continue fields // it is a field of another object, or of none
+				continue fields // its object is another one, or has no place in the JSON
 			}
 		}
 		if flat := flattened(f); flat && f.Type.Kind() == reflect.Pointer || !flat && f.IsExported() && f.Tag.Get("json") != "-" {
@@ -83,38 +88,41 @@ fields:
 	return fields
 }
 
-// inspection gathers the findings of all types that a type leads to.
+// inspection gathers the findings on a type and on all types that its values may contain.
 type inspection struct {
 	typeInfo
-	seen map[place]bool
+	seen map[place]bool // types may refer to themselves
 }
 
-// place is a type, with whether encoding/json has the address of a value that it has
-// there: or else it does not find the methods of a pointer to it.
+// place is a type at a place in another: addressed says that encoding/json has the address of
+// a value there. It calls the methods of a pointer to the value only if it has.
 type place struct {
 	t         reflect.Type
 	addressed bool
 }
 
+// inspect returns the findings on t and all types in it.
 func inspect(t reflect.Type, addressed bool) *inspection {
 	l := &inspection{typeInfo: typeInfo{v2: true}, seen: make(map[place]bool)}
 	l.inspect(t, addressed)
 	return l
 }
 
+// suspect notes a doubt.
 func (l *inspection) suspect(d doubt) { l.doubt = max(l.doubt, d) }
 
-// notV2 leaves the type to encoding/json alone, when it is set.
+// notV2 has encoding/json decode the type, if when is true.
 func (l *inspection) notV2(when bool) { l.v2 = l.v2 && !when }
 
 var (
 	timeType   = reflect.TypeFor[time.Time]()
 	numberType = reflect.TypeFor[json.Number]()
 	floatType  = reflect.TypeFor[big.Float]()
-	// plain are the types with methods that never write null, and lose nothing.
+	// plain has types with methods that never write null and lose nothing.
 	plain = map[reflect.Type]bool{timeType: true, reflect.TypeFor[big.Int](): true}
 )
 
+// inspect adds the findings on t. addressed is as in [place].
 func (l *inspection) inspect(t reflect.Type, addressed bool) {
 	if l.seen[place{t, addressed}] {
 		return
@@ -137,14 +145,14 @@ func (l *inspection) inspect(t reflect.Type, addressed bool) {
 	case reflect.Interface:
 		l.notV2(t != reflect.TypeFor[any]())
 		if l.dynamic = true; t.NumMethod() > 0 {
-			l.suspect(always) // only a nil is decoded to it
+			l.suspect(always) // encoding/json decodes nothing but null to it
 		}
-	case reflect.Slice:
+	case reflect.Slice: // its elements have an address, and those of an array if the array has
 		l.notV2(t.Elem().Kind() == reflect.Uint8 && t.Elem() != reflect.TypeFor[byte]())
 		l.inspect(t.Elem(), true)
 	case reflect.Array:
 		l.inspect(t.Elem(), addressed)
-	case reflect.Map:
+	case reflect.Map: // its elements have no address
 		l.key(t.Key())
 		l.inspect(t.Elem(), false)
 	case reflect.Struct:
@@ -156,8 +164,8 @@ func (l *inspection) inspect(t reflect.Type, addressed bool) {
 	}
 }
 
-// ownMethods looks at the methods of t and reports whether they decide alone, so that
-// its parts have no JSON of their own.
+// ownMethods adds the findings on the methods of t. It reports whether they encode and decode t
+// alone, so that the types of its parts need not be inspected.
 func (l *inspection) ownMethods(t reflect.Type, addressed bool) bool {
 	m := methodsOf(t)
 	l.raw = l.raw || m.encodes == "JSON"
@@ -175,8 +183,8 @@ func (l *inspection) ownMethods(t reflect.Type, addressed bool) bool {
 	return m.encodes == m.decodes
 }
 
-// key looks at the type of a map's keys. Two keys whose methods write one text become
-// one.
+// key adds the findings on the type of a map's keys. Two keys for which a method writes the
+// same text become one.
 func (l *inspection) key(t reflect.Type) {
 	m := methodsOf(t)
 	l.notV2(t.Kind() != reflect.String || m != methods{})
@@ -185,7 +193,7 @@ func (l *inspection) key(t reflect.Type) {
 	}
 }
 
-// structFields looks at the fields that have a place in a struct's JSON.
+// structFields adds the findings on the fields that have a place in the JSON of a struct.
 func (l *inspection) structFields(t reflect.Type, addressed bool) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -204,7 +212,7 @@ func (l *inspection) structFields(t reflect.Type, addressed bool) {
 		name, options, _ := strings.Cut(tag, ",")
 		l.notV2(f.Anonymous || !validName(name) || strings.HasSuffix(tag, ","))
 		if f.Anonymous && name == "" && methodsOf(f.Type) != (methods{}) {
-			l.suspect(always) // whether they are called depends on what else is embedded
+			l.suspect(always) // the other embedded fields decide whether the methods are called
 		}
 		l.options(f, options)
 		l.inspect(f.Type, addressed)
@@ -212,8 +220,8 @@ func (l *inspection) structFields(t reflect.Type, addressed bool) {
 	l.names(t)
 }
 
-// flattened reports whether the fields of f, an embedded struct, are fields of the
-// JSON object that f is in.
+// flattened reports whether f is an embedded struct with its fields in the JSON object that f is
+// in, not in one of its own.
 func flattened(f reflect.StructField) bool {
 	t := f.Type
 	if t.Kind() == reflect.Pointer {
@@ -223,19 +231,21 @@ func flattened(f reflect.StructField) bool {
 	return f.Anonymous && t.Kind() == reflect.Struct && name == "" && methodsOf(t) == methods{}
 }
 
+// flattenedField adds the findings on a field that is flattened.
 func (l *inspection) flattenedField(f reflect.StructField, addressed bool) {
 	_, options, tagged := strings.Cut(f.Tag.Get("json"), ",")
 	l.notV2(tagged && options != "")
 	t := f.Type
 	if t.Kind() == reflect.Pointer {
-		l.suspect(always) // where all its fields are omitted, it comes back as nil
+		l.suspect(always) // if all its fields are omitted, it comes back as nil
 		l.notV2(!f.IsExported())
 		t, addressed = t.Elem(), true
 	}
 	l.inspect(t, addressed)
 }
 
-// options looks at what a field's tag says beside its name.
+// options adds the findings on the options of a field's tag. The two packages do not give an
+// option that occurs twice or is unknown the same meaning.
 func (l *inspection) options(f reflect.StructField, options string) {
 	seen := make(map[string]bool)
 	for option := range strings.SplitSeq(options, ",") {
@@ -245,7 +255,7 @@ func (l *inspection) options(f reflect.StructField, options string) {
 		case "", "omitempty":
 		case "omitzero":
 			if _, has := f.Type.MethodByName("IsZero"); has && f.Type != timeType {
-				l.suspect(always) // it may call zero what is not
+				l.suspect(always) // the method may report a value as zero that is not
 			} else if _, has := reflect.PointerTo(f.Type).MethodByName("IsZero"); has && f.Type != timeType {
 				l.suspect(always)
 			}
@@ -256,7 +266,7 @@ func (l *inspection) options(f reflect.StructField, options string) {
 			}
 			l.notV2(true)
 			if methodsOf(t) != (methods{}) {
-				l.suspect(always) // decoding takes it for quoted, encoding does not quote it
+				l.suspect(always) // encoding does not quote its JSON, and decoding wants it quoted
 			}
 		default:
 			l.notV2(true)
@@ -264,7 +274,9 @@ func (l *inspection) options(f reflect.StructField, options string) {
 	}
 }
 
-// names looks for fields of which one takes another's place in the JSON.
+// names looks for fields with colliding names: two with one name at one depth are both left
+// out of the JSON, and two that differ in case only are told apart in different ways by the
+// two packages.
 func (l *inspection) names(t reflect.Type) {
 	exact, folded := make(map[string]int), make(map[string]bool)
 	for _, f := range fieldsOf(t) {
@@ -285,7 +297,8 @@ func (l *inspection) names(t reflect.Type) {
 	}
 }
 
-// validName reports whether encoding/json takes the name that a tag gives a field.
+// validName reports whether encoding/json accepts name from a field's tag. If not, it uses the
+// name of the field.
 func validName(name string) bool {
 	for _, r := range name {
 		if !strings.ContainsRune("!#$%&()*+-./:;<=>?@[]^_{|}~ ", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r) {
@@ -295,7 +308,8 @@ func validName(name string) bool {
 	return true
 }
 
-// mayBeNull reports whether a t may have the JSON of a nil pointer to it.
+// mayBeNull reports whether null may be the JSON of a t, so that a pointer to it comes back
+// as nil.
 func mayBeNull(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Pointer, reflect.Interface:
@@ -307,12 +321,12 @@ func mayBeNull(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice || t.Kind() == reflect.Map
 }
 
-// methods are those by which encoding/json encodes and decodes a type: those
-// named JSON, those named Text, or none.
+// methods says by which methods encoding/json encodes and decodes a type: "JSON" for
+// MarshalJSON and UnmarshalJSON, "Text" for MarshalText and UnmarshalText, "" for none.
 type methods struct {
-	encodes, decodes string // where the value's address is known
-	held             string // encodes, where it is not
-	foreign          bool   // it has methods for json/v2
+	encodes, decodes string // if encoding/json has the address of the value
+	held             string // encodes, if it does not
+	foreign          bool   // the type has methods that only json/v2 calls
 }
 
 var (
@@ -324,6 +338,7 @@ var (
 	v2Decoder   = reflect.TypeFor[jsonv2.UnmarshalerFrom]()
 )
 
+// methodsOf returns the methods of t.
 func methodsOf(t reflect.Type) methods {
 	if t.Kind() != reflect.Pointer && t.Kind() != reflect.Interface && t.PkgPath() == "" && t.Kind() != reflect.Struct {
 		return methods{} // it has no methods, and is looked at often
@@ -348,8 +363,8 @@ func methodsOf(t reflect.Type) methods {
 	}
 }
 
-// embedsMethods reports whether t may have its methods from a part of it, so that
-// they know nothing of the others.
+// embedsMethods reports whether t may have its methods from an embedded field. Such methods
+// know nothing of t's other fields, which are then lost.
 func embedsMethods(t reflect.Type) bool {
 	if t.Kind() != reflect.Struct {
 		return false
@@ -365,7 +380,8 @@ func embedsMethods(t reflect.Type) bool {
 var decoders = []reflect.Type{jsonDecoder, v2Decoder, textDecoder}
 
 // DecodesItself reports whether a t, or a pointer to it, has a method that decodes JSON
-// or a JSON string: such a type may hide anything inside.
+// or a JSON string. Its unexported fields may then refer to anything, which callers that
+// copy or measure a decoded value have to know.
 func DecodesItself(t reflect.Type) bool {
 	for _, d := range decoders {
 		if t.Implements(d) || reflect.PointerTo(t).Implements(d) {

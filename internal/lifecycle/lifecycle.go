@@ -1,11 +1,15 @@
-// Package lifecycle knows the work that runs on behalf of a cache, so that closing the
-// cache waits for it, and no work begins that closing would not wait for.
+// Package lifecycle counts the work that runs on behalf of a cache, so that closing the cache
+// waits for all of it, and no work begins that closing would not wait for. A WaitGroup alone
+// cannot do that, as it must not grow from zero while another goroutine waits for it.
 //
 // There are three kinds of work: goroutines ([Lifecycle.Go]), invalidations and fills on
-// their way ([Lifecycle.Settle]), and writes of a caller ([Lifecycle.BeginWrite]). Closing is three
-// calls in this order. [Lifecycle.Close] lets no call begin any more,
+// their way to the backend ([Lifecycle.Settle]), and writes of callers
+// ([Lifecycle.BeginWrite]). A write runs a caller's function and may last for any time; the
+// invalidation after it must still be sent.
+//
+// Closing takes three calls in this order. [Lifecycle.Close] lets no call begin any more,
 // [Lifecycle.AwaitWrites] waits for the writes for a limited time, and [Lifecycle.End]
-// waits for what is on its way, ends the Context, and waits for the goroutines.
+// waits for the invalidations and fills, ends the Context, and waits for the goroutines.
 package lifecycle
 
 import (
@@ -15,18 +19,19 @@ import (
 	"time"
 )
 
-// Lifecycle goes from open over closed to over. Its methods may be called concurrently.
+// Lifecycle is open, then closed (after Close), then over (after End). Its methods may be
+// called concurrently.
 type Lifecycle struct {
-	closed  atomic.Bool
-	ctx     context.Context
+	closed  atomic.Bool     // written with mu held, read without it
+	ctx     context.Context // ended by End
 	end     context.CancelFunc
-	mu      sync.Mutex     // held while something is added to running, or begins or ends to settle or to write
-	running sync.WaitGroup // goroutines that closing waits for
-	settles int            // invalidations and fills on their way, which closing waits for
-	settled chan struct{}  // closed when none is, once closing waits for that
+	mu      sync.Mutex     // guards all below, and adding to running
+	running sync.WaitGroup // goroutines of Go
+	settles int            // invalidations and fills on their way
+	settled chan struct{}  // made by End, closed when settles is 0
 	writing int            // writes that run
-	written chan struct{}  // closed when none does, once closing waits for that
-	shut    bool           // and no write settles any more
+	written chan struct{}  // made by AwaitWrites, closed when writing is 0
+	shut    bool           // AwaitWrites has returned, so SettleWrite fails
 }
 
 // New returns a Lifecycle that is open.
@@ -39,14 +44,14 @@ func New() *Lifecycle {
 // Context returns a context that ends when the Lifecycle is over.
 func (l *Lifecycle) Context() context.Context { return l.ctx }
 
-// IsOver reports whether nothing of its own runs any more.
+// IsOver reports whether the Context has ended, after which Go starts nothing.
 func (l *Lifecycle) IsOver() bool { return l.ctx.Err() != nil }
 
 // IsClosed reports whether Close has been called.
 func (l *Lifecycle) IsClosed() bool { return l.closed.Load() }
 
-// Go runs work in a goroutine that nobody waits for but End. Once the Lifecycle is over
-// it does nothing, and reports false.
+// Go runs work in a goroutine, which should return when the Context ends: End waits for it. If
+// the Lifecycle is over, Go does not run work and returns false.
 func (l *Lifecycle) Go(work func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -57,8 +62,8 @@ func (l *Lifecycle) Go(work func()) bool {
 	return true
 }
 
-// Settle notes that an invalidation, or a fill, is on its way, until Settled, unless the
-// Lifecycle is closed.
+// Settle notes that an invalidation or a fill is on its way until Settled is called. It returns
+// false, and notes nothing, if the Lifecycle is closed.
 func (l *Lifecycle) Settle() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -69,8 +74,8 @@ func (l *Lifecycle) Settle() bool {
 	return true
 }
 
-// SettleWrite is Settle for a write that began before Close: there is time as long as
-// closing waits for it.
+// SettleWrite is Settle for the invalidation of a write that began before Close. It returns
+// false only after AwaitWrites has returned.
 func (l *Lifecycle) SettleWrite() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -81,7 +86,8 @@ func (l *Lifecycle) SettleWrite() bool {
 	return true
 }
 
-// Settled ends what Settle or SettleWrite noted.
+// Settled ends an invalidation or a fill. Call it once for each call of Settle or SettleWrite
+// that returned true.
 func (l *Lifecycle) Settled() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -98,8 +104,8 @@ func (l *Lifecycle) Settling() int {
 	return l.settles
 }
 
-// BeginWrite notes that a write is running, until EndWrite, unless the Lifecycle is
-// closed.
+// BeginWrite notes that a write runs until EndWrite is called. It returns false, and notes
+// nothing, if the Lifecycle is closed.
 func (l *Lifecycle) BeginWrite() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,7 +116,7 @@ func (l *Lifecycle) BeginWrite() bool {
 	return true
 }
 
-// EndWrite ends a write that BeginWrite noted.
+// EndWrite ends a write. Call it once for each call of BeginWrite that returned true.
 func (l *Lifecycle) EndWrite() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,15 +126,16 @@ func (l *Lifecycle) EndWrite() {
 	}
 }
 
-// Close lets nothing more begin, and reports whether it is the first call.
+// Close lets no invalidation, fill or write begin any more, and reports whether it is the first
+// call. Goroutines may still begin, as the work that remains may need them. It does not block.
 func (l *Lifecycle) Close() (first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return !l.closed.Swap(true)
 }
 
-// AwaitWrites waits for the writes that run, for d at most, and returns how many of them
-// settle nothing any more. It comes after Close.
+// AwaitWrites waits for the writes that run, for d at most, and returns how many still run.
+// The invalidations of those cannot begin any more. Call it once, after Close.
 func (l *Lifecycle) AwaitWrites(d time.Duration) (left int) {
 	l.mu.Lock()
 	var written chan struct{}
@@ -149,8 +156,9 @@ func (l *Lifecycle) AwaitWrites(d time.Duration) (left int) {
 	return l.writing
 }
 
-// End waits for the invalidations and fills on their way, ends the Context, and waits for
-// the goroutines that Go began. It comes after AwaitWrites.
+// End waits for the invalidations and fills on their way, ends the Context, and waits for the
+// goroutines of Go, in this order: those may be needed by these. It has no time limit, so
+// the work must have its own. Call it once, after AwaitWrites.
 func (l *Lifecycle) End() {
 	l.mu.Lock()
 	if l.settles > 0 {

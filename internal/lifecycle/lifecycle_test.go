@@ -56,7 +56,7 @@ func TestCloseWaits(t *testing.T) {
 				if left, took := closing(l, 10*time.Second); left != test.left || took != test.waits {
 					t.Errorf("got %d left after %v, want %d after %v", left, took, test.left, test.waits)
 				}
-				time.Sleep(time.Minute) // what was given up on ends
+				time.Sleep(time.Minute) // the work that was given up ends
 			})
 		})
 	}

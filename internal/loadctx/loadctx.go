@@ -1,6 +1,9 @@
-// Package loadctx is the context that a loader is called with, and the place where a loader
-// says for how long its result is to be kept. It also marks the context of a caller who wants
-// nothing but a load that begins after the call.
+// Package loadctx has the context of a load ([Context]), with which a loader is called. By it
+// the cache knows a call that a loader makes to the same cache ([Within]), and a loader says
+// how long its result may be kept ([Context.Keep]).
+//
+// It also marks the context of a caller who accepts only a load that begins after the call
+// ([WithFresh]). Both are here because they meet: a load does not inherit the mark.
 package loadctx
 
 import (
@@ -12,16 +15,19 @@ import (
 	"github.com/cacheaside/aside/internal/deadline"
 )
 
-// Context is the context of a load. It has the values of its caller's context, but for the
-// mark of [WithFresh], which is of the caller's read alone. It is made by Begin, not copied,
-// and may be used concurrently.
+// Context is the context of a load. It has the values of the context of the caller that began
+// the load, and an end of its own, as other callers may wait for the load when that caller has
+// left. It does not have the caller's mark of [WithFresh], which concerns that one read: reads
+// that the loader makes are ordinary.
+//
+// A Context is made by Begin and must not be copied. Its methods may be called concurrently.
 type Context struct {
 	deadline.Detached
-	owner any
+	owner any // the cache that loads
 
 	mu   sync.Mutex
-	all  *time.Duration // nil until the loader says for how long
-	each map[string]time.Duration
+	all  *time.Duration           // the limit for all keys; nil until Keep sets one
+	each map[string]time.Duration // the limits for single keys, which win over all
 }
 
 type (
@@ -29,13 +35,15 @@ type (
 	freshKey struct{}
 )
 
-// Begin gives a new Context the values of ctx, and an owner: the cache whose load it is.
+// Begin gives a new Context the values of ctx, and an owner, which is the cache that loads. It
+// must be compared with itself by ==, as [Within] does.
 func (c *Context) Begin(ctx context.Context, owner any) {
 	c.Detach(ctx)
 	c.owner = owner
 }
 
-// Value is that of [context.Context].
+// Value returns the Context itself for the key of this package, hides the mark of [WithFresh],
+// and otherwise returns the value that the caller's context has.
 func (c *Context) Value(key any) any {
 	switch key {
 	case loadKey{}:
@@ -46,13 +54,14 @@ func (c *Context) Value(key any) any {
 	return c.Detached.Value(key)
 }
 
-// Of returns the innermost load that ctx is of, or nil.
+// Of returns the Context of the innermost load that ctx belongs to, or nil if there is none.
 func Of(ctx context.Context) *Context {
 	c, _ := ctx.Value(loadKey{}).(*Context)
 	return c
 }
 
-// Within reports whether ctx is of a load of owner's, perhaps within one of another's.
+// Within reports whether ctx belongs to a load of owner, directly or through loads of other
+// caches: a loader may read a second cache, whose loader reads the first.
 func Within(ctx context.Context, owner any) bool {
 	for c := Of(ctx); c != nil; c = Of(c.Context) {
 		if c.owner == owner {
@@ -62,8 +71,8 @@ func Within(ctx context.Context, owner any) bool {
 	return false
 }
 
-// Keep has the results of keys kept for d at most, or all results when there are no keys. The
-// last call for a key counts.
+// Keep limits the time for which the results for keys are kept to d. Without keys it limits
+// that of all results, and forgets earlier limits. The last call for a key counts.
 func (c *Context) Keep(d time.Duration, keys ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,7 +87,7 @@ func (c *Context) Keep(d time.Duration, keys ...string) {
 	}
 }
 
-// Kept returns what Keep has been told of key. ok is false if that is nothing.
+// Kept returns the limit that Keep has set for key. ok is false if there is none.
 func (c *Context) Kept(key string) (d time.Duration, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -91,23 +100,26 @@ func (c *Context) Kept(key string) (d time.Duration, ok bool) {
 	return 0, false
 }
 
-// Forget forgets all that Keep has been told: the loader is to be called again.
+// Forget removes all limits, before the loader is called once more.
 func (c *Context) Forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all, c.each = nil, nil
 }
 
-// freshAsked says that WithFresh was called: before that, IsFresh looks into no context.
+// freshAsked is set by the first call of WithFresh. Until then IsFresh need not search a
+// context, which takes time in each read of a service that never asks for a fresh one.
 var freshAsked atomic.Bool
 
-// WithFresh returns a context whose reads take only loads that begin after them.
+// WithFresh returns a copy of ctx with a mark: reads with it accept only loads that begin after
+// the read.
 func WithFresh(ctx context.Context) context.Context {
 	freshAsked.Store(true)
 	return context.WithValue(ctx, freshKey{}, true)
 }
 
-// IsFresh reports whether ctx is of WithFresh, and not of a load in between.
+// IsFresh reports whether ctx has the mark of WithFresh. The context of a load that a marked
+// read began does not have it.
 func IsFresh(ctx context.Context) bool {
 	return freshAsked.Load() && ctx.Value(freshKey{}) != nil
 }

@@ -6,7 +6,8 @@ import (
 	"sync"
 )
 
-// Buffer is a buffer that several goroutines may write to, and be read meanwhile.
+// Buffer is a [bytes.Buffer] for one log: goroutines may write to it while a test reads it. The
+// zero value is empty and ready to use.
 type Buffer struct {
 	mu   sync.Mutex
 	text bytes.Buffer

@@ -1,9 +1,10 @@
-// Package places bounds how many loads run at a time. Each load takes a place, in the order
-// in which they come, and gives it back when it is over.
+// Package places bounds how many loads run at a time (Config.MaxLoads), to protect a database
+// from a cache that has lost its entries. Each load takes a place, in the order in which they
+// arrive, and gives it back when it is over.
 //
-// A load that begins another one, or waits for it, would wait for ever where that stands in
-// line behind it. So a load that is needed by one that has a place goes on without one:
-// [Seat.Promote].
+// A semaphore alone would deadlock: a load that begins another one, or waits for it, has a
+// place, and the other may stand in line behind it. So a load that one with a place waits for
+// goes on without a place ([Seat.Promote]). The bound is exceeded by such loads only.
 package places
 
 import (
@@ -11,15 +12,15 @@ import (
 	"sync"
 )
 
-// Places are a number of places and the line for them. Methods may be called concurrently.
-// Nil Places are without a bound.
+// Places is a number of places, and the line of loads that wait for one. A nil *Places has no
+// bound. Its methods may be called concurrently.
 type Places struct {
 	mu   sync.Mutex
-	free int
-	line []*Seat
+	free int     // 0 while line has seats
+	line []*Seat // in the order of their arrival
 }
 
-// New returns n places, or nil if n is 0.
+// New returns n places, or nil, which is without a bound, if n is 0.
 func New(n int) *Places {
 	if n == 0 {
 		return nil
@@ -27,16 +28,16 @@ func New(n int) *Places {
 	return &Places{free: n}
 }
 
-// Seat is the place of one load, or its turn in line. A nil Seat needs no place. Its methods
-// may be called concurrently.
+// Seat is the place of one load, or its position in line. A nil *Seat is that of a load without
+// a bound, and may always go on. Its methods may be called concurrently.
 type Seat struct {
 	places  *Places
-	has     bool          // a place of its own
-	over    bool          // it has left
-	granted chan struct{} // closed when it may go on
+	has     bool          // it has one of the places; false in line, and after Promote
+	over    bool          // Leave was called
+	granted chan struct{} // closed when the load may go on
 }
 
-// Take takes a place, or a turn in line.
+// Take takes a place, or a position at the end of the line. It does not wait.
 func (p *Places) Take() *Seat {
 	if p == nil {
 		return nil
@@ -54,7 +55,8 @@ func (p *Places) Take() *Seat {
 	return s
 }
 
-// TryTake takes a place if one is free, and reports whether it did.
+// TryTake takes a place if one is free, and reports whether it did. It takes no position in
+// line, for loads that can be left out.
 func (p *Places) TryTake() (s *Seat, ok bool) {
 	if p == nil {
 		return nil, true
@@ -70,7 +72,7 @@ func (p *Places) TryTake() (s *Seat, ok bool) {
 	return s, true
 }
 
-// Turn returns a channel that is closed when the load may go on, or nil if it may already.
+// Turn returns a channel that is closed when the load may go on, or nil if it may go on now.
 func (s *Seat) Turn() <-chan struct{} {
 	if s == nil {
 		return nil
@@ -83,7 +85,8 @@ func (s *Seat) Turn() <-chan struct{} {
 	}
 }
 
-// Wait waits until the load may go on, or done is closed, and reports whether it may.
+// Wait waits until the load may go on or done is closed. It reports whether the load may go on;
+// if not, it is still in line until Leave is called.
 func (s *Seat) Wait(done <-chan struct{}) bool {
 	if s == nil {
 		return true
@@ -96,8 +99,8 @@ func (s *Seat) Wait(done <-chan struct{}) bool {
 	}
 }
 
-// Promote has the load go on without a place, if it is in line: one that has a place waits
-// for it.
+// Promote lets the load go on without a place if it is in line. Call it when a load that has a
+// place begins to wait for this one.
 func (s *Seat) Promote() {
 	if s == nil {
 		return
@@ -111,7 +114,8 @@ func (s *Seat) Promote() {
 	}
 }
 
-// Leave gives the place back to the first in line, or the turn up. Further calls do nothing.
+// Leave gives the place to the first in line, or gives up the position in line. Further calls
+// do nothing.
 func (s *Seat) Leave() {
 	if s == nil {
 		return

@@ -1,6 +1,8 @@
-// Package recent remembers keys for a while: those for which an attempt has just failed
-// and should not be repeated yet. It is a hint, not a record, and forgets early when there
-// are many keys.
+// Package recent remembers keys for a while, such as those for which an attempt has just
+// failed and should not be repeated yet.
+//
+// It is a hint and not a record. At its bound it forgets all keys, which needs no order of
+// them and costs one needless attempt each.
 package recent
 
 import (
@@ -11,14 +13,14 @@ import (
 // maxKeys is how many keys are remembered.
 const maxKeys = 1024
 
-// Keys remembers keys for a time. Its methods may be called concurrently. Its zero value
-// is ready.
+// Keys remembers keys, each for a time. The zero value is ready to use, and its methods may be
+// called concurrently.
 type Keys struct {
 	mu    sync.Mutex
-	until map[string]time.Time
+	until map[string]time.Time // at most maxKeys; entries that are over stay until looked up
 }
 
-// Add remembers key for d. When there are too many, the others are forgotten.
+// Add remembers key for d. If maxKeys are remembered already, it forgets all of them first.
 func (k *Keys) Add(key string, d time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -2,5 +2,6 @@ package redistest
 
 import "syscall"
 
-// DieWithParent ends a server when the test process is killed and cannot do it.
+// DieWithParent returns attributes with which the kernel ends a server when the test process
+// dies, as a killed process does not run its cleanups.
 func DieWithParent() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

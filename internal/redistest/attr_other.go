@@ -4,5 +4,5 @@ package redistest
 
 import "syscall"
 
-// DieWithParent does nothing on this system.
+// DieWithParent returns nil: only Linux ends a child with its parent.
 func DieWithParent() *syscall.SysProcAttr { return nil }

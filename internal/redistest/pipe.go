@@ -6,20 +6,23 @@ import (
 	"sync"
 )
 
-// Buffered returns a connection in memory whose writes do not wait for who reads, as
-// those of a socket do not, within bounds. Its pipe alone has no room: a client that
-// writes many commands before it reads, and a server that writes each reply before it
-// reads on, would wait for each other.
+// Buffered returns conn, an end of a [net.Pipe], with writes that do not wait for the reader,
+// as those of a socket with buffers do not. The queue has no bound.
+//
+// A pipe alone has no buffer. A client that writes many commands before it reads, and a server
+// that writes each reply before it reads on, would wait for each other.
 func Buffered(conn net.Conn) net.Conn { return &buffered{Conn: conn} }
 
+// buffered is a connection with a queue of writes.
 type buffered struct {
 	net.Conn
 	mu      sync.Mutex
-	queue   [][]byte
-	writing bool
-	err     error // of a write
+	queue   [][]byte // copies, as a writer may reuse its own
+	writing bool     // a goroutine runs write
+	err     error    // of a write to Conn; later writes return it
 }
 
+// Write adds p to the queue, and starts a goroutine that writes the queue if none runs.
 func (b *buffered) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -34,7 +37,7 @@ func (b *buffered) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// write writes what is in the queue.
+// write writes the queue to Conn until it is empty or a write fails.
 func (b *buffered) write() {
 	for {
 		b.mu.Lock()

@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// SetUser gives the server a user with the rights.
+// SetUser adds a user with rights, in the form of ACL SETUSER, to the server.
 func (s *Server) SetUser(name string, rights ...string) {
 	s.t.Helper()
 	args := []any{"ACL", "SETUSER", name}
@@ -21,9 +21,9 @@ func (s *Server) SetUser(name string, rights ...string) {
 	}
 }
 
-// Rights returns the rights as the redis-server on the PATH takes them. Before 6.2 all
-// users have the right to all channels: rights to some of them are left out, and
-// resetchannels takes the commands instead.
+// Rights returns rights in the form that the redis-server on the PATH accepts. Redis before 6.2
+// has no rights to single channels, and each user may use all. For it, rights to channels are
+// left out, and resetchannels becomes the loss of the commands themselves.
 func Rights(rights ...string) (out []string) {
 	for _, right := range rights {
 		switch {
@@ -38,6 +38,8 @@ func Rights(rights ...string) (out []string) {
 
 var version = regexp.MustCompile(`v=(\d+)\.(\d+)\.`)
 
+// hasChannelRights reports whether the redis-server on the PATH is 6.2 or later. An unknown
+// version counts as later.
 var hasChannelRights = sync.OnceValue(func() bool {
 	text, _ := exec.Command("redis-server", "--version").Output()
 	found := version.FindSubmatch(text)

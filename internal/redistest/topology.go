@@ -13,9 +13,9 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// StartCluster starts a Redis Cluster of three masters, each with a replica, and
-// waits until it is complete. The masters come first. A node that does not answer
-// for 15 seconds is replaced.
+// StartCluster starts a Redis Cluster of three masters with a replica each, and waits until all
+// nodes know each other. The result has the masters first. A master that does not answer for
+// 15 seconds is replaced by its replica: a test that pauses one for less keeps the roles.
 func StartCluster(t testing.TB) []*Server {
 	t.Helper()
 	Require(t, "redis-cli")
@@ -41,8 +41,8 @@ func StartCluster(t testing.TB) []*Server {
 	return servers
 }
 
-// StartSentinel starts a master with replicas, and a Sentinel that knows it as
-// "main" and replaces it when it does not answer for half a second.
+// StartSentinel starts a master with replicas, and a Sentinel that knows the master as "main"
+// and replaces it when it has not answered for half a second.
 func StartSentinel(t testing.TB, replicas int) (sentinel, master *Server) {
 	t.Helper()
 	master = Start(t, "--repl-diskless-sync-delay", "0")
@@ -68,12 +68,14 @@ func StartSentinel(t testing.TB, replicas int) (sentinel, master *Server) {
 		info := sentinel.Client().Info(context.Background(), "sentinel").Val()
 		return strings.Contains(info, "slaves="+strconv.Itoa(replicas))
 	})
-	// Else a Sentinel that has stood still for two seconds looks on for thirty, and
-	// then takes the replicas for too old. Before Redis 7 there is no such command.
+	// A Sentinel that was not scheduled for two seconds, as happens on a busy machine, would
+	// do nothing for thirty (TILT mode) and then take the replicas for too old. Redis before
+	// 7 does not have the command, and such a machine may fail the test there.
 	sentinel.Client().Do(context.Background(), "SENTINEL", "DEBUG", "tilt-trigger", 3600_000)
 	return sentinel, master
 }
 
+// waitForReplicas waits until n replicas of master are online.
 func waitForReplicas(t testing.TB, master *Server, n int) {
 	t.Helper()
 	Eventually(t, "the replicas are connected", func() bool {
@@ -82,7 +84,7 @@ func waitForReplicas(t testing.TB, master *Server, n int) {
 	})
 }
 
-// ClusterClient returns a client of the Cluster, which is closed with the test.
+// ClusterClient returns a client of the Cluster, which is closed when the test ends.
 func ClusterClient(t testing.TB, servers []*Server) *redis.ClusterClient {
 	c := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{servers[0].Addr, servers[1].Addr, servers[2].Addr}})
 	t.Cleanup(func() { c.Close() })

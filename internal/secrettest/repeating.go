@@ -10,8 +10,13 @@ import (
 	"testing"
 )
 
-// Repeating is a Redis that answers each command, or only those of a connection's
-// beginning, with a text in which %s is all that it was sent.
+// Repeating starts a server that quotes commands in its errors, as some servers and proxies do,
+// and returns its address. It answers a command with text if answers is true for its name,
+// in lower case, and replaces %s in it by the command's arguments. Any other command is
+// unknown to it. It ends with the test.
+//
+// A password that the client sends in AUTH or HELLO so comes back in an error, which the
+// cache must not pass on.
 func Repeating(t *testing.T, text string, answers func(command string) bool) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -61,7 +66,7 @@ func Repeating(t *testing.T, text string, answers func(command string) bool) (ad
 	return l.Addr().String()
 }
 
-// wordsFrom reads a command with its arguments.
+// wordsFrom reads a command and its arguments.
 func wordsFrom(r *bufio.Reader) (words []string, err error) {
 	line, err := r.ReadString('\n')
 	if err != nil {

@@ -1,5 +1,10 @@
-// Package secrettest is for tests that plant a secret in each setting that may hold one,
-// and then look for it in all that a program says.
+// Package secrettest is for tests that a program shows no secret: they put [Secret] into each
+// setting that may hold one, and look for it in all output ([Check]).
+//
+// Such a test is worth as much as its list of settings is complete. [Fields] and [Variables]
+// find the settings in the code, and [Classified] fails when one is on no list, so that a
+// new setting has to be judged by its author. The tests of the library and those of the chat
+// server in examples have such lists.
 package secrettest
 
 import (
@@ -19,16 +24,17 @@ import (
 	"testing"
 )
 
-// core is in each secret. No escape for URLs, JSON or Go changes its letters.
+// core is the part of Secret that is looked for. No escape for URLs, JSON or Go changes it.
 const core = "Pl4ntedS3cret"
 
-// Secret is planted by tests. It has characters that URLs, JSON and %q escape.
+// Secret is the value to put into settings. It has characters that URLs, JSON and %q escape, as
+// code that replaces a secret in a text often forgets the escaped form.
 const Secret = core + `"\&%é`
 
-// InURL is Secret as it stands in the user's part of a URL.
+// InURL is Secret as a URL has it as user name or password.
 var InURL = url.QueryEscape(Secret)
 
-// forms are the texts that show core, by their names.
+// forms has the texts that show core, by the names of the encodings.
 var forms = func() map[string]string {
 	forms := map[string]string{"text": core, "hexadecimal": hex.EncodeToString([]byte(core))}
 	var escaped strings.Builder
@@ -37,7 +43,7 @@ var forms = func() map[string]string {
 	}
 	forms["URL-escaped"] = escaped.String()
 	forms["a list of bytes"] = strings.Trim(fmt.Sprint([]byte(core)), "[]")
-	for before := range 3 { // it begins anywhere in what is encoded
+	for before := range 3 { // core may begin at any of the three bytes that four letters encode
 		text := make([]byte, before, before+len(core))
 		text = append(text, core...)
 		text = text[:len(text)/3*3]
@@ -47,7 +53,8 @@ var forms = func() map[string]string {
 	return forms
 }()
 
-// Found returns in which form a secret is in output, and the output around it, or "".
+// Found returns a description of the secret that output contains, with its form and the output
+// around it, or "" if there is none.
 func Found(output string) string {
 	lower := strings.ToLower(output)
 	for _, name := range slices.Sorted(maps.Keys(forms)) {
@@ -62,7 +69,7 @@ func Found(output string) string {
 	return ""
 }
 
-// Check fails the test when a secret is in output, which a reader gets from where.
+// Check fails the test if output contains a secret. where names the output, for the message.
 func Check(t testing.TB, where, output string) {
 	t.Helper()
 	if found := Found(output); found != "" {
@@ -70,17 +77,19 @@ func Check(t testing.TB, where, output string) {
 	}
 }
 
-// Printed returns v in all the ways in which a stranger would print it.
+// Printed returns v formatted with each verb that a user may print it with.
 func Printed(v any) string {
 	return fmt.Sprintf("%v\n%+v\n%#v\n%s\n%q\n%x\n%d", v, v, v, v, v, v, v)
 }
 
+// secretWord matches a word in the name of a setting that may be secret.
 var secretWord = regexp.MustCompile(`(?i)^(pass|password|passwd|passphrase|pw|pwd|secret|token|key|apikey|url|uri|dsn|cred|credential|auth|authorization|user|username|login|cert|certificate|private|header|headers|cookie|session|salt|signature|tls)s?$`)
 
+// words matches the words of NameOfAField.
 var words = regexp.MustCompile(`[A-Z]+(?:[A-Z][a-z]|$)|[A-Z]?[a-z0-9]+|[A-Z0-9]+`)
 
-// IsSecretName reports whether a setting's name, NAME_OF_A_VARIABLE or NameOfAField, looks
-// as if its value were secret or had a secret in it.
+// IsSecretName reports whether the name of a setting, NAME_OF_A_VARIABLE or NameOfAField, has a
+// word in it such as PASSWORD or URL, so that the value may be a secret or contain one.
 func IsSecretName(name string) bool {
 	if strings.ToUpper(name) == name {
 		return slices.ContainsFunc(strings.Split(name, "_"), secretWord.MatchString)
@@ -96,8 +105,9 @@ func IsSecretName(name string) bool {
 	return slices.ContainsFunc(list, secretWord.MatchString)
 }
 
-// Fields returns the paths of v's fields, Config.Redis.URL, in structs below v too, that a
-// secret may be in: those whose names look like it, and all texts.
+// Fields returns the paths of those fields of the struct v that may hold a secret, such as
+// Config.Redis.URL: all strings and lists of strings, and fields for which IsSecretName
+// reports true. It goes into structs in v.
 func Fields(v any) []string {
 	var paths []string
 	var walk func(path string, typ reflect.Type)
@@ -118,10 +128,11 @@ func Fields(v any) []string {
 	return paths
 }
 
+// variable matches the names of environment variables, and prefixes of such names.
 var variable = regexp.MustCompile(`^[A-Z][A-Z0-9]*(_[A-Z0-9]+)*_?$`)
 
-// Variables returns the names of environment variables in a Go file: those texts of it that
-// are written as such names are. One that ends with _ is a prefix.
+// Variables returns the names of environment variables in a Go file: all string literals of
+// the form NAME_OF_A_VARIABLE. One that ends with _ is a prefix of several.
 func Variables(t testing.TB, file string) []string {
 	t.Helper()
 	parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
@@ -140,8 +151,9 @@ func Variables(t testing.TB, file string) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// Classified fails the test for each name that is neither planted nor harmless, and for
-// each of these that is none of names any more, so that the lists stay true.
+// Classified fails the test for each of names that is in neither of the lists, or in both, and
+// for each entry of the lists that is not in names any more. planted has the settings that
+// the test puts a secret into, and harmless the reasons why the others cannot hold one.
 func Classified(t testing.TB, names []string, planted, harmless map[string]string) {
 	t.Helper()
 	for _, name := range names {

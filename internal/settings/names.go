@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// envNames are the variables that ConfigFromEnv reads, but for those of further
-// keyspaces.
+// envNames are the variables that ConfigFromEnv reads. Those of keyspaces that a service
+// defines are not among them, as CACHE_TTL_SESSION: see [keyspaceVar].
 var envNames = []string{
 	"CACHE_ENABLED", "CACHE_TYPE", "CACHE_KEY_PREFIX", "CACHE_TTL_CHAT_MESSAGES", "CACHE_TTL_USER_CHATS", "CACHE_TTL_GENERATION",
 	"CACHE_TTL_CANCEL", "CACHE_TTL_JITTER", "CACHE_REFRESH_CHAT_MESSAGES", "CACHE_REFRESH_USER_CHATS", "CACHE_TIMEOUT", "CACHE_LOAD_TIMEOUT", "CACHE_MAX_LOADS", "CACHE_AUDIT", "CACHE_MEMORY_MAX_BYTES", "CACHE_NEAR_MAX_BYTES",
@@ -18,7 +18,8 @@ var envNames = []string{
 	"REDIS_SENTINEL_PASSWORD", "REDIS_WAIT_REPLICAS",
 }
 
-// ofKeyspaces says what the variables mean that any keyspace may have, by their prefix.
+// ofKeyspaces has the prefixes of the variables that any keyspace may have, and the setting
+// that they are for.
 var ofKeyspaces = map[string]string{"CACHE_TTL_": "time to live", "CACHE_REFRESH_": "RefreshAfter"}
 
 // keyspaceVar returns the prefix of a variable that any keyspace may have, or "".
@@ -31,7 +32,8 @@ func keyspaceVar(name string) string {
 	return ""
 }
 
-// otherNames are what other programs call the same, not by a slip.
+// otherNames has the names that other programs give to these settings. They are too far from
+// the names here for [edits] to find them.
 var otherNames = map[string]string{
 	"CACHE_PREFIX": "CACHE_KEY_PREFIX", "CACHE_DISABLED": "CACHE_ENABLED", "CACHE_BACKEND": "CACHE_TYPE",
 	"REDIS_ADDR": "REDIS_HOST", "REDIS_ADDRESS": "REDIS_HOST", "REDIS_SERVER": "REDIS_HOST", "REDIS_NODES": "REDIS_HOST",
@@ -48,9 +50,10 @@ var otherNames = map[string]string{
 	"REDIS_USER": "REDIS_USERNAME", "REDIS_PWD": "REDIS_PASSWORD", "REDIS_AUTH": "REDIS_PASSWORD", "REDIS_PASSWD": "REDIS_PASSWORD",
 }
 
-// foreignVars match the variables that other programs read, and those that an
-// orchestrator sets for a service named redis or cache (REDIS_PORT_6379_TCP_ADDR).
-// CACHE_ADMIN_TOKEN is the chat server's, in examples.
+// foreignVars matches the variables that other programs read, and those that an
+// orchestrator sets for a service named redis or cache (REDIS_PORT_6379_TCP_ADDR). A warning
+// about them would be in the log of every start, with nothing for anybody to mend.
+// CACHE_ADMIN_TOKEN is read by the chat server in examples.
 var foreignVars = regexp.MustCompile(`^(` + strings.Join([]string{
 	`CACHE_ADMIN_TOKEN`,
 	`(CACHE|REDIS)(_[A-Z0-9_]+)?_SERVICE_(HOST|PORT)(_[A-Z0-9_]+)?`,
@@ -63,18 +66,22 @@ var foreignVars = regexp.MustCompile(`^(` + strings.Join([]string{
 	`CACHE_(REDIS|MEMCACHED)_[A-Z_]+`, // of Flask-Caching
 }, "|") + `)$`)
 
+// reference matches ${NAME}, also with a default as in ${NAME:-x}, and $(NAME).
 var reference = regexp.MustCompile(`\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-+=?][^}]*)?\}|\$\([A-Za-z_][A-Za-z0-9_]*\)`)
 
-// HasReference reports whether there is a ${NAME} in text, or a $(NAME) as of
-// Kubernetes, which was to be replaced before.
+// HasReference reports whether text has a ${NAME} in it, or a $(NAME) as in Kubernetes, also
+// if it is escaped for a URL. A shell or an orchestrator should have replaced it. It does not
+// look for $NAME alone, which a password may contain.
 func HasReference(text string) bool {
 	unescaped, err := url.PathUnescape(text)
 	return reference.MatchString(text) || err == nil && reference.MatchString(unescaped)
 }
 
+// varName matches the names of variables that look like settings.
 var varName = regexp.MustCompile(`^(?i:CACHE|REDIS)_[A-Za-z0-9_]{1,80}$`)
 
-// maxUnknownVars bounds the log of a start.
+// maxUnknownVars is how many variables UnknownVars describes one by one, so that a start logs
+// a screenful at most.
 const maxUnknownVars = 20
 
 // IsForeign reports whether a variable is another program's, or a service link of
@@ -83,13 +90,17 @@ func IsForeign(name, value string) bool {
 	return foreignVars.MatchString(name) || strings.HasSuffix(strings.ToUpper(name), "_PORT") && strings.Contains(value, "://")
 }
 
-// redisURL matches the begin of a URL of a Redis.
+// redisURL matches the beginning of the URL of a Redis.
 var redisURL = regexp.MustCompile(`^\s*(?i:rediss?|valkeys?|unix)://`)
 
-// UnknownVars describes the variables that look like settings of the cache and are
-// none. A keyspace of one's own may have any name that is not nearly a known one. With
-// usesRedis, where no variable says which Redis it is, those of other programs that do
-// are described too.
+// UnknownVars returns a sentence for each variable in env that looks like a setting of the
+// cache and is not one, in order, and with the setting that was probably meant. It is for
+// warnings: an unknown variable is not an error, as it may be another program's.
+//
+// A variable of a keyspace may have any name that is not nearly a known one, so
+// CACHE_TTL_SESSION is not described and CACHE_TTL_CHAT_MESSAGE is. If usesRedis is set and
+// no variable says which Redis to use, those of other programs that name a Redis are
+// described too.
 func UnknownVars(env map[string]string, usesRedis bool) []string {
 	var out []string
 	isSet := func(name string) bool { return strings.TrimSpace(env[name]) != "" }
@@ -127,14 +138,15 @@ func UnknownVars(env map[string]string, usesRedis bool) []string {
 	return out
 }
 
-// meantVar returns the known variable that upper is nearly called, or "".
+// meantVar returns the known variable with the name nearest to upper, or "" if none is near.
+// A longer name may have more wrong letters, up to a quarter of those behind its prefix: the
+// prefixes are alike in most names, and tell nothing.
 func meantVar(upper string) string {
 	if meant := otherNames[upper]; meant != "" {
 		return meant
 	}
 	best, least := "", 1<<10
 	for _, known := range envNames {
-		// Of a longer name more letters may be wrong, not counting its prefix.
 		own := known[max(len("CACHE_"), len(keyspaceVar(known))):]
 		own = strings.TrimPrefix(own, "SENTINEL_")
 		d := edits(upper, known)
@@ -145,7 +157,7 @@ func meantVar(upper string) string {
 	if best != "" || keyspaceVar(upper) != "" {
 		return best
 	}
-	if len(upper) < len("REDIS_PASS") {
+	if len(upper) < len("REDIS_PASS") { // REDIS_P is the beginning of several
 		return ""
 	}
 	for _, known := range envNames { // REDIS_PASS, REDIS_PORT_NUMBER
@@ -156,8 +168,9 @@ func meantVar(upper string) string {
 	return best
 }
 
-// edits returns how many letters were left out, put in, changed or swapped with their
-// neighbour to make b of a: the optimal string alignment distance.
+// edits returns the optimal string alignment distance of a and b: how many letters have to
+// be left out, put in, changed or swapped with their neighbour to turn a into b. The swap is
+// the reason to prefer it to Levenshtein's distance, which counts REDIS_HSOT as two slips.
 func edits(a, b string) int {
 	before, last := []int(nil), make([]int, len(b)+1)
 	for j := range last {

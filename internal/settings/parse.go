@@ -1,10 +1,15 @@
-// Package settings parses environment variables: numbers and durations ([Int], [Float],
-// [Duration], [Bool]), and the URLs of Redis in the forms of several clients ([ParseURL]).
-// [UnknownVars] finds names that were probably meant to be those of settings.
+// Package settings parses the text of settings: numbers and durations ([Int], [Float],
+// [Duration], [Bool]), hosts ([SplitHost]), and the URLs of Redis in the forms of several
+// clients ([ParseURL]). [UnknownVars] finds variables with names that are probably misspelt.
+//
+// It is apart from the configuration of the cache because none of it depends on a Cache: the
+// functions take a text and return a value. They do not read the environment, so tests need
+// not change it.
 //
 // The parsers of numbers return [ErrRejected], and leave it to the caller to name the
-// variable and the accepted range. Errors of ParseURL say which text is accepted. Neither
-// shows a value, which may be a secret.
+// variable and the range. The errors of ParseURL and SplitHost name the part of the text
+// that is wrong and say which text is wanted in its place; the caller prepends "aside: " and
+// the name of the variable or field. No error shows a value, which may be a secret.
 package settings
 
 import (
@@ -14,13 +19,15 @@ import (
 	"time"
 )
 
-// ErrRejected is the error of a text that is not accepted. Callers say what is.
+// ErrRejected is returned by the parsers for a text outside the range or form that they
+// take. The caller knows both, and should say them in its own error.
 var ErrRejected = errors.New("rejected")
 
-// maxDuration is the longest that a setting may last.
+// maxDuration is the longest duration of a parameter in a URL. It keeps clear of the end of
+// time.Duration, where a sum of two would be negative.
 const maxDuration = 365 * 24 * time.Hour
 
-// Bool reads true or false, in the forms that people write.
+// Bool parses true, 1, yes and on, or false, 0, no and off, in any case.
 func Bool(s string) (bool, error) {
 	switch strings.ToLower(s) {
 	case "true", "1", "yes", "on":
@@ -31,7 +38,7 @@ func Bool(s string) (bool, error) {
 	return false, ErrRejected
 }
 
-// Int returns a function that reads a whole number from low to high.
+// Int returns a parser of whole decimal numbers from low to high.
 func Int(low, high int64) func(string) (int64, error) {
 	return func(s string) (int64, error) {
 		n, err := strconv.ParseInt(s, 10, 64)
@@ -42,7 +49,7 @@ func Int(low, high int64) func(string) (int64, error) {
 	}
 }
 
-// Float returns a function that reads a number from low to high.
+// Float returns a parser of numbers from low to high. NaN is in no range.
 func Float(low, high float64) func(string) (float64, error) {
 	return func(s string) (float64, error) {
 		v, err := strconv.ParseFloat(s, 64)
@@ -53,7 +60,8 @@ func Float(low, high float64) func(string) (float64, error) {
 	}
 }
 
-// Duration returns a function that reads seconds, 1800 or 0.5, or a Go duration, 30m.
+// Duration returns a parser of durations from low to high, each given as a number of seconds
+// (1800, 0.5) or in the form of [time.ParseDuration] (30m).
 func Duration(low, high time.Duration) func(string) (time.Duration, error) {
 	return func(s string) (time.Duration, error) {
 		d, err := time.ParseDuration(s)
@@ -71,8 +79,8 @@ func Duration(low, high time.Duration) func(string) (time.Duration, error) {
 	}
 }
 
-// IsMeasure reports whether s is a number or a duration, of at most 12 characters. An error
-// may show it: nobody's secret looks like one, but for a PIN.
+// IsMeasure reports whether s is a number or a duration of at most 12 characters. An error may
+// show such a text: of all secrets only a PIN looks like one.
 func IsMeasure(s string) bool {
 	if len(s) > 12 {
 		return false

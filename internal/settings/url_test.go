@@ -17,7 +17,7 @@ import (
 
 func field(name string) string { return name }
 
-// A parameter that go-redis takes is taken here.
+// Each value of a parameter that go-redis accepts is accepted here.
 func TestURLParams_AreThoseOfGoRedis(t *testing.T) {
 	t.Parallel()
 	for key := range urlParams {
@@ -57,22 +57,22 @@ func TestParseURL(t *testing.T) {
 	}
 }
 
-// An error says of what is wrong only what is true of it.
+// An error names the part that is wrong, and is true of each text that causes it.
 func TestParseURL_Errors(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"tcp://h:6379":              "scheme: redis://, rediss:// (TLS) or unix:// is accepted",
-		"valkey://h":                "scheme: redis://, rediss:// (TLS) or unix:// is accepted",
-		"http://h":                  "scheme: redis://, rediss:// (TLS) or unix:// is accepted",
-		"valkeys://h":               "scheme: for TLS, rediss:// is accepted",
-		"'redis://h'":               "scheme: redis://, rediss:// (TLS) or unix:// is accepted, without quotes around the URL",
-		"://h":                      "scheme: redis://, rediss:// (TLS) or unix:// is accepted",
-		"sentinel://h/m":            "scheme: a URL names one server; for Sentinels set Hosts=h1:26379,h2:26379 (the Sentinels), SentinelMaster=<name of the master> and Password in its place",
-		"rediss+sentinel://h/m":     "scheme: a URL names one server; for Sentinels set Hosts=h1:26379,h2:26379 (the Sentinels), SentinelMaster=<name of the master>, TLS=true and Password in its place",
-		"rediss+cluster://h":        "scheme: a URL names one server; for a Cluster set Cluster=true beside the redis:// or rediss:// of one of its hosts, or in its place Hosts=h1:6379,h2:6379, TLS=true and Password",
-		"redis://h?ssl=true":        "parameter ssl: for TLS, rediss:// in place of redis:// is accepted, and no parameter",
-		"rediss://h?tls=true":       "parameter tls: for TLS, rediss:// in place of redis:// is accepted, and no parameter",
-		"redis://h?max_retries=101": "parameter max_retries: a whole number from -1 to 100, 0 for none, is accepted",
+		"tcp://h:6379":              "scheme: want redis://, rediss:// (TLS) or unix://",
+		"valkey://h":                "scheme: want redis://, rediss:// (TLS) or unix://",
+		"http://h":                  "scheme: want redis://, rediss:// (TLS) or unix://",
+		"valkeys://h":               "scheme: want rediss:// for TLS",
+		"'redis://h'":               "scheme: want redis://, rediss:// (TLS) or unix://, without quotes around the URL",
+		"://h":                      "scheme: want redis://, rediss:// (TLS) or unix://",
+		"sentinel://h/m":            "scheme: a URL names one server; for Sentinels set Hosts=h1:26379,h2:26379 (the Sentinels), SentinelMaster=<name of the master> and Password instead",
+		"rediss+sentinel://h/m":     "scheme: a URL names one server; for Sentinels set Hosts=h1:26379,h2:26379 (the Sentinels), SentinelMaster=<name of the master>, TLS=true and Password instead",
+		"rediss+cluster://h":        "scheme: a URL names one server; for a Cluster set Cluster=true beside the redis:// or rediss:// URL of one of its hosts, or Hosts=h1:6379,h2:6379, TLS=true and Password instead",
+		"redis://h?ssl=true":        "parameter ssl: want rediss:// instead of redis:// for TLS, and no parameter",
+		"rediss://h?tls=true":       "parameter tls: want rediss:// instead of redis:// for TLS, and no parameter",
+		"redis://h?max_retries=101": "parameter max_retries: want a whole number from -1 to 100, 0 for none",
 		"redis://h..x":              errHost.Error(),
 		"redis://10.0.0.1.5":        errHost.Error(),
 		"redis://u@@h":              "",
@@ -82,34 +82,34 @@ func TestParseURL_Errors(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"redis://h?pool_size=1&max_connections=2": "parameter pool_size: it says the same as another (max_connections)",
-		"redis://h?db=1&db=1":                     "parameter db: it says the same as another (db)",
-		"rediss://h?ssl_certfile=x":               "parameter ssl_certfile: it is not accepted in a URL: set Config.Redis.TLSConfig",
-		"redis://h?pool_timeout=0":                "parameter pool_timeout: seconds (3) or a duration (500ms), from 1ms,",
-		"redis://h?protocol=1":                    "parameter protocol: a whole number from 2 to 3",
-		"redis://h?client_name=a%20b":             "parameter client_name: up to 100",
-		"redis://h?client_name=%7F":               "parameter client_name: up to 100",
-		"redis://h?pool_fifo=2":                   "parameter pool_fifo: true or false",
-		"redis://h?pool_size=10001":               "parameter pool_size: a whole number",
-		"redis://h?pipeline_read_buffer_size=-1":  "parameter pipeline_read_buffer_size: a whole number",
-		"redis://h?read_timeout=9000h":            "parameter read_timeout: seconds (3)",
-		"redis://h?db=+1":                         "parameter db: a whole number from 0",
-		"redis://u:p@h?username=v":                "parameter username: a name",
-		"redis://h!:x":                            "host: a name",
-		"redis://h\x00i":                          "there is white space",
+		"redis://h?pool_size=1&max_connections=2": "parameter pool_size: it means the same as another (max_connections)",
+		"redis://h?db=1&db=1":                     "parameter db: it means the same as another (db)",
+		"rediss://h?ssl_certfile=x":               "parameter ssl_certfile: it cannot be set in a URL; set Config.Redis.TLSConfig",
+		"redis://h?pool_timeout=0":                "parameter pool_timeout: want seconds (3) or a duration (500ms), from 1ms",
+		"redis://h?protocol=1":                    "parameter protocol: want a whole number from 2 to 3",
+		"redis://h?client_name=a%20b":             "parameter client_name: want up to 100",
+		"redis://h?client_name=%7F":               "parameter client_name: want up to 100",
+		"redis://h?pool_fifo=2":                   "parameter pool_fifo: want true or false",
+		"redis://h?pool_size=10001":               "parameter pool_size: want a whole number",
+		"redis://h?pipeline_read_buffer_size=-1":  "parameter pipeline_read_buffer_size: want a whole number",
+		"redis://h?read_timeout=9000h":            "parameter read_timeout: want seconds (3)",
+		"redis://h?db=+1":                         "parameter db: want a whole number from 0",
+		"redis://u:p@h?username=v":                "parameter username: want a name",
+		"redis://h!:x":                            "host: want a name",
+		"redis://h\x00i":                          "white space",
 		"h:1,password=a://b,ssl=True":             "it is a connection string",
 		"valkeys+sentinel://h":                    "scheme: a URL names one server; for Sentinels set Hosts=h1:26379,h2:26379 (the Sentinels), SentinelMaster=<name of the master>, TLS=true",
 		"redis://h/+1":                            "database: ",
 		"redis://h:+1":                            "port: ",
 		"redis://h:00000006379":                   "port: ",
-		"redis://[h]":                             "host: a name",
+		"redis://[h]":                             "host: want a name",
 		"redis://[::1":                            "host: ",
-		"redis://[1.2.3.4]":                       "host: a name",
-		"redis://%68":                             "host: a name",
+		"redis://[1.2.3.4]":                       "host: want a name",
+		"redis://%68":                             "host: want a name",
 		"unix:///":                                "path: ",
 		"unix:///a%00b":                           "path: ",
-		"redis://h\u00a0i":                        "there is white space",
-		"redis://h\ufffd":                         "there is white space",
+		"redis://h\u00a0i":                        "white space",
+		"redis://h\ufffd":                         "white space",
 	} {
 		if _, err := ParseURL(text, field); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: %v; want %s", text, err, want)
@@ -205,7 +205,7 @@ func TestSecure(t *testing.T) {
 		{"ssl_ca_certs=" + own, "other.test", false},
 		{"ssl_check_hostname=true&ssl_ca_certs=" + own, "other.test", false},
 		{"ssl_check_hostname=false&ssl_ca_certs=" + own, "other.test", true},
-		{"ssl_check_hostname=false", "other.test", false}, // nobody vouches for it
+		{"ssl_check_hostname=false", "other.test", false}, // signed by none of the system's authorities
 		{"ssl_check_hostname=false", "example.com", false},
 		{"ssl_cert_reqs=none", "other.test", true},
 		{"ssl_cert_reqs=none&ssl_check_hostname=false", "other.test", true},

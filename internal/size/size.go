@@ -1,10 +1,15 @@
-// Package size estimates how much memory a decoded value takes, so that a cache can count it
-// towards its bound.
+// Package size estimates how much memory a decoded value takes, so that a cache that keeps
+// decoded values can count them towards its bound. The length of the JSON would not do: a
+// list of small objects takes more memory than its text.
 //
-// An estimate follows the value's type and what it refers to, and adds up allocations as
-// large as Go makes them. It is right within a factor of two, and costs a small part of
-// decoding the value. A type that hides what it refers to is estimated by the bytes that
-// were decoded to it.
+// An estimate ([Of]) walks through the value along its references and adds up allocations,
+// each rounded up to the size that Go allocates ([Allocated]). It is right within a factor of
+// two, and costs a small part of the time in which the value was decoded: a type is inspected
+// once, and yields a function that needs reflection only for maps and interfaces.
+//
+// A type with methods that decode it, or with references in unexported fields, may hide
+// memory. The estimate for such a value is at least a multiple of the bytes that were decoded
+// to it.
 package size
 
 import (
@@ -18,10 +23,12 @@ import (
 	"github.com/cacheaside/aside/internal/jsonvalue"
 )
 
-// Of returns about how many bytes a value takes that data was decoded to, itself included,
-// or a number above room when they are more than that. json says that the data is JSON,
-// which makes no value that has the same memory twice or refers to itself. The value must
-// not be modified meanwhile.
+// Of estimates how many bytes value takes, itself included. data is the text that value was
+// decoded from. If value takes more than room, Of stops early and returns a number above room.
+//
+// json says that data is JSON. No two parts of a value decoded from JSON are the same memory,
+// so the parts that were counted need not be noted; for any other value they are, and it may
+// refer to itself. value must not be modified meanwhile.
 func Of[T any](value *T, data []byte, json bool, room int) int {
 	t := reflect.TypeFor[T]()
 	w := sizing{room: room}
@@ -36,37 +43,32 @@ func Of[T any](value *T, data []byte, json bool, room int) int {
 	return w.bytes
 }
 
-// sizing adds up the memory that a decoded value takes. It stops when that is more
-// than there is room for.
+// sizing is one estimate under way.
 type sizing struct {
-	bytes int
-	room  int
-	depth int
-	// seen are the parts that are counted, where several may be the same memory. JSON
-	// makes no such values, and for them it is nil.
-	seen map[unsafe.Pointer]bool
-	// opaque says that a part hides what it refers to.
-	opaque bool
+	bytes  int                     // counted so far
+	room   int                     // the estimate stops above it
+	depth  int                     // of references followed
+	seen   map[unsafe.Pointer]bool // the references followed; nil for a value from JSON
+	opaque bool                    // a part hides its references
 }
 
-// sizer adds what the value at p refers to; the memory of the value itself is counted
-// where it is. It is nil for types that refer to nothing.
+// sizer adds the memory that the value at p refers to. The memory of the value itself is part
+// of the allocation that it lies in, and counted with that. A nil sizer is for types without
+// references.
 type sizer func(w *sizing, p unsafe.Pointer)
 
-// sizable is what is known of a type: how its values are added up, and whether some
-// of what they refer to is not.
+// sizable has the findings on a type.
 type sizable struct {
 	sizer  sizer
-	opaque bool
+	opaque bool // its values hide references
 }
 
-// maxSizingDepth is how deep a value is followed: ten times as deep as JSON goes. A
-// deeper one counts as too large.
+// maxSizingDepth is how many references in a row are followed: ten times as many as JSON has
+// levels. A deeper value counts as too large.
 const maxSizingDepth = 100_000
 
-// guess returns what data is commonly decoded to, where the type does not tell: a
-// multiple of the bytes, and for JSON something for each object, and for each member
-// of an array or an object.
+// guess returns how much memory data is commonly decoded to, for types that do not tell. For
+// JSON it adds to the bytes of data 32 for each member and 96 for each object.
 func guess(data []byte, json bool) int {
 	if !json {
 		return 3 * len(data)
@@ -78,8 +80,8 @@ func guess(data []byte, json bool) int {
 // add adds an allocation of n bytes.
 func (w *sizing) add(n int) { w.bytes += Allocated(n) }
 
-// Allocated returns how many bytes Go allocates for n: sizes go in steps of 8, then 16
-// bytes, and then of about an eighth.
+// Allocated returns how many bytes Go allocates for n. Its size classes are a little irregular;
+// this rounds up to steps of 8 bytes, of 16 above 32, and of about an eighth above 256.
 func Allocated(n int) int {
 	step := 8
 	if n > 256 {
@@ -90,8 +92,8 @@ func Allocated(n int) int {
 	return (n + step - 1) &^ (step - 1)
 }
 
-// enter reports whether to follow the reference p: there is room, and p is new.
-// What follows is to end with w.depth--.
+// enter reports whether to follow the reference p: there is room left, and p is new. If so, the
+// caller must decrement w.depth afterwards.
 func (w *sizing) enter(p unsafe.Pointer) bool {
 	if w.bytes > w.room {
 		return false
@@ -110,6 +112,7 @@ func (w *sizing) enter(p unsafe.Pointer) bool {
 	return true
 }
 
+// of adds the memory that the t at p refers to.
 func (w *sizing) of(t reflect.Type, p unsafe.Pointer) {
 	s := sizableOf(t)
 	w.opaque = w.opaque || s.opaque
@@ -118,8 +121,10 @@ func (w *sizing) of(t reflect.Type, p unsafe.Pointer) {
 	}
 }
 
-var sizables sync.Map // reflect.Type: sizable
+// sizables has the findings on each type that was met: sizable by reflect.Type.
+var sizables sync.Map
 
+// sizableOf returns the findings on t, which it inspects once.
 func sizableOf(t reflect.Type) sizable {
 	if s, ok := sizables.Load(t); ok {
 		return s.(sizable)
@@ -132,17 +137,20 @@ func sizableOf(t reflect.Type) sizable {
 	return s
 }
 
-// sizers are those of the types that one type has in it, itself included.
+// sizers has the sizers of one type and of the types in it, while they are made.
 type sizers struct {
 	known  map[reflect.Type]*sized
-	opaque bool // one of them hides what it refers to
+	opaque bool // one of the types hides references
 }
 
+// sized is a type whose inspection has begun.
 type sized struct {
 	sizer sizer
-	done  bool // or else the type is being inspected, and refers to itself
+	done  bool // false while it is inspected: met again, the type refers to itself
 }
 
+// of returns the sizer of t. For a type that refers to itself it returns a function that
+// calls the sizer, which is not made yet.
 func (ss *sizers) of(t reflect.Type) sizer {
 	s := ss.known[t]
 	switch {
@@ -157,6 +165,7 @@ func (ss *sizers) of(t reflect.Type) sizer {
 	return s.sizer
 }
 
+// inspect makes the sizer of t.
 func (ss *sizers) inspect(t reflect.Type) sizer {
 	if t == reflect.TypeFor[time.Time]() {
 		return sizeZone
@@ -182,6 +191,7 @@ func (ss *sizers) inspect(t reflect.Type) sizer {
 			if f.IsExported() || f.Anonymous && f.Type.Kind() == reflect.Struct {
 				return ss.of(f.Type)
 			}
+			// JSON does not set the field, so a method did, if anything.
 			return ss.hidden(f.Type)
 		})
 	case reflect.Interface:
@@ -193,8 +203,10 @@ func (ss *sizers) inspect(t reflect.Type) sizer {
 	return ss.hidden(t)
 }
 
-// hidden is of what a type keeps to itself: only what a string or a slice refers to
-// is counted. What is behind other references may be anybody's, and is not counted.
+// hidden makes the sizer of a type whose values a method decodes, or of an unexported field.
+// It counts the memory of strings and of slices. Memory behind other references is not
+// counted: it may belong to another value, as a *time.Location does, or be in use by other
+// goroutines.
 func (ss *sizers) hidden(t reflect.Type) sizer {
 	switch kind := t.Kind(); {
 	case kind == reflect.String:
@@ -228,6 +240,8 @@ func refers(t reflect.Type) bool {
 	}
 }
 
+// ofStruct makes the sizer of a struct from those that of makes for its fields. It is nil if
+// no field has references.
 func (ss *sizers) ofStruct(t reflect.Type, of func(reflect.StructField) sizer) sizer {
 	type part struct {
 		offset uintptr
@@ -251,6 +265,7 @@ func (ss *sizers) ofStruct(t reflect.Type, of func(reflect.StructField) sizer) s
 	}
 }
 
+// sizeArray makes the sizer of an array, which is part of another allocation, so only its elements add memory.
 func sizeArray(t reflect.Type, elem sizer) sizer {
 	if elem == nil {
 		return nil
@@ -258,16 +273,19 @@ func sizeArray(t reflect.Type, elem sizer) sizer {
 	return func(w *sizing, p unsafe.Pointer) { w.each(p, t.Len(), t.Elem().Size(), elem) }
 }
 
+// each adds the memory that n elements at p refer to.
 func (w *sizing) each(p unsafe.Pointer, n int, size uintptr, elem sizer) {
 	for i := 0; i < n && w.bytes <= w.room; i++ {
 		elem(w, unsafe.Add(p, uintptr(i)*size))
 	}
 }
 
+// sizeSlice makes the sizer of a slice. The array behind it counts with its capacity, and the
+// elements up to its length.
 func sizeSlice(t reflect.Type, elem sizer) sizer {
 	size := t.Elem().Size()
 	return func(w *sizing, p unsafe.Pointer) {
-		s := *(*[]struct{})(p) // a slice's header is that of any other
+		s := *(*[]struct{})(p) // all slices have the same header
 		first := unsafe.Pointer(unsafe.SliceData(s))
 		if cap(s) == 0 || size == 0 || !w.enter(first) {
 			return
@@ -280,6 +298,7 @@ func sizeSlice(t reflect.Type, elem sizer) sizer {
 	}
 }
 
+// sizePointer makes the sizer of a pointer.
 func sizePointer(t reflect.Type, elem sizer) sizer {
 	size := int(t.Elem().Size())
 	return func(w *sizing, p unsafe.Pointer) {
@@ -295,9 +314,11 @@ func sizePointer(t reflect.Type, elem sizer) sizer {
 	}
 }
 
+// sizeMap makes the sizer of a map. Keys and elements have no address, so each is copied to one
+// place for all, if their types have references.
 func sizeMap(t reflect.Type, key, elem sizer) sizer {
 	slot := inSlot(t.Key()) + inSlot(t.Elem())
-	apart := Allocated(int(t.Key().Size())+int(t.Elem().Size())) - slot // of entries that are too large for a slot
+	apart := Allocated(int(t.Key().Size())+int(t.Elem().Size())) - slot // for a key or an element outside the slot
 	return func(w *sizing, p unsafe.Pointer) {
 		m := reflect.NewAt(t, p).Elem()
 		if m.IsNil() || !w.enter(m.UnsafePointer()) {
@@ -324,7 +345,8 @@ func sizeMap(t reflect.Type, key, elem sizer) sizer {
 	}
 }
 
-// inSlot is what a map's slot has of a key or an element: a pointer to large ones.
+// inSlot returns how many bytes of a map's slot a key or an element takes. One of more than 128
+// bytes lies outside, and the slot has a pointer to it.
 func inSlot(t reflect.Type) int {
 	if t.Size() > 128 {
 		return 8
@@ -332,8 +354,9 @@ func inSlot(t reflect.Type) int {
 	return int(t.Size()+7) &^ 7
 }
 
-// addMap adds a map that has grown to n entries: groups of 8 slots, of which at most
-// seven eighths are full, in tables that double.
+// addMap adds a map that has grown to n entries, with slots of so many bytes. Go's maps have
+// groups of 8 slots, one group up to 8 entries. Larger ones have tables that double in size
+// and are at most seven eighths full.
 func (w *sizing) addMap(n, slot int) {
 	const header, table = 48, 32
 	w.add(header)
@@ -347,7 +370,8 @@ func (w *sizing) addMap(n, slot int) {
 	}
 }
 
-// any is sizer of what is in an any. What JSON makes has no need of reflection.
+// any adds the memory of a value in an interface. The types that decoding JSON makes come first,
+// without reflection.
 func (w *sizing) any(value any) {
 	switch v := value.(type) {
 	case nil, bool:
@@ -384,14 +408,15 @@ func (w *sizing) any(value any) {
 	}
 }
 
-// boxed is sizer of what is in an interface.
+// boxed adds the memory of a value in an interface, itself included, as an interface refers to
+// a copy of it.
 func (w *sizing) boxed(v reflect.Value) {
 	if !v.IsValid() {
 		return
 	}
 	t := v.Type()
 	switch t.Kind() {
-	case reflect.Pointer, reflect.Map, reflect.Chan, reflect.Func, reflect.UnsafePointer: // the interface has it itself
+	case reflect.Pointer, reflect.Map, reflect.Chan, reflect.Func, reflect.UnsafePointer: // these are in the interface itself
 	default:
 		w.add(int(t.Size()))
 	}
@@ -403,8 +428,9 @@ func (w *sizing) boxed(v reflect.Value) {
 	w.of(t, p.UnsafePointer())
 }
 
-// sizeZone is sizer of a time.Time. Go makes a zone for each time that is not a whole
-// number of hours away from UTC.
+// sizeZone is the sizer of time.Time. Decoding makes a location for each time with an offset
+// from UTC that is not a whole number of hours; those with whole hours share theirs, and UTC
+// and Local need none.
 func sizeZone(w *sizing, p unsafe.Pointer) {
 	const zone = 192
 	t := *(*time.Time)(p)

@@ -80,7 +80,7 @@ type tree struct {
 	By   map[string]tree `json:",omitempty"`
 }
 
-// hides decodes itself to what nobody else can see.
+// hides has a method that decodes it to unexported fields.
 type hides struct {
 	members map[string]string
 	order   []string

@@ -1,6 +1,7 @@
-// Package warnonce remembers which warnings have been logged, so that trouble that each
-// call meets is logged once for each keyspace. It bounds the number of keyspaces that one
-// message is logged for.
+// Package warnonce remembers which warnings have been logged, so that a problem that every
+// call meets, such as values that are too large to store, is logged once for each keyspace.
+// Names of keyspaces may be made up at run time, so it logs a message for a limited number of
+// them.
 package warnonce
 
 import (
@@ -8,18 +9,19 @@ import (
 	"sync"
 )
 
-// maxNames is how many keyspaces a message is logged for.
+// maxNames is the number of keyspaces for which a message is logged.
 const maxNames = 256
 
-// Warnings remembers what was logged once for a keyspace, and need not be again. Its
-// zero value is ready, and its methods may be called concurrently.
+// Warnings remembers warnings by message and keyspace. The zero value is ready to use, and its
+// methods may be called concurrently.
 type Warnings struct {
 	mu    sync.Mutex
 	known map[string]map[string]bool // names of keyspaces by message
 }
 
-// Add reports whether message is the first of its kind for the keyspace, and whether
-// it is the last that is logged for any.
+// Add adds a warning. first reports whether to log it: message is new for the keyspace space,
+// and was not logged for maxNames others. last reports that no further keyspace follows, which
+// the log should mention. message must be one of a few texts, as each is kept.
 func (w *Warnings) Add(space, message string) (first, last bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

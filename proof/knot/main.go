@@ -1,15 +1,18 @@
-// Command knot counts what a reader of the package in a folder, by default the
-// current one, has to know at once: its files, its exported top-level names, and
-// the largest group of files that need each other. A file needs another one when it
-// uses an identifier that the other declares, a method or a field included; in such
-// a group each file needs every other one, if only by way of a third. Tests and
-// generated files do not count.
+// Command knot measures how much of a package its reader must know at once. It counts the
+// files, the exported top-level names, and the largest group of files that need each other.
 //
 //	go run ./proof/knot                                 print the counts
 //	go run ./proof/knot -files 24 -names 40 -knot 6     and fail when one is larger
 //	go run ./proof/knot -v                              and print why files of the group need each other
 //
-// It also fails when a package below the folder's internal depends on the package.
+// A file needs another one if it uses an identifier that the other declares, a method or a
+// field included. In a group of files that need each other, each needs every other one, if
+// only by way of a third: none can be read without the others. A compiler has no objection
+// to that within a package, so this command has.
+//
+// It looks at the package in the current folder or in the one that is its argument. Tests and
+// generated files do not count. It also fails if a package in the folder's internal depends on
+// the package, as imports must run one way.
 package main
 
 import (
@@ -56,22 +59,23 @@ func main() {
 	}
 }
 
-// pkg is a package as its reader sees it.
+// pkg has the findings on a package.
 type pkg struct {
 	files []string
-	names []string                     // exported, top-level
-	needs map[string]map[string]string // an identifier by the file that uses it and the one that declares it
-	below []string                     // packages below internal that depend on it
+	names []string                     // exported and top-level
+	needs map[string]map[string]string // an identifier, by the file that uses it and the file that declares it
+	below []string                     // packages in its internal that depend on it
 }
 
+// limits has the most of each count that is allowed; 0 is no limit.
 type limits struct{ files, names, knot int }
 
-// exceeds returns an error for each limit that p exceeds, and for each package below
-// internal that depends on it.
+// exceeds returns an error for each limit that p exceeds, and for each package in its internal
+// that depends on it.
 func (p pkg) exceeds(most limits) error {
 	var err error
 	for _, c := range []struct {
-		what       string
+		count      string
 		have, most int
 	}{
 		{"files", len(p.files), most.files},
@@ -79,7 +83,7 @@ func (p pkg) exceeds(most limits) error {
 		{"files that need each other", len(p.knot()), most.knot},
 	} {
 		if c.most > 0 && c.have > c.most {
-			err = errors.Join(err, fmt.Errorf("%d %s, want at most %d", c.have, c.what, c.most))
+			err = errors.Join(err, fmt.Errorf("%d %s, want at most %d", c.have, c.count, c.most))
 		}
 	}
 	for _, path := range p.below {
@@ -110,7 +114,7 @@ func (p pkg) knot() []string {
 	return largest
 }
 
-// reach adds all files to reached that a file needs, if only by way of others.
+// reach adds to reached the files that file needs, also by way of others.
 func (p pkg) reach(file string, reached map[string]bool) {
 	for other := range p.needs[file] {
 		if !reached[other] {
@@ -120,8 +124,8 @@ func (p pkg) reach(file string, reached map[string]bool) {
 	}
 }
 
-// explain prints an identifier for each file of the knot and each other one of it
-// that it needs.
+// explain prints, for each two files of the knot of which one needs the other, an identifier by
+// which it does.
 func (p pkg) explain(w io.Writer) {
 	knot := p.knot()
 	for _, file := range knot {
@@ -133,8 +137,8 @@ func (p pkg) explain(w io.Writer) {
 	}
 }
 
-// load type-checks the package in a folder against the compiled packages that it
-// imports.
+// load type-checks the package in a folder. The packages that it imports are not parsed: the go
+// command has compiled them, with the types that they export.
 func load(dir string) (pkg, error) {
 	p := pkg{needs: make(map[string]map[string]string)}
 	list, err := goList(dir, "-f", "{{.ImportPath}}\n{{join .GoFiles \"\\n\"}}", ".")
@@ -181,7 +185,7 @@ func load(dir string) (pkg, error) {
 		if p.needs[user] == nil {
 			p.needs[user] = make(map[string]string)
 		}
-		if known := p.needs[user][declarer]; known == "" || id.Name < known { // the same one at each run
+		if known := p.needs[user][declarer]; known == "" || id.Name < known { // the same identifier in each run
 			p.needs[user][declarer] = id.Name
 		}
 	}
@@ -189,7 +193,7 @@ func load(dir string) (pkg, error) {
 	return p, err
 }
 
-// exportData finds the compiled packages that the one in dir depends on.
+// exportData returns a lookup of the compiled packages on which the one in dir depends.
 func exportData(dir string) (importer.Lookup, error) {
 	list, err := goList(dir, "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}", ".")
 	if err != nil {
@@ -203,7 +207,7 @@ func exportData(dir string) (importer.Lookup, error) {
 	return func(path string) (io.ReadCloser, error) { return os.Open(files[path]) }, nil
 }
 
-// dependents returns the packages below dir's internal that depend on the one in dir.
+// dependents returns the packages in dir's internal that depend on the package path.
 func dependents(dir, path string) ([]string, error) {
 	list, err := goList(dir, "-f", "{{.ImportPath}} {{join .Deps \" \"}}", "./internal/...")
 	var found []string

@@ -20,8 +20,8 @@ import (
 
 const module = "github.com/cacheaside/aside"
 
-// A breakage that does not compile fails every test, and so tests nothing. Each
-// package that one changes is type-checked.
+// A breakage that does not compile fails every test, so it tests none. Each package that a
+// breakage changes is type-checked.
 func TestBreakagesCompile(t *testing.T) {
 	t.Parallel()
 	root := filepath.Join("..", "..")
@@ -89,8 +89,8 @@ func dirs(files map[string]string) []string {
 	return all
 }
 
-// exportData returns the files that have what the packages of the module, and those
-// that they import, export.
+// exportData returns the files with the export data of the module's packages and of those that
+// they import, by package path.
 func exportData(t *testing.T, root string) map[string]string {
 	cmd := exec.Command("go", "list", "-export", "-deps", "-f", "{{.ImportPath}}\t{{.Export}}", "./...")
 	var stderr bytes.Buffer

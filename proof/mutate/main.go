@@ -1,27 +1,31 @@
-// Command mutate tests the tests: it applies each of a set of deliberate
-// breakages to a copy of the tree, runs the suite on it, and says which tests
-// caught it. It fails when one survives, or cannot be applied any more.
+// Command mutate tests the tests. It applies deliberate bugs, called breakages, to a copy of
+// the tree, one at a time, runs the tests on it, and prints which test caught each. It fails
+// if a breakage survives, or cannot be applied any more.
 //
 //	go run ./proof/mutate                 all of them
-//	go run ./proof/mutate -run token      those whose names or patch files match token
+//	go run ./proof/mutate -run token      those with token in the name or the patch file's
 //	go run ./proof/mutate -table          all of them, and their table in docs/breakages.md
 //	go run ./proof/mutate -for 3m         as many as begin in that time, on a tree that passes
 //	go run ./proof/mutate -shard 2/4      the second of four parts
 //
-// With -for, those of files that the last day's commits changed come first, and the
-// others in an order that differs from commit to commit.
+// A promise without a test that fails when it is broken is a claim only. Mutation tools make
+// bugs by rule and find many that matter to no user; these are chosen, each against something
+// that a comment or a document promises.
 //
-// The test that the table names is run first, as it most likely catches the
-// breakage again, and all others when it does not.
+// With -for, breakages of files that the last day's commits changed come first. The others
+// come in an order that differs from commit to commit, so that all get their turn.
 //
-// A breakage is a patch file in a folder below breakages. To add one, break a file
-// and write the difference below a line that says what is wrong:
+// The test that the table names is run first, as it most likely catches the breakage again.
+// If it does not, all tests are run.
+//
+// A breakage is a patch file in a folder in breakages. To add one, break a file and write the
+// difference below a line that describes the bug:
 //
 //	(echo "a fill without its token check"; echo; git diff) > proof/mutate/breakages/redis-protocol/fill-without-its-token-check.patch
 //	git checkout the-broken-file
 //
-// A hunk is found by its text, so that it may move in its file. It must fit one
-// place only: take git diff -U9, say, when three lines of context are too few.
+// A hunk is found by its text, not by line numbers, so the code may move in its file. The text
+// must fit one place only; if three lines of context are too few, take git diff -U9, say.
 package main
 
 import (
@@ -42,19 +46,19 @@ import (
 	"time"
 )
 
-// suites are run in this order, the quick ones first, until a test fails. Each is
-// the tests of a package, with arguments for them and a variable. The tests of a
-// changed file's own package come before them.
+// suites are run in this order, the quick ones first, until a test fails. The tests of the
+// package that a breakage changes come before them.
 var suites = []suite{
 	{".", nil, "ASIDE_TEST_NO_REDIS=1"},
 	{".", []string{"-test.parallel=4"}, "ASIDE_TEST_REQUIRE_REDIS=1"}, // more wait than compute
 	{"./proof", []string{"-test.run=^TestSimulation$", "-seeds=150"}, ""},
 }
 
+// suite is a run of the tests of a package.
 type suite struct {
 	pkg  string
-	args []string
-	env  string
+	args []string // for the test binary
+	env  string   // one more variable, NAME=value
 }
 
 const (
@@ -88,6 +92,8 @@ func main() {
 	}
 }
 
+// mutate tries the breakages that wanted chooses, with two workers, and prints the results. With
+// table it writes them as well; with a limit it begins no breakage after that time.
 func mutate(wanted func(int, breakage) bool, table bool, limit time.Duration) error {
 	root, err := output("git", "rev-parse", "--show-toplevel")
 	if err != nil {
@@ -159,6 +165,7 @@ func mutate(wanted func(int, breakage) bool, table bool, limit time.Duration) er
 	return err
 }
 
+// tableHead is the beginning of the table.
 const tableHead = `# Deliberate breakages, and what caught them
 
 Written by ` + "`go run ./proof/mutate -table`" + `, which applies each to a copy of the tree and runs the test that caught it last, then the tests without a Redis server, those with one, and the simulation, until a test fails.
@@ -167,6 +174,7 @@ Written by ` + "`go run ./proof/mutate -table`" + `, which applies each to a cop
 |---|---|
 `
 
+// writeTable writes the table of all breakages, with the test that caught each.
 func writeTable(root string, breakages []breakage, caughtBy []string) error {
 	text := tableHead
 	for i, b := range breakages {
@@ -175,7 +183,7 @@ func writeTable(root string, breakages []breakage, caughtBy []string) error {
 	return os.WriteFile(filepath.Join(root, tableFile), []byte(text), 0o666)
 }
 
-// readTable returns by which test each breakage was caught last.
+// readTable returns the test that caught each breakage last, by the breakage's name.
 func readTable(root string) (map[string]string, error) {
 	text, err := os.ReadFile(filepath.Join(root, tableFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -190,7 +198,8 @@ func readTable(root string) (map[string]string, error) {
 	return caughtBy, nil
 }
 
-// unbroken checks that a copy of the tree without any breakage passes.
+// unbroken checks that a copy of the tree without a breakage passes. Otherwise each breakage
+// would count as caught.
 func unbroken(root string) error {
 	return inCopy(root, func(dir string) error {
 		caught, report, err := test(dir, suites, "")
@@ -201,8 +210,8 @@ func unbroken(root string) error {
 	})
 }
 
-// rotate puts the breakages of recently changed files first, and shuffles both parts
-// by the commit.
+// rotate sorts todo for a limited time: breakages of recently changed files come first. Both parts
+// are shuffled with the commit as the seed, so a run can be repeated.
 func rotate(root string, breakages []breakage, todo []int) error {
 	head, err := output("git", "-C", root, "log", "-1", "--format=%H %ct")
 	if err != nil {
@@ -234,7 +243,8 @@ func rotate(root string, breakages []breakage, todo []int) error {
 	return nil
 }
 
-// worker tries breakages in a copy of the tree until ctx ends.
+// worker tries breakages from next in a copy of the tree until ctx ends, and writes the results
+// of those that it has tried.
 func worker(ctx context.Context, root string, breakages []breakage, next <-chan int, caughtBy map[string]string, results []string) error {
 	return inCopy(root, func(dir string) error {
 		for i := range next {
@@ -243,7 +253,7 @@ func worker(ctx context.Context, root string, breakages []breakage, next <-chan 
 			}
 			b, start := breakages[i], time.Now()
 			caught, err := try(dir, b, caughtBy[b.name])
-			if caught == "" && err == nil { // some are found by chance, though a likely one
+			if caught == "" && err == nil { // some tests find a bug by chance only, though likely
 				caught, err = try(dir, b, "")
 			}
 			if err != nil {
@@ -256,6 +266,7 @@ func worker(ctx context.Context, root string, breakages []breakage, next <-chan 
 	})
 }
 
+// inCopy calls do with the folder of a copy of the tree, which it removes afterwards.
 func inCopy(root string, do func(dir string) error) error {
 	dir, err := os.MkdirTemp("", "mutate")
 	if err != nil {
@@ -268,7 +279,8 @@ func inCopy(root string, do func(dir string) error) error {
 	return do(dir)
 }
 
-// try applies a breakage, runs the suites, and takes it back.
+// try applies a breakage to the tree in dir, runs the suites, and restores the tree. It returns
+// the test that failed, or "".
 func try(dir string, b breakage, caughtBy string) (caught string, err error) {
 	before, after, err := b.apply(dir)
 	if err != nil {
@@ -292,7 +304,7 @@ func try(dir string, b breakage, caughtBy string) (caught string, err error) {
 	return caught, err
 }
 
-// packages returns the packages of files that have tests and are not in suites.
+// packages returns the packages of files, without those of suites and those without tests.
 func packages(dir string, files []string) []string {
 	var all []string
 	for _, file := range files {
@@ -305,9 +317,8 @@ func packages(dir string, files []string) []string {
 	return all
 }
 
-// test runs the test that most likely fails, if one is known, then the suites,
-// until a test fails. It returns which did, and what was printed; others might
-// have failed after it.
+// test runs likely, the test that caught the breakage last, if there is one, and then the suites,
+// until a test fails. It returns that test, and the output. Further tests might fail too.
 func test(dir string, suites []suite, likely string) (caught, report string, err error) {
 	todo := suites
 	if m := testName.FindStringSubmatch(likely); m != nil {
@@ -326,7 +337,7 @@ func test(dir string, suites []suite, likely string) (caught, report string, err
 			build := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", binary, s.pkg)
 			build.Dir = dir
 			if out, err := build.CombinedOutput(); err != nil {
-				return "", "", fmt.Errorf("it does not compile: %w\n%s", err, out)
+				return "", "", fmt.Errorf("the broken tree does not compile: %w\n%s", err, out)
 			}
 			built = s.pkg
 		}
@@ -343,6 +354,9 @@ func test(dir string, suites []suite, likely string) (caught, report string, err
 	return "", "", nil
 }
 
+// testName matches the test in a row of the table, with its package. The others match lines of
+// go test's output: a test that failed, lines without use in a report, and in the stacks of a
+// timeout the test that was running.
 var (
 	testName = regexp.MustCompile(`^((?:Test|Fuzz|Example)\w+[^,\s]*)(?:, which hangs)?(?: in (\S+))?`)
 	failed   = regexp.MustCompile(`--- FAIL: (\S+)`)
@@ -358,8 +372,8 @@ func packageOf(name []string) string {
 	return cmp.Or(name[2], ".")
 }
 
-// untilOneFails runs tests and kills them when one has failed: those that run
-// beside it would take their time.
+// untilOneFails runs tests and kills them when one has failed, so as not to wait for those that
+// run beside it. It returns the test that failed, and the output without noise.
 func untilOneFails(cmd *exec.Cmd) (caught, report string, err error) {
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -378,14 +392,14 @@ func untilOneFails(cmd *exec.Cmd) (caught, report string, err error) {
 		if !noise.MatchString(line) {
 			text.WriteString(line)
 		}
-		// A subtest that failed stands below its test.
+		// The line of a subtest that failed follows that of its test.
 		if m := failed.FindStringSubmatch(line); m != nil && (caught == "" || strings.HasPrefix(m[1], caught+"/")) {
 			caught = m[1]
 			_ = cmd.Process.Kill()
 		}
 	}
 	if err := cmd.Wait(); err != nil && caught == "" {
-		caught = "a panic, or what is left of goroutines"
+		caught = "a panic, or goroutines that are left"
 		if m := running.FindStringSubmatch(text.String()); m != nil {
 			caught = m[1] + ", which hangs"
 		}
@@ -393,10 +407,10 @@ func untilOneFails(cmd *exec.Cmd) (caught, report string, err error) {
 	return caught, text.String(), nil
 }
 
-// survivor stands in the place of a test for a breakage that none caught.
+// survivor stands in place of a test for a breakage that no test caught.
 const survivor = "SURVIVED"
 
-// copyTree copies the files that git knows or would add.
+// copyTree copies the files that git tracks or would add.
 func copyTree(root, dir string) error {
 	list, err := output("git", "-C", root, "ls-files", "--cached", "--others", "--exclude-standard")
 	if err != nil {
@@ -422,6 +436,7 @@ func copyTree(root, dir string) error {
 	return nil
 }
 
+// output runs a command and returns its standard output.
 func output(name string, args ...string) (string, error) {
 	out, err := exec.Command(name, args...).Output()
 	if err != nil {

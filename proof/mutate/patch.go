@@ -11,22 +11,22 @@ import (
 	"strings"
 )
 
-// breakage is a deliberate bug. It is read from a patch file, whose first line is
-// its name and whose rest is a unified diff.
+// breakage is a deliberate bug, as read from a patch file: the first line is its name, and the
+// rest a unified diff. The two may have more text between them.
 type breakage struct {
 	name  string
-	patch string // path of the patch file within the folder
+	patch string // the path of the patch file in the folder
 	hunks []hunk
 }
 
-// hunk is a change of one place of a file.
+// hunk is a change at one place of a file.
 type hunk struct {
 	file   string
-	header string   // its line with @@, which ends in the function that it is in
+	header string   // the line with @@, which ends with the line that begins the function around it
 	lines  []string // each begins with a space, a minus, or a plus
 }
 
-// readBreakages reads all patch files of a folder, in the order of their paths.
+// readBreakages reads all patch files in a folder and below, in the order of their paths.
 func readBreakages(folder fs.FS) ([]breakage, error) {
 	var all []breakage
 	err := fs.WalkDir(folder, ".", func(path string, entry fs.DirEntry, err error) error {
@@ -47,8 +47,7 @@ func readBreakages(folder fs.FS) ([]breakage, error) {
 	return all, err
 }
 
-// parse reads a patch file. It ignores the numbers of lines, so that they may be
-// those of another version.
+// parse reads a patch file. It ignores line numbers, which may be those of another version.
 func parse(path, text string) (breakage, error) {
 	b := breakage{patch: path}
 	file, in := "", false
@@ -64,7 +63,7 @@ func parse(path, text string) (breakage, error) {
 			b.hunks = append(b.hunks, hunk{file: file, header: line})
 			in = true
 		case !in: // index, ---, +++, or prose below the name
-		case line == "": // an editor removed the space of an empty line
+		case line == "": // an empty line whose space an editor removed
 			h := &b.hunks[len(b.hunks)-1]
 			h.lines = append(h.lines, " ")
 		case strings.ContainsRune(" +-", rune(line[0])):
@@ -80,7 +79,7 @@ func parse(path, text string) (breakage, error) {
 	return b, nil
 }
 
-// files returns the files that a breakage changes.
+// files returns the paths of the files that a breakage changes.
 func (b breakage) files() []string {
 	var all []string
 	for _, h := range b.hunks {
@@ -91,8 +90,8 @@ func (b breakage) files() []string {
 	return all
 }
 
-// apply returns the files that a breakage changes in the tree at dir, each before
-// and after. It writes nothing.
+// apply returns the texts of the files that a breakage changes in the tree at dir, before and
+// after the change, by path. It writes nothing.
 func (b breakage) apply(dir string) (before, after map[string]string, err error) {
 	before, after = make(map[string]string), make(map[string]string)
 	for _, file := range b.files() {
@@ -110,10 +109,10 @@ func (b breakage) apply(dir string) (before, after map[string]string, err error)
 	return before, after, nil
 }
 
-// apply changes the one place of a file that a hunk fits, wherever it is. Outer
-// lines of its context are left out, one by one, when it fits nowhere with them;
-// one line on each side must be left, and the change must then be in the function
-// that it was in. A hunk that fits nowhere or twice is an error.
+// apply returns text with the change of a hunk, at the one place that its lines fit. If they fit
+// nowhere, it leaves out the outer lines of context, one by one, so that a change nearby does
+// not break the patch. One line on each side must remain, and the place must then be in the
+// same function as before. A hunk that fits nowhere or twice is an error.
 func (h hunk) apply(text string) (string, error) {
 	context := func(lines []string) int {
 		n := slices.IndexFunc(lines, func(line string) bool { return line[0] != ' ' })
@@ -142,8 +141,7 @@ func (h hunk) apply(text string) (string, error) {
 	return "", errors.New("it fits nowhere")
 }
 
-// side returns the lines that a hunk has before its change, with '-', or after it,
-// with '+'.
+// side returns the lines of a hunk before its change, for the sign '-', or after it, for '+'.
 func side(hunk []string, sign byte) []string {
 	var lines []string
 	for _, line := range hunk {
@@ -154,7 +152,7 @@ func side(hunk []string, sign byte) []string {
 	return lines
 }
 
-// find returns the indexes at which lines has part.
+// find returns the indexes in lines at which part begins.
 func find(lines, part []string) []int {
 	var places []int
 	for i := 0; i+len(part) <= len(lines); i++ {
@@ -165,8 +163,8 @@ func find(lines, part []string) []int {
 	return places
 }
 
-// function returns the line that begins the function of a hunk's first change, below
-// so many lines of context. Git shortens it in the header.
+// function returns the line that begins the function of a hunk's first change, which has so many
+// lines of context above it. A line from the header may be shortened by git.
 func (h hunk) function(above int) string {
 	if line := outermost(side(h.lines[:above], '-')); line != "" {
 		return line
@@ -177,10 +175,10 @@ func (h hunk) function(above int) string {
 	return ""
 }
 
+// beginsFunction matches the lines that git takes for the beginning of a function.
 var beginsFunction = regexp.MustCompile(`^[A-Za-z_$]`)
 
-// outermost returns the last of lines that git takes for the beginning of a
-// function.
+// outermost returns the last of lines that begins a function, or "".
 func outermost(lines []string) string {
 	for _, line := range slices.Backward(lines) {
 		if beginsFunction.MatchString(line) {
