@@ -3,8 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -245,6 +250,77 @@ func TestBrowser(t *testing.T) {
 
 	b.do("speak Korean", chromedp.SetValue(chromedp.ID("language"), "ko"), chromedp.Evaluate[chromedp.Void](`document.querySelector("#language").dispatchEvent(new Event("change"))`))
 	b.until("it is Korean", `document.documentElement.lang === "ko" && document.querySelector("#rooms-title").textContent === "대화방"`)
+}
+
+// heldHistories is a proxy of the server that holds back the answers to a page that reads a
+// history, until it gets a value for each from answer.
+func heldHistories(t *testing.T, server string) (url string, asked <-chan bool, answer chan<- bool) {
+	t.Helper()
+	target, err := neturl.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asks, answers := make(chan bool, 10), make(chan bool)
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // a page that leaves ends its stream of events
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/messages") {
+			asks <- true
+			select {
+			case <-answers:
+			case <-r.Context().Done():
+				return
+			}
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		front.CloseClientConnections()
+		front.Close()
+	})
+	return front.URL, asks, answers
+}
+
+// A room is shown as empty only once its history has come and is empty. Until then the
+// page says nothing of it, and then that it loads, also where the room before it was empty.
+func TestBrowser_HistoryIsLoading(t *testing.T) {
+	t.Parallel()
+	server := startChatserver(t, map[string]string{"CACHE_TYPE": "memory"})
+	url, asked, answer := heldHistories(t, server.url)
+	b := openBrowser(t, "en-US", url)
+	const (
+		empty   = `document.querySelector("#messages .empty:not(.loading)")`
+		loading = `[...document.querySelectorAll("#messages .loading")].some(el => getComputedStyle(el).visibility === "visible")`
+	)
+	isLoading := func(what string) {
+		t.Helper()
+		<-asked
+		if eval[bool](b, "!!"+empty) {
+			t.Errorf("%s, whose history has not come, is shown as empty", what)
+		}
+		b.until(what+" is loading", loading)
+		if eval[bool](b, "!!"+empty) {
+			t.Errorf("%s, whose history has not come, is shown as empty", what)
+		}
+	}
+
+	b.typeIn("title", "New"+kb.Enter)
+	isLoading("the new room")
+	answer <- true
+	b.until("the new room is empty", empty+` && !document.querySelector("#messages .loading")`)
+
+	b.typeIn("title", "Other"+kb.Enter)
+	isLoading("the other room")
+	b.do("another language", chromedp.SetValue(chromedp.ID("language"), "ko"), chromedp.Evaluate[chromedp.Void](`document.querySelector("#language").dispatchEvent(new Event("change"))`))
+	if eval[bool](b, "!!"+empty) {
+		t.Error("in another language the room is shown as empty")
+	}
+	server.stop()
+	answer <- true // it fails
+	b.until("the page says that it failed", `!document.querySelector("#notice").hidden && !document.querySelector("#messages .loading")`)
+	if eval[bool](b, "!!"+empty) {
+		t.Error("a room whose history cannot be read is shown as empty")
+	}
 }
 
 // Two servers over one Redis: what is said on one page appears on the other, which

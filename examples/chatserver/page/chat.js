@@ -15,9 +15,10 @@ const state = {
   user: new URLSearchParams(location.search).get("user") ?? stored("user", "guest"),
   rooms: [],
   room: null, // the one that is shown
-  messages: [],
-  newest: 0, // id of the last message that is shown
-  told: 0, // id of the last message that the server has told of
+  messages: null, // the room's, or null until its history has come
+  loading: false, // whether its history is being loaded
+  newest: null, // id of the last message that is shown, 0 in an empty room
+  told: null, // id of the last message for which the server's event had the history loaded
   reply: null, // {text, cancelled}: one that this page has asked for
   about: null,
   cache: null,
@@ -103,8 +104,8 @@ function drawRooms() {
 
 async function open(room, show = true) {
   state.room = room;
-  state.messages = [];
-  state.newest = state.told = 0;
+  state.messages = state.newest = state.told = null;
+  state.loading = false;
   history.replaceState(null, "", room ? `#${room.chat_id}` : location.pathname + location.search);
   notice();
   if (show) view("chat");
@@ -138,15 +139,23 @@ $("reload").addEventListener("click", () => trying(loadMessages));
 
 async function loadMessages() {
   const room = state.room;
-  const messages = await call("GET", inRoom("/messages")).catch(async (err) => {
-    if (err.code !== 404 || room !== state.room) throw err;
-    await open(null); // somebody has deleted it
-    await loadRooms();
-  });
-  if (!messages || room !== state.room) return;
-  state.messages = messages;
-  state.newest = messages.at(-1)?.message_id ?? 0;
+  state.loading = true;
   drawMessages();
+  try {
+    const messages = await call("GET", inRoom("/messages"));
+    if (room !== state.room) return;
+    state.messages = messages;
+    state.newest = messages.at(-1)?.message_id ?? 0;
+  } catch (err) {
+    if (err.code !== 404 || room !== state.room) throw err;
+    await open(null); // another page has deleted the room
+    await loadRooms();
+  } finally {
+    if (room === state.room) {
+      state.loading = false;
+      drawMessages();
+    }
+  }
 }
 
 function bubble(message, growing) {
@@ -160,12 +169,15 @@ function bubble(message, growing) {
   return el;
 }
 
-// drawMessages leaves what is there already, so that a screen reader says what is new.
+// drawMessages keeps the elements that are there already, so that a screen reader reads
+// only new ones. A room is called empty only when its history is known to be: while it
+// loads, the style sheet shows that after a moment, so that a quick answer does not flicker.
 function drawMessages() {
   const log = $("messages");
-  const wanted = state.messages.map((m) => [`${m.message_id} ${state.language}`, () => bubble(m)]);
+  const wanted = (state.messages ?? []).map((m) => [`${m.message_id} ${state.language}`, () => bubble(m)]);
   if (state.reply?.room === state.room && state.room) wanted.push(["reply", () => bubble({ role: "assistant", content: state.reply.text }, true)]);
-  if (wanted.length === 0 && state.room) wanted.push([`none ${state.language}`, () => make("p", { className: "empty", textContent: t().emptyRoom })]);
+  if (wanted.length === 0 && state.messages) wanted.push([`none ${state.language}`, () => make("p", { className: "empty", textContent: t().emptyRoom })]);
+  if (wanted.length === 0 && state.loading) wanted.push([`loading ${state.language}`, () => make("p", { className: "empty loading", textContent: t().loadingRoom })]);
   let same = 0;
   while (same < wanted.length && log.children[same]?.dataset.key === wanted[same][0]) same++;
   while (log.children.length > same) log.lastElementChild.remove();
@@ -221,7 +233,7 @@ async function say(text) {
       $("text").value ||= text; // not lost
       throw err;
     });
-    if (reply.room === state.room) state.messages.push(said);
+    if (reply.room === state.room) state.messages = [...(state.messages ?? []), said];
     drawMessages();
     await generate(reply);
   } finally {
@@ -296,7 +308,7 @@ function listen() {
     drawCache();
     drawReplying();
     const chat = state.cache.chat;
-    if (chat && chat.chat_id === state.room?.chat_id && chat.newest !== state.newest && chat.newest !== state.told && !state.reply) {
+    if (chat && chat.chat_id === state.room?.chat_id && chat.newest !== state.newest && chat.newest !== state.told && !state.reply && !state.loading) {
       state.told = chat.newest;
       trying(loadMessages);
     }
