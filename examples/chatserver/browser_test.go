@@ -252,9 +252,9 @@ func TestBrowser(t *testing.T) {
 	b.until("it is Korean", `document.documentElement.lang === "ko" && document.querySelector("#rooms-title").textContent === "대화방"`)
 }
 
-// heldHistories is a proxy of the server that holds back the answers to a page that reads a
-// history, until it gets a value for each from answer.
-func heldHistories(t *testing.T, server string) (url string, asked <-chan bool, answer chan<- bool) {
+// holdBack is a proxy of the server. It reports on asked each GET of a path with the suffix,
+// and holds back its answer until it receives from answer.
+func holdBack(t *testing.T, server, suffix string) (url string, asked <-chan bool, answer chan<- bool) {
 	t.Helper()
 	target, err := neturl.Parse(server)
 	if err != nil {
@@ -264,7 +264,7 @@ func heldHistories(t *testing.T, server string) (url string, asked <-chan bool, 
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	proxy.ErrorLog = log.New(io.Discard, "", 0) // a page that leaves ends its stream of events
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/messages") {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, suffix) {
 			asks <- true
 			select {
 			case <-answers:
@@ -286,7 +286,7 @@ func heldHistories(t *testing.T, server string) (url string, asked <-chan bool, 
 func TestBrowser_HistoryIsLoading(t *testing.T) {
 	t.Parallel()
 	server := startChatserver(t, map[string]string{"CACHE_TYPE": "memory"})
-	url, asked, answer := heldHistories(t, server.url)
+	url, asked, answer := holdBack(t, server.url, "/messages")
 	b := openBrowser(t, "en-US", url)
 	const (
 		empty   = `document.querySelector("#messages .empty:not(.loading)")`
@@ -320,6 +320,32 @@ func TestBrowser_HistoryIsLoading(t *testing.T) {
 	b.until("the page says that it failed", `!document.querySelector("#notice").hidden && !document.querySelector("#messages .loading")`)
 	if eval[bool](b, "!!"+empty) {
 		t.Error("a room whose history cannot be read is shown as empty")
+	}
+}
+
+// The panel says that there are no reads, or no keys of a room, only once the server's
+// events have said so.
+func TestBrowser_CacheIsUnknown(t *testing.T) {
+	t.Parallel()
+	url, asked, answer := holdBack(t, startChatserver(t, map[string]string{"CACHE_TYPE": "memory"}).url, "/events")
+	b := openBrowser(t, "en-US", url)
+	const noReads, noKeys = `!document.querySelector("#no-reads").hidden`, `!document.querySelector("#no-keys").hidden`
+	<-asked
+	if eval[bool](b, noReads+" || "+noKeys) {
+		t.Error("the panel says that there is nothing before the first event")
+	}
+	answer <- true
+	b.until("there are no reads", noReads)
+
+	for _, title := range []string{"New", "Other"} { // Other must not have New's key
+		b.typeIn("title", title+kb.Enter)
+		<-asked
+		b.until("the history has come", `document.querySelector("#room").textContent === "`+title+`" && document.querySelector("#messages .empty:not(.loading)")`)
+		if eval[bool](b, noKeys+` || !!document.querySelector("#keys li")`) {
+			t.Errorf("%s: the panel tells of keys before the server has", title)
+		}
+		answer <- true
+		b.until("the room has a key", `document.querySelector("#keys li")`)
 	}
 }
 

@@ -21,7 +21,8 @@ const state = {
   told: null, // id of the last message for which the server's event had the history loaded
   reply: null, // {text, cancelled}: one that this page has asked for
   about: null,
-  cache: null,
+  cache: null, // the last cache event
+  heard: false, // whether the server has sent its last reads, which come before the first cache event
   samples: [], // {at, hits, misses} of the last minute and a half
   reads: [],
   limits: new Map(), // key: the longest time to live that was seen of it
@@ -196,6 +197,7 @@ function drawRoom() {
   $("composer").hidden = !room;
   drawReplying();
   drawMessages();
+  drawKeys();
 }
 
 function drawReplying() {
@@ -293,6 +295,7 @@ function listen() {
   source.addEventListener("about", (event) => {
     state.about = JSON.parse(event.data);
     state.reads = [];
+    state.heard = false;
     if (!$("lost").hidden) trying(loadRooms); // it is back
     $("lost").hidden = true;
     drawAbout();
@@ -306,6 +309,10 @@ function listen() {
     state.cache = JSON.parse(event.data);
     sample();
     drawCache();
+    if (!state.heard) {
+      state.heard = true;
+      drawReads();
+    }
     drawReplying();
     const chat = state.cache.chat;
     if (chat && chat.chat_id === state.room?.chat_id && chat.newest !== state.newest && chat.newest !== state.told && !state.reply && !state.loading) {
@@ -381,11 +388,13 @@ function drawReads() {
     row.setAttribute("aria-label", t().read(read, title(read.chat_id)));
     return row;
   }));
-  $("no-reads").hidden = state.reads.length > 0;
+  $("no-reads").hidden = state.reads.length > 0 || !state.heard;
 }
 
 function drawKeys() {
-  const keys = state.cache?.chat?.keys ?? [];
+  const chat = state.cache?.chat;
+  const known = !!state.room && chat?.chat_id === state.room.chat_id;
+  const keys = known ? chat.keys : [];
   $("keys").replaceChildren(...keys.map(({ key, ttl_ms: ttl }) => {
     const limit = Math.max(ttl, state.limits.get(key) ?? 0);
     state.limits.set(key, limit);
@@ -395,7 +404,7 @@ function drawKeys() {
     bar.setAttribute("aria-label", key);
     return make("li", {}, make("code", { textContent: key, title: key }), make("time", { textContent: left }), bar);
   }));
-  $("no-keys").hidden = keys.length > 0 || !state.cache?.available || !state.room;
+  $("no-keys").hidden = keys.length > 0 || !known || !state.cache.available;
 }
 
 const result = (text) => { $("result").textContent = text; };
