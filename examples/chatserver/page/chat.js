@@ -1,5 +1,5 @@
-// The page: rooms and their conversations through the server's JSON interface, and
-// what the server tells of its cache through server-sent events.
+// The page. It reads and writes rooms and their conversations through the server's JSON
+// interface, and follows the state of the cache through server-sent events.
 import { texts } from "/page/texts.js";
 
 const $ = (id) => document.getElementById(id);
@@ -19,13 +19,13 @@ const state = {
   loading: false, // whether its history is being loaded
   newest: null, // id of the last message that is shown, 0 in an empty room
   told: null, // id of the last message for which the server's event had the history loaded
-  reply: null, // {text, cancelled}: one that this page has asked for
+  reply: null, // {text, room}: the reply that this page has asked for
   about: null,
   cache: null, // the last cache event
   heard: false, // whether the server has sent its last reads, which come before the first cache event
   samples: [], // {at, hits, misses} of the last minute and a half
   reads: [],
-  limits: new Map(), // key: the longest time to live that was seen of it
+  limits: new Map(), // each key's longest time to live so far, which its bar is measured by
 };
 const t = () => texts[state.language];
 
@@ -232,7 +232,7 @@ async function say(text) {
   try {
     $("text").value = "";
     const said = await call("POST", inRoom("/messages", reply.room), { role: "user", content: text }).catch((err) => {
-      $("text").value ||= text; // not lost
+      $("text").value ||= text; // so that it can be sent again
       throw err;
     });
     if (reply.room === state.room) state.messages = [...(state.messages ?? []), said];
@@ -240,7 +240,7 @@ async function say(text) {
     await generate(reply);
   } finally {
     state.reply = null;
-    if (state.cache?.chat) state.cache.chat.generating = false; // until the server tells otherwise
+    if (state.cache?.chat) state.cache.chat.generating = false; // until the next event
     drawReplying();
     if (reply.room === state.room) await loadMessages();
   }
@@ -258,13 +258,16 @@ async function generate(reply) {
         grow(reply);
       } else {
         ended = true;
-        if (name === "cancelled") notice(t().cancelled);
-        if (name === "error") notice(t().errors[data.kind] ?? data.message);
+        if (name === "cancelled") notice(ending(t().cancelled, data));
+        if (name === "error") notice(ending(t().errors[data.kind] ?? data.message, data.saved));
       }
     }
-  } catch { /* the connection is gone: said below */ }
+  } catch { /* the connection was lost: the notice below says so */ }
   if (!ended) notice(t().errors.broken);
 }
+
+// ending says whether a reply that was cut left a message.
+const ending = (text, saved) => (saved ? `${text} ${t().saved}` : text);
 
 function grow(reply) {
   const text = $("messages").querySelector(".growing p");
@@ -285,7 +288,7 @@ async function cancel() {
 
 $("cancel").addEventListener("click", () => trying(cancel));
 
-// What the server tells.
+// The server's events.
 
 let source;
 function listen() {
@@ -296,7 +299,7 @@ function listen() {
     state.about = JSON.parse(event.data);
     state.reads = [];
     state.heard = false;
-    if (!$("lost").hidden) trying(loadRooms); // it is back
+    if (!$("lost").hidden) trying(loadRooms); // the server is reachable again
     $("lost").hidden = true;
     drawAbout();
     drawReads();
@@ -322,7 +325,7 @@ function listen() {
   });
   source.onerror = () => {
     $("lost").hidden = false;
-    // A browser tries again by itself, but for a server that answers with an error.
+    // A browser reconnects by itself, except to a server that answered with an error.
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
   };
 }
@@ -330,7 +333,7 @@ function listen() {
 function sample() {
   const { hits, misses } = state.cache;
   const last = state.samples.at(-1);
-  if (last && (hits < last.hits || misses < last.misses)) state.samples = []; // another server, or a new one
+  if (last && (hits < last.hits || misses < last.misses)) state.samples = []; // another server, or one that has restarted
   state.samples.push({ at: Date.now(), hits, misses });
   state.samples = state.samples.filter((s) => s.at > Date.now() - 95_000);
 }
@@ -416,7 +419,7 @@ async function clear(token) {
   } catch (err) {
     if (err.code !== 401) return result(t().failed(err.message));
     $("token").value = "";
-    $("ask").returnValue = ""; // Esc leaves the one before
+    $("ask").returnValue = ""; // Esc would leave that of the last time
     $("ask").showModal();
   }
 }
@@ -446,6 +449,7 @@ function speak() {
   document.documentElement.lang = state.language;
   $("language").value = state.language;
   for (const el of document.querySelectorAll("[data-text]")) el.textContent = t()[el.dataset.text];
+  $("words").replaceChildren(...t().meanings.flatMap(([word, meaning]) => [make("dt", { textContent: word }), make("dd", { textContent: meaning })]));
   for (const el of document.querySelectorAll("[data-label]")) el.setAttribute("aria-label", t()[el.dataset.label]);
   for (const el of document.querySelectorAll("[data-placeholder]")) el.placeholder = t()[el.dataset.placeholder];
   drawAbout();
