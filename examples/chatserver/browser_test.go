@@ -427,7 +427,7 @@ func shots(b *browser, name string) {
 			}
 			for _, view := range views {
 				b.emulate(scheme)
-				b.do("show "+view, chromedp.EmulateViewport(width, height), chromedp.Evaluate[chromedp.Void](`document.body.dataset.view = "`+view+`"`), chromedp.Sleep(200*time.Millisecond))
+				b.do("show "+view, chromedp.EmulateViewport(width, height), chromedp.Evaluate[chromedp.Void](`document.querySelector(".views [data-view=`+view+`]").click()`), chromedp.Sleep(200*time.Millisecond))
 				png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
 				if err != nil {
 					b.t.Fatal(err)
@@ -438,7 +438,7 @@ func shots(b *browser, name string) {
 			}
 		}
 	}
-	b.do("as it was", chromedp.EmulateViewport(1360, 860), chromedp.Evaluate[chromedp.Void](`document.body.dataset.view = "chat"`))
+	b.do("as it was", chromedp.EmulateViewport(1360, 860), chromedp.Evaluate[chromedp.Void](`document.querySelector(".views [data-view=chat]").click()`))
 }
 
 func (b *browser) emulate(scheme string) {
