@@ -50,7 +50,7 @@ func (s *Server) Handler(cacheRoutes http.Handler) http.Handler {
 	mux.Handle("/{$}", respond.Methods{http.MethodGet: page})
 	mux.Handle("/page/", respond.Methods{http.MethodGet: page})
 	mux.HandleFunc("/", respond.NotFound)
-	return s.observed(sameOrigin(plainText(s.readBodies(mux))))
+	return s.observed(respond.SameOrigin(plainText(s.readBodies(mux))))
 }
 
 // plainText refuses addresses with what is no text: PostgreSQL would, with an error.
@@ -62,15 +62,6 @@ func plainText(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// sameOrigin refuses changes that pages of other origins ask for in a browser.
-func sameOrigin(next http.Handler) http.Handler {
-	p := http.NewCrossOriginProtection()
-	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		respond.Error(w, http.StatusForbidden, "requests from pages of another origin are refused")
-	}))
-	return p.Handler(next)
 }
 
 // observed puts X-Process-Time, in seconds, on every response: the time until its
