@@ -1,4 +1,4 @@
-package cachehttp
+package cachehttp_test
 
 import (
 	"encoding/json"
@@ -8,9 +8,10 @@ import (
 	"time"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/examples/cachehttp"
 )
 
-// The settings are those in force: what is set, and otherwise its default.
+// Config shows a setting that is set, and otherwise its default.
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	for want, cfg := range map[string]aside.Config{
@@ -31,7 +32,7 @@ func TestConfig(t *testing.T) {
 		}
 		defer c.Close()
 		w := httptest.NewRecorder()
-		Handler(c, cfg, Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
+		cachehttp.Handler(c, cfg, cachehttp.Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
 		var answer struct {
 			Data struct {
 				Near   int64               `json:"near_max_bytes"`
@@ -62,7 +63,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// What is shown of Redis is what its client uses, whatever way it is set, and no secret.
+// Config shows the Redis that the client uses, also where a URL names it, and no secret.
 func TestConfig_ShowsTheRedisInForce(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{
@@ -78,7 +79,7 @@ func TestConfig_ShowsTheRedisInForce(t *testing.T) {
 		}
 		defer c.Close()
 		w := httptest.NewRecorder()
-		Handler(c, cfg, Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
+		cachehttp.Handler(c, cfg, cachehttp.Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
 		body := w.Body.String()
 		if !strings.Contains(body, want) || strings.Contains(body, "hunter2") || strings.Contains(body, `"redis_tls":true`) != strings.HasPrefix(url, "REDISS") ||
 			strings.Contains(body, `"redis_password_set":true`) != strings.Contains(url, "hunter2") {
@@ -91,7 +92,7 @@ func TestConfig_ShowsTheRedisInForce(t *testing.T) {
 	}
 	defer c.Close()
 	w := httptest.NewRecorder()
-	Handler(c, aside.Config{Redis: aside.Redis{Hosts: []string{"h:6380,password=hunter2"}}}, Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
+	cachehttp.Handler(c, aside.Config{Redis: aside.Redis{Hosts: []string{"h:6380,password=hunter2"}}}, cachehttp.Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
 	if strings.Contains(w.Body.String(), "hunter2") {
 		t.Errorf("a secret is shown: %s", w.Body)
 	}
