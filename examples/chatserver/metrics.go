@@ -12,7 +12,7 @@ import (
 	"github.com/cacheaside/aside/asideprom"
 )
 
-// metrics are the server's, for Prometheus.
+// metrics are the server's metrics and the cache's, for Prometheus.
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.HistogramVec
@@ -39,7 +39,7 @@ func (m *metrics) request(route, method string, code int, took time.Duration) {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete:
 	default:
-		method = "other" // clients may invent as many as they like
+		method = "other" // a client may invent methods, each of which would be a new series
 	}
 	m.requests.WithLabelValues(route, method, strconv.Itoa(code)).Observe(took.Seconds())
 }

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// Responder generates the reply to a conversation, piece by piece. It stops when
-// ctx ends, without an error of its own.
+// Responder generates the reply to a conversation, piece by piece. When ctx ends, it stops
+// without an error. After an error it yields nothing more.
 type Responder interface {
 	Respond(ctx context.Context, history []Message) iter.Seq2[string, error]
 }
 
-// wordResponder is a model that needs no model: it says something about the last
-// message, a word at a time.
+// wordResponder is the built-in Responder, which needs no model. It says something about the
+// user's last message, one word per delay.
 type wordResponder struct{ delay time.Duration }
 
 func (w wordResponder) Respond(ctx context.Context, history []Message) iter.Seq2[string, error] {
