@@ -18,8 +18,8 @@ import (
 // Options are the settings of a Handler. The zero value is ready to use.
 type Options struct {
 	// AdminToken, when it is not empty, is required to clear the cache, as
-	// Authorization: Bearer <token>. Defaults to none: anyone who reaches the handler
-	// may clear.
+	// Authorization: Bearer <token>. Defaults to none: every client that reaches the
+	// handler may clear.
 	AdminToken string
 }
 
@@ -27,7 +27,7 @@ type Options struct {
 // method:
 //
 //	GET  /cache/status  the cache's state and counters; 200 also while the cache is unavailable
-//	POST /cache/clear   removes what the cache holds, as its Clear does; 503 when that fails
+//	POST /cache/clear   removes the cached values, as cache.Clear does; 503 when that fails
 //	GET  /cache/test    times a Set and a Get of a key of its own; 503 when they fail
 //	GET  /cache/config  the settings in force
 //

@@ -20,8 +20,8 @@ const (
 )
 
 // inForce returns the settings that aside.Open uses for cfg, without secrets. A cache that
-// was not made by Open, as one over the service's own Redis client, may have a cfg whose
-// Redis settings Open refuses. They are left out then, as they may have a secret in the
+// was not made by Open, such as one over the service's own Redis client, may have a cfg with
+// Redis settings that Open refuses. They are left out then, as they may have a secret in the
 // wrong place.
 func inForce(cfg aside.Config) aside.Config {
 	shown, err := cfg.InForce()
@@ -115,12 +115,11 @@ func (h *handler) cacheConfig() cacheConfig {
 		RedisPort:       redis.Port,
 		RedisDB:         redis.DB,
 	}
-	if len(redis.Hosts) == 1 && redis.Port != 0 { // host:port, whose port stands in a field of its own
+	if len(redis.Hosts) == 1 && redis.Port != 0 { // host:port, and the port is shown in its own field
 		c.RedisHost, _, _ = net.SplitHostPort(redis.Hosts[0])
 	}
 	return c
 }
 
-// backend returns the type of the cache. It is redis also where cfg is invalid, as that is
-// what an empty Type means.
+// backend returns the type of the cache. An empty type, as of an invalid cfg, means redis.
 func (h *handler) backend() string { return cmp.Or(h.cfg.Type, "redis") }
