@@ -195,7 +195,7 @@ func echoes(t *testing.T, env map[string]string) (rest chan<- bool) {
 }
 
 // A person creates a room, talks, cancels a reply, watches the cache, and goes on
-// talking while Redis, and then the server itself, is away.
+// talking while Redis, and then the server itself, is unavailable.
 func TestBrowser(t *testing.T) {
 	t.Parallel()
 	redis := startRedis(t)
@@ -394,7 +394,7 @@ func TestBrowser_Stale(t *testing.T) {
 	shots(b, "stale-")
 }
 
-// Who may not clear the cache is asked for the token.
+// The page asks for the token when the server refuses to clear the cache.
 func TestBrowser_ClearWithToken(t *testing.T) {
 	t.Parallel()
 	b := openBrowser(t, "en-US", startChatserver(t, map[string]string{"CACHE_TYPE": "memory", "CACHE_ADMIN_TOKEN": "secret"}).url)
