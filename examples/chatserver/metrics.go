@@ -23,7 +23,7 @@ func newMetrics() *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "http_request_duration_seconds", Help: "Time of requests, streams to their end.",
+			Name: "http_request_duration_seconds", Help: "Duration of requests in seconds, of streams to their end.",
 		}, []string{"route", "method", "code"}),
 		cache: asideprom.New("chat"),
 	}

@@ -26,7 +26,7 @@ func (w wordResponder) Respond(ctx context.Context, history []Message) iter.Seq2
 		}
 	}
 	reply := fmt.Sprintf("You said %s. This reply comes from the built-in responder, one word at a time, so that you can watch it stream and cancel it. "+
-		"It has read the conversation through the cache, and invalidates it when it is saved.", said)
+		"The conversation was read through the cache, and is invalidated there when this reply is saved.", said)
 	return func(yield func(string, error) bool) {
 		for word := range strings.SplitAfterSeq(reply, " ") {
 			select {
