@@ -37,7 +37,7 @@ type options struct {
 	rooms, messages int           // of each database
 	reads           int           // per round
 	rounds          int           // per server; the median of the rounds counts
-	delay           time.Duration // DATABASE_DELAY of the servers whose database is distant
+	delay           time.Duration // DATABASE_DELAY of the servers with a distant database
 	postgres        string        // URL of an empty database, or empty for SQLite alone
 }
 
