@@ -1,16 +1,76 @@
-package cachehttp
+package cachehttp_test
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/examples/cachehttp"
 )
 
-// The settings are those in force: what is set, and otherwise its default.
+const token = "of a secret store"
+
+// Each row is a request to a handler that requires the token.
+func TestHandler(t *testing.T) {
+	t.Parallel()
+	bearer := map[string]string{"Authorization": "Bearer " + token}
+	unavailable := aside.Config{Redis: aside.Redis{Hosts: []string{"127.0.0.1:1"}}} // the port has no listener
+	memory, none := aside.Config{Type: "memory"}, aside.Config{Type: "none"}
+	for _, test := range []struct {
+		cfg          aside.Config
+		method, path string
+		header       map[string]string
+		code         int
+		want         string // part of the body
+	}{
+		{memory, "GET", "/cache/status", nil, 200, `"enabled":true,"redis_version":"",`},
+		{none, "GET", "/cache/status", nil, 200, `"enabled":false,"message":"Cache is disabled","backend":"none"`},
+		{unavailable, "GET", "/cache/status", nil, 200, `"enabled":false,"message":"Redis not available","backend":"redis"`},
+		{memory, "GET", "/api/v1/cache/test", nil, 200, `"value_matches":true,"backend":"memory"`},
+		{none, "GET", "/cache/test", nil, 200, `"message":"Cache is disabled"`},
+		{unavailable, "GET", "/cache/test", nil, 503, "Redis not available"},
+		{unavailable, "GET", "/cache/config", nil, 200, `"clear_needs_token":true`},
+
+		{memory, "POST", "/cache/clear", bearer, 200, "Cache cleared"},
+		{memory, "POST", "/api/v1/cache/clear", map[string]string{"Authorization": "bearer " + token}, 200, "Cache cleared"},
+		{unavailable, "POST", "/cache/clear", bearer, 503, "Redis not available"},
+		{memory, "POST", "/cache/clear", nil, 401, "needs Authorization"},
+		{memory, "POST", "/cache/clear", map[string]string{"Authorization": "Bearer another"}, 401, "needs Authorization"},
+		{memory, "POST", "/cache/clear", map[string]string{"Authorization": "Basic " + token}, 401, "needs Authorization"},
+		{memory, "POST", "/cache/clear", map[string]string{"Authorization": "Bearer " + token, "Sec-Fetch-Site": "cross-site"}, 403, "another origin"},
+
+		{memory, "GET", "/cache/clear", bearer, 405, "use POST"},
+		{memory, "POST", "/cache/status", nil, 405, "use GET, HEAD"},
+		{memory, "GET", "/cache/nothing", nil, 404, "/cache/nothing"},
+	} {
+		test.cfg.Logger = slog.New(slog.DiscardHandler)
+		c, err := aside.Open(test.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := httptest.NewRequest(test.method, test.path, nil)
+		for name, value := range test.header {
+			r.Header.Set(name, value)
+		}
+		w := httptest.NewRecorder()
+		cachehttp.Handler(c, test.cfg, cachehttp.Options{AdminToken: token}).ServeHTTP(w, r)
+		if body := w.Body.String(); w.Code != test.code || !strings.Contains(body, test.want) || strings.Contains(body, token) || !json.Valid(w.Body.Bytes()) {
+			t.Errorf("%s %s of %q with %v: %d %s; want %d with %s", test.method, test.path, test.cfg.Type, test.header, w.Code, body, test.code, test.want)
+		}
+		if (w.Code == 401) != (w.Header().Get("WWW-Authenticate") != "") {
+			t.Errorf("%s %s: %d with WWW-Authenticate %q", test.method, test.path, w.Code, w.Header().Get("WWW-Authenticate"))
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Config shows a setting that is set, and otherwise its default.
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	for want, cfg := range map[string]aside.Config{
@@ -31,7 +91,7 @@ func TestConfig(t *testing.T) {
 		}
 		defer c.Close()
 		w := httptest.NewRecorder()
-		Handler(c, cfg, Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
+		cachehttp.Handler(c, cfg, cachehttp.Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
 		var answer struct {
 			Data struct {
 				Near   int64               `json:"near_max_bytes"`
@@ -62,7 +122,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// What is shown of Redis is what its client uses, whatever way it is set, and no secret.
+// Config shows the Redis that the client uses, also where a URL names it, and no secret.
 func TestConfig_ShowsTheRedisInForce(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{
@@ -78,7 +138,7 @@ func TestConfig_ShowsTheRedisInForce(t *testing.T) {
 		}
 		defer c.Close()
 		w := httptest.NewRecorder()
-		Handler(c, cfg, Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
+		cachehttp.Handler(c, cfg, cachehttp.Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
 		body := w.Body.String()
 		if !strings.Contains(body, want) || strings.Contains(body, "hunter2") || strings.Contains(body, `"redis_tls":true`) != strings.HasPrefix(url, "REDISS") ||
 			strings.Contains(body, `"redis_password_set":true`) != strings.Contains(url, "hunter2") {
@@ -91,7 +151,7 @@ func TestConfig_ShowsTheRedisInForce(t *testing.T) {
 	}
 	defer c.Close()
 	w := httptest.NewRecorder()
-	Handler(c, aside.Config{Redis: aside.Redis{Hosts: []string{"h:6380,password=hunter2"}}}, Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
+	cachehttp.Handler(c, aside.Config{Redis: aside.Redis{Hosts: []string{"h:6380,password=hunter2"}}}, cachehttp.Options{}).ServeHTTP(w, httptest.NewRequest("GET", "/cache/config", nil))
 	if strings.Contains(w.Body.String(), "hunter2") {
 		t.Errorf("a secret is shown: %s", w.Body)
 	}

@@ -3,8 +3,13 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -190,7 +195,7 @@ func echoes(t *testing.T, env map[string]string) (rest chan<- bool) {
 }
 
 // A person creates a room, talks, cancels a reply, watches the cache, and goes on
-// talking while Redis, and then the server itself, is away.
+// talking while Redis, and then the server itself, is unavailable.
 func TestBrowser(t *testing.T) {
 	t.Parallel()
 	redis := startRedis(t)
@@ -247,6 +252,103 @@ func TestBrowser(t *testing.T) {
 	b.until("it is Korean", `document.documentElement.lang === "ko" && document.querySelector("#rooms-title").textContent === "대화방"`)
 }
 
+// holdBack is a proxy of the server. It reports on asked each GET of a path with the suffix,
+// and holds back its answer until it receives from answer.
+func holdBack(t *testing.T, server, suffix string) (url string, asked <-chan bool, answer chan<- bool) {
+	t.Helper()
+	target, err := neturl.Parse(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asks, answers := make(chan bool, 10), make(chan bool)
+	proxy := httputil.NewSingleHostReverseProxy(target)
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // a page that leaves ends its stream of events
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, suffix) {
+			asks <- true
+			select {
+			case <-answers:
+			case <-r.Context().Done():
+				return
+			}
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		front.CloseClientConnections()
+		front.Close()
+	})
+	return front.URL, asks, answers
+}
+
+// A room is shown as empty only once its history has come and is empty. Until then the
+// page says nothing of it, and then that it loads, also where the room before it was empty.
+func TestBrowser_HistoryIsLoading(t *testing.T) {
+	t.Parallel()
+	server := startChatserver(t, map[string]string{"CACHE_TYPE": "memory"})
+	url, asked, answer := holdBack(t, server.url, "/messages")
+	b := openBrowser(t, "en-US", url)
+	const (
+		empty   = `document.querySelector("#messages .empty:not(.loading)")`
+		loading = `[...document.querySelectorAll("#messages .loading")].some(el => getComputedStyle(el).visibility === "visible")`
+	)
+	isLoading := func(what string) {
+		t.Helper()
+		<-asked
+		if eval[bool](b, "!!"+empty) {
+			t.Errorf("%s, whose history has not come, is shown as empty", what)
+		}
+		b.until(what+" is loading", loading)
+		if eval[bool](b, "!!"+empty) {
+			t.Errorf("%s, whose history has not come, is shown as empty", what)
+		}
+	}
+
+	b.typeIn("title", "New"+kb.Enter)
+	isLoading("the new room")
+	answer <- true
+	b.until("the new room is empty", empty+` && !document.querySelector("#messages .loading")`)
+
+	b.typeIn("title", "Other"+kb.Enter)
+	isLoading("the other room")
+	b.do("another language", chromedp.SetValue(chromedp.ID("language"), "ko"), chromedp.Evaluate[chromedp.Void](`document.querySelector("#language").dispatchEvent(new Event("change"))`))
+	if eval[bool](b, "!!"+empty) {
+		t.Error("in another language the room is shown as empty")
+	}
+	server.stop()
+	answer <- true // it fails
+	b.until("the page says that it failed", `!document.querySelector("#notice").hidden && !document.querySelector("#messages .loading")`)
+	if eval[bool](b, "!!"+empty) {
+		t.Error("a room whose history cannot be read is shown as empty")
+	}
+}
+
+// The panel says that there are no reads, or no keys of a room, only once the server's
+// events have said so.
+func TestBrowser_CacheIsUnknown(t *testing.T) {
+	t.Parallel()
+	url, asked, answer := holdBack(t, startChatserver(t, map[string]string{"CACHE_TYPE": "memory"}).url, "/events")
+	b := openBrowser(t, "en-US", url)
+	const noReads, noKeys = `!document.querySelector("#no-reads").hidden`, `!document.querySelector("#no-keys").hidden`
+	<-asked
+	if eval[bool](b, noReads+" || "+noKeys) {
+		t.Error("the panel says that there is nothing before the first event")
+	}
+	answer <- true
+	b.until("there are no reads", noReads)
+
+	for _, title := range []string{"New", "Other"} { // Other must not have New's key
+		b.typeIn("title", title+kb.Enter)
+		<-asked
+		b.until("the history has come", `document.querySelector("#room").textContent === "`+title+`" && document.querySelector("#messages .empty:not(.loading)")`)
+		if eval[bool](b, noKeys+` || !!document.querySelector("#keys li")`) {
+			t.Errorf("%s: the panel tells of keys before the server has", title)
+		}
+		answer <- true
+		b.until("the room has a key", `document.querySelector("#keys li")`)
+	}
+}
+
 // Two servers over one Redis: what is said on one page appears on the other, which
 // cancels the reply that the first one's server generates.
 func TestBrowser_TwoServers(t *testing.T) {
@@ -292,7 +394,7 @@ func TestBrowser_Stale(t *testing.T) {
 	shots(b, "stale-")
 }
 
-// Who may not clear the cache is asked for the token.
+// The page asks for the token when the server refuses to clear the cache.
 func TestBrowser_ClearWithToken(t *testing.T) {
 	t.Parallel()
 	b := openBrowser(t, "en-US", startChatserver(t, map[string]string{"CACHE_TYPE": "memory", "CACHE_ADMIN_TOKEN": "secret"}).url)
@@ -325,7 +427,7 @@ func shots(b *browser, name string) {
 			}
 			for _, view := range views {
 				b.emulate(scheme)
-				b.do("show "+view, chromedp.EmulateViewport(width, height), chromedp.Evaluate[chromedp.Void](`document.body.dataset.view = "`+view+`"`), chromedp.Sleep(200*time.Millisecond))
+				b.do("show "+view, chromedp.EmulateViewport(width, height), chromedp.Evaluate[chromedp.Void](`document.querySelector(".views [data-view=`+view+`]").click()`), chromedp.Sleep(200*time.Millisecond))
 				png, err := chromedp.Run(b.ctx, chromedp.CaptureScreenshot())
 				if err != nil {
 					b.t.Fatal(err)
@@ -336,7 +438,7 @@ func shots(b *browser, name string) {
 			}
 		}
 	}
-	b.do("as it was", chromedp.EmulateViewport(1360, 860), chromedp.Evaluate[chromedp.Void](`document.body.dataset.view = "chat"`))
+	b.do("as it was", chromedp.EmulateViewport(1360, 860), chromedp.Evaluate[chromedp.Void](`document.querySelector(".views [data-view=chat]").click()`))
 }
 
 func (b *browser) emulate(scheme string) {

@@ -141,8 +141,8 @@ func TestChunks_Text(t *testing.T) {
 	}
 }
 
-// An error during a reply ends it, in each form that servers give it, and whatever
-// they send after it.
+// An error during a reply ends the reply, in each form that servers give it, also when the
+// server sends more after it.
 func TestChunks_Errors(t *testing.T) {
 	t.Parallel()
 	for stream, want := range map[string]string{

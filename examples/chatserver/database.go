@@ -21,14 +21,14 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// What the two databases do not have in common is here; they understand the same
-// statements otherwise.
+// This file has all differences between the two databases. The statements of Repository
+// run on both.
 
 //go:embed migrations
 var migrations embed.FS
 
-// openDatabase opens what DATABASE_URL names, a PostgreSQL, a file of SQLite or a
-// database in memory, and makes the tables that are missing.
+// openDatabase opens the database that DATABASE_URL names and applies the migrations that it
+// lacks. The database is PostgreSQL, an SQLite file, or SQLite in memory.
 func openDatabase(ctx context.Context, databaseURL string) (*sql.DB, error) {
 	d, err := parseDatabase(databaseURL)
 	if err != nil {
@@ -38,12 +38,13 @@ func openDatabase(ctx context.Context, databaseURL string) (*sql.DB, error) {
 	dialect := goose.DialectSQLite3
 	var options []goose.ProviderOption
 	if d.config != nil {
-		// Each connection is a process of the server: a hundred is its default.
+		// Each connection is a process of the PostgreSQL server, which allows 100 by default,
+		// for all chat servers together.
 		db = sql.OpenDB(pgConnector{stdlib.GetConnector(*d.config)})
 		db.SetMaxOpenConns(20)
 		db.SetMaxIdleConns(20)
 		dialect = goose.DialectPostgres
-		one, err := lock.NewPostgresSessionLocker() // of all servers that start, one migrates
+		one, err := lock.NewPostgresSessionLocker() // so that one of several starting servers migrates
 		if err != nil {
 			db.Close()
 			return nil, err
@@ -72,8 +73,8 @@ func sqliteDSN(path string) string {
 	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: query.Encode()}).String()
 }
 
-// connect makes the first connection. In SQLite it turns a new file to WAL, and where
-// several servers do so at once it fails at once, whatever busy_timeout says.
+// connect makes the first connection. In SQLite that switches a new file to WAL. When several
+// servers do so at once, SQLite fails immediately and ignores busy_timeout, so connect retries.
 func connect(ctx context.Context, db *sql.DB) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -101,15 +102,16 @@ func migrate(ctx context.Context, db *sql.DB, dialect goose.Dialect, options ...
 		return err
 	}
 	_, err = provider.Up(ctx)
-	// SQLite has no lock for all migrations together: where several servers start at
-	// once, one that another has done meanwhile fails, and is not seen the next time.
+	// SQLite has no lock around all migrations. When several servers start at once, a
+	// migration fails that another server has applied meanwhile. The next attempt skips it.
 	for tries := 10; err != nil && tries > 0 && dialect == goose.DialectSQLite3 && ctx.Err() == nil; tries-- {
 		_, err = provider.Up(ctx)
 	}
 	return err
 }
 
-// databaseName says which database DATABASE_URL names, without its secrets.
+// databaseName returns the kind of database that DATABASE_URL names, for logs and pages. It
+// shows no more of the URL, which may hold a password.
 func databaseName(databaseURL string) string {
 	switch d, _ := parseDatabase(databaseURL); {
 	case d.config != nil:
@@ -120,19 +122,20 @@ func databaseName(databaseURL string) string {
 	return "SQLite"
 }
 
-// stamp is a time as both databases take and give it: text in SQLite, which sorts
-// as the times do, and a timestamp in PostgreSQL.
+// stamp is the layout in which times are written. PostgreSQL takes it for a timestamp.
+// SQLite keeps it as text, which sorts as the times do: all are in UTC, with six digits of
+// fraction.
 const stamp = "2006-01-02T15:04:05.000000Z07:00"
 
-// storedTime scans a time. One that cannot be read is zero and has an err. Scan returns no
-// error for it, since a row with it, and a room with that row, would be lost to all.
+// storedTime scans a time. If the time cannot be read, it is zero and err says why. Scan
+// itself returns no error, since one such row would make its whole room unreadable.
 type storedTime struct {
 	time.Time
 	err error
 }
 
 var (
-	errYear     = errors.New("want a year from 0 to 9999") // others have no JSON
+	errYear     = errors.New("want a year from 0 to 9999") // time.Time has no JSON for others
 	errTimeType = errors.New("want a time, as text or as seconds since 1970")
 )
 
@@ -163,8 +166,9 @@ func (s *storedTime) Scan(from any) error {
 	return nil
 }
 
-// storedForm is how programs write times in SQLite, beside those that parseTime takes:
-// without seconds or any time of day, with a blank before the zone, and with its name.
+// storedForm matches forms in which programs write times in SQLite and that parseTime does
+// not take: without seconds or any time of day, with a blank before the zone, or with the
+// zone's name.
 var storedForm = regexp.MustCompile(`^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d(?:\.\d{1,9})?)? ?(?:(Z|[+-]\d\d(?::?\d\d)?)(?: [A-Z]{3,5})?|UTC|GMT)?)?$`)
 
 // storedEpoch is a number of seconds since 1970, as SQLite keeps it in a column of text.
@@ -197,7 +201,7 @@ func epoch(seconds float64) (time.Time, error) {
 	return time.Unix(int64(whole), 0).Add(time.Duration(math.Round(part*1e6)) * time.Microsecond), nil
 }
 
-// unreadable collects the rows of a table whose time cannot be read.
+// unreadable collects the ids of a table's rows with times that cannot be read.
 type unreadable struct {
 	ids []any
 	err error // of the first
@@ -209,7 +213,7 @@ func (u *unreadable) add(id any, err error) {
 	}
 }
 
-// log names the rows, but for those after the first twenty.
+// log writes one line for all rows, with the ids of the first twenty.
 func (u *unreadable) log(ctx context.Context, table string) {
 	if len(u.ids) > 0 {
 		logger(ctx).WarnContext(ctx, "rows with a created_at that cannot be read", "table", table, "ids", u.ids[:min(len(u.ids), 20)], "rows", len(u.ids), "err", u.err)

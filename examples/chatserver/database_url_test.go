@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// No part of a DATABASE_URL but its scheme is shown, with whatever is wrong.
+// The error for a wrong DATABASE_URL shows no part of it but its scheme.
 func TestDatabaseURL_Refused(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]string{
@@ -78,7 +78,7 @@ func TestDatabaseURL_Refused(t *testing.T) {
 	}
 }
 
-// asyncpg's ssl is sslmode, with whatever stands beside it.
+// asyncpg's ssl is read as sslmode, also beside other parameters.
 func TestDatabaseURL_TLSMode(t *testing.T) {
 	t.Parallel()
 	for url, want := range map[string]bool{

@@ -9,43 +9,44 @@ import (
 )
 
 const (
-	// sendTimeout is how long a client that does not read is waited for.
+	// sendTimeout is how long a client may take to read a piece of the stream.
 	sendTimeout = 5 * time.Second
-	// sendPiece is how many bytes it must take in that time.
+	// sendPiece is the size of a piece, in bytes.
 	sendPiece = 16 << 10
-	// maxWaiting is how many bytes may wait for a client that reads slowly.
+	// maxWaiting is how many bytes are buffered for a slow client.
 	maxWaiting = 4 << 20
-	// keepAlive is after how long a silent stream has a comment, so that no proxy takes
-	// it for one that hangs.
+	// keepAlive is how long a stream may be silent. A comment is sent then, so that no
+	// proxy takes the connection for a dead one.
 	keepAlive = 15 * time.Second
 )
 
-// events writes server-sent events. A goroutine of its own does so, one event after the
-// other and a comment where none came for keepAlive, so that send waits for nobody. See
-// https://html.spec.whatwg.org/multipage/server-sent-events.html
+// events writes server-sent events in a goroutine of its own, so that send never waits for
+// the client. See https://html.spec.whatwg.org/multipage/server-sent-events.html
 type events struct {
 	w       http.ResponseWriter
 	conn    *http.ResponseController
-	left    func() // is called when the client takes no more
+	left    func() // called when the client has gone or is too slow
 	wake    chan struct{}
-	written chan struct{} // is closed when nothing more is written
+	written chan struct{} // closed when the goroutine has ended
 
 	mu      sync.Mutex
-	waiting []byte // to be written
-	ended   bool   // nothing more is sent
+	waiting []byte // events to be written
+	ended   bool   // whether end was called
 }
 
-// newEvents answers with a stream of events, which must be ended. It calls left when
-// the client has not read for sendTimeout, is behind by maxWaiting, or its connection is
-// gone.
+// newEvents answers with a stream of events. The caller must call end before its handler
+// returns. left is called, possibly more than once, when the client has not read a piece
+// within sendTimeout, is behind by maxWaiting, or its connection is closed.
 func newEvents(w http.ResponseWriter, left func()) *events {
 	eventHeader(w)
 	e := &events{w: w, conn: http.NewResponseController(w), left: left, wake: make(chan struct{}, 1), written: make(chan struct{})}
 	go e.write()
-	e.wake <- struct{}{} // for the header
+	e.wake <- struct{}{} // so that the header is sent before the first event
 	return e
 }
 
+// eventHeader tells caches not to store the stream, and nginx, by X-Accel-Buffering, not to
+// hold events back.
 func eventHeader(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
@@ -53,10 +54,11 @@ func eventHeader(w http.ResponseWriter) {
 	w.WriteHeader(http.StatusOK)
 }
 
-// noEvents answers HEAD where GET streams.
+// noEvents answers HEAD on a path whose GET streams, with the same header.
 func noEvents(w http.ResponseWriter, _ *http.Request) { eventHeader(w) }
 
-// send has one event written. Those for a client that takes no more are dropped.
+// send queues one event and returns. It drops the event if the client is behind by
+// maxWaiting.
 func (e *events) send(name string, data any) {
 	text, err := json.Marshal(data)
 	if err != nil {
@@ -72,16 +74,16 @@ func (e *events) send(name string, data any) {
 	e.signal()
 }
 
-// signal needs mu.
+// signal wakes the writing goroutine. The caller holds mu.
 func (e *events) signal() {
 	select {
 	case e.wake <- struct{}{}:
-	default: // it will look
+	default: // the goroutine has not taken the last signal yet, and will see all that waits
 	}
 }
 
-// end waits until all was written or the client takes no more, and leaves the
-// connection to the next request.
+// end waits until everything is written or the client takes no more. Then it removes the
+// write deadline, which the connection's next request would inherit.
 func (e *events) end() {
 	e.mu.Lock()
 	e.ended = true
@@ -117,7 +119,8 @@ func (e *events) write() {
 	}
 }
 
-// pass writes to the client, and reports whether it took that.
+// pass writes text to the client piece by piece, and reports whether the client took it all.
+// Each piece has a deadline of its own, so that a large event may take longer in all.
 func (e *events) pass(text []byte) bool {
 	for {
 		part := text[:min(len(text), sendPiece)]

@@ -11,17 +11,20 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// saveTimeout is how long saving a reply may take once it was generated.
+// saveTimeout bounds the write of a generated reply to the database.
 const saveTimeout = 10 * time.Second
 
-// maxReply is the largest reply, in bytes. A model that does not end is cut there.
+// maxReply is the size of the largest reply, in bytes. A model that does not stop is cut
+// there.
 const maxReply = 1 << 20
 
 // generate streams a reply as server-sent events: token events, then done, cancelled or
-// error. The room is claimed as long as the model talks and its reply is saved, which
-// waits for no client: the request's body was read before, and another goroutine writes
-// the events. The last event comes when the reply is saved, also in part, and the room
-// is free for the next.
+// error. The last event is sent once the reply is saved, perhaps in part, and the room is
+// free for the next reply.
+//
+// The room is claimed only while the model generates and the reply is saved. A slow client
+// does not prolong that: its request's body was read before, and another goroutine writes
+// the events.
 func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	chatID := r.PathValue("chat_id")
 	ctx, stop := context.WithCancel(r.Context())
@@ -34,7 +37,7 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	}
 	free := s.replies.began(chatID, gen.Finish)
 	defer free()
-	conversation, _, err := s.conversation(gen.Context(), chatID) // with the reply before
+	conversation, _, err := s.conversation(gen.Context(), chatID) // read after the claim, so it has the last reply
 	if err != nil {
 		free()
 		s.fail(w, r, err)
@@ -43,13 +46,13 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 
 	stream := newEvents(w, stop)
 	defer stream.end()
-	defer free() // before that waits for the client
+	defer free() // runs before stream.end, which waits for the client
 	var reply strings.Builder
 	for token, e := range s.responder.Respond(gen.Context(), forModel(conversation.Messages)) {
 		if err = e; err != nil {
 			break
 		}
-		token = strings.ReplaceAll(token, "\x00", "") // which PostgreSQL refuses
+		token = strings.ReplaceAll(token, "\x00", "") // PostgreSQL has no U+0000 in text
 		if reply.Len()+len(token) > maxReply {
 			err = &ModelError{"length", "the reply became longer than this server takes", nil}
 			break
@@ -64,7 +67,7 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	}
 	cancelled := gen.Context().Err() != nil
 	saved, saveErr := s.saveReply(gen.Context(), chatID, reply.String(), cancelled || err != nil)
-	if errors.Is(saveErr, aside.ErrNotFound) { // the room was deleted
+	if errors.Is(saveErr, aside.ErrNotFound) { // the room was deleted meanwhile
 		cancelled, saveErr = true, nil
 	}
 	free()
@@ -79,9 +82,9 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// forModel is the conversation without the partial replies that were tried again: those
-// that no message of a user follows before the next reply. The model is asked for a
-// whole reply in their place. Any other partial reply is what a user has answered.
+// forModel returns the conversation without the partial replies that were tried again, which
+// are those that no user's message follows before the next reply. The model is asked for a
+// whole reply in their place. Any other partial reply stays, as a user has answered it.
 func forModel(messages []Message) []Message {
 	var out []Message
 	answered := false
@@ -101,22 +104,25 @@ func forModel(messages []Message) []Message {
 	return out
 }
 
-// broken is what the reader is told of a reply that is not whole.
+// broken is the data of an error event: why a reply is not whole.
 type broken struct {
 	Kind    string   `json:"kind"` // a ModelError's, or "server"
 	Message string   `json:"message"`
-	Saved   *Message `json:"saved"` // what there is of the reply
+	Saved   *Message `json:"saved"` // the partial reply, or null if nothing was saved
 }
 
+// explain shows a client why a reply is not whole. Only a ModelError has a text for
+// clients; any other error may show hosts or keys, and is in the log alone.
 func explain(err, saveErr error, saved *Message) broken {
 	var m *ModelError
 	if saveErr == nil && errors.As(err, &m) {
 		return broken{m.Kind, m.Message, saved}
 	}
-	return broken{"server", "the reply could not be generated or saved to its end", saved}
+	return broken{"server", "the reply could not be completed or saved", saved}
 }
 
-// saveReply saves what there is of a reply, if anything, as the assistant's.
+// saveReply saves a reply as the assistant's message, unless it is empty. It does so also
+// after ctx has ended, since a cancelled reply is kept.
 func (s *Server) saveReply(ctx context.Context, chatID, reply string, partial bool) (*Message, error) {
 	reply = strings.TrimSpace(reply)
 	if reply == "" {

@@ -17,10 +17,11 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// Conversation is the messages of a room, the oldest first. It is never modified. Its
-// JSON stands beside it, so that a request is answered without encoding, which for a
-// long conversation takes most of a hit's time. That JSON is always of this program's
-// own making: of the messages, and of nothing else that was stored with them.
+// Conversation has the messages of a room, the oldest first. It is never modified.
+//
+// Its JSON is kept with it, so that a hit is answered without encoding, which for a long
+// conversation takes most of a hit's time. This program has always encoded that JSON itself,
+// from the messages: fields that another program stored with them are not passed on.
 type Conversation struct {
 	Messages []Message
 	encoded  []byte
@@ -32,16 +33,16 @@ func newConversation(messages []Message) (c Conversation, err error) {
 	return c, err
 }
 
-// conversations returns the key of a room's conversation: that of aside.ChatMessages,
-// with values that all readers share. Other programs store values under it too, so its
-// codec knows the room, and takes nothing for a conversation of the room that is none.
+// conversations returns the key of a room's conversation. It is the key of
+// aside.ChatMessages, with values that all readers share. Other programs store values under
+// it too, so the codec knows the room and refuses a value that is not its conversation.
 func conversations(chatID string) aside.Key {
 	return aside.Keyspace{Name: "chat_messages", TTL: 30 * time.Minute, Share: true, Codec: conversationCodec{chatID}}.Key(chatID)
 }
 
 // conversationCodec is the codec of one room's conversation. To decode, check and encode
-// again 50 messages takes some 200 µs, once for each change of what is stored: a hit on
-// the same bytes finds the conversation as it was decoded before.
+// again 50 messages takes some 200 µs, but only after the stored bytes have changed: a hit
+// on the same bytes takes the conversation as it was decoded before.
 type conversationCodec struct{ chatID string }
 
 func (codec conversationCodec) Encode(value any) ([]byte, error) {
@@ -49,7 +50,7 @@ func (codec conversationCodec) Encode(value any) ([]byte, error) {
 	if !ok {
 		return nil, fmt.Errorf("want a Conversation, not a %T", value)
 	}
-	for i, m := range c.Messages { // so that what is stored is read again
+	for i, m := range c.Messages { // store nothing that Decode would refuse
 		if err := m.check(codec.chatID, before(c.Messages, i)); err != nil {
 			return nil, fmt.Errorf("message %d: %w", i, err)
 		}
@@ -57,7 +58,7 @@ func (codec conversationCodec) Encode(value any) ([]byte, error) {
 	return bytes.Clone(c.encoded), nil
 }
 
-// before returns the id of the message before that at i, or 0.
+// before returns the id of the message before the one at i, or 0.
 func before(messages []Message, i int) int64 {
 	if i == 0 {
 		return 0
@@ -65,11 +66,12 @@ func before(messages []Message, i int) int64 {
 	return messages[i-1].ID
 }
 
-// Decode's errors say where a value is wrong, and nothing of the value.
+// Decode returns errors that say where a value is wrong. They show nothing of the value,
+// which may be private, since the cache logs them.
 func (codec conversationCodec) Decode(data []byte, ptr any) error {
 	var stored []*storedMessage
-	// encoding/json, which aside.JSON reads as, takes "Role" for role. Of a name that
-	// comes twice both take the last, as Python does.
+	// Not aside.JSON, which takes "Role" for role, as encoding/json does. Of a name that
+	// comes twice both take the last value, as Python does.
 	if jsonv2.Unmarshal(data, &stored, jsontext.AllowDuplicateNames(true)) != nil {
 		return refusal(data)
 	}
@@ -98,15 +100,15 @@ func refusal(data []byte) error {
 		return err
 	}
 	var messages []json.RawMessage
-	_ = json.Unmarshal(data, &messages) // it was decoded before
+	_ = json.Unmarshal(data, &messages) // aside.JSON has just decoded it
 	if i := slices.IndexFunc(messages, func(m json.RawMessage) bool { return !isText(m) }); i >= 0 {
 		return fmt.Errorf("message %d: want text: both halves of each surrogate pair", i)
 	}
 	return errors.New("want a list of messages in JSON")
 }
 
-// storedMessage is a message as programs store it. A field that is missing is nil. Names
-// in another case are other fields, as they are to Python and to JavaScript, and not taken.
+// storedMessage is a message as programs store it. A missing field is nil. A name in another
+// case is another field, as in Python and JavaScript, and is ignored.
 type storedMessage struct {
 	ID        *int64  `json:"message_id"`
 	ChatID    *string `json:"chat_id"`
@@ -116,7 +118,7 @@ type storedMessage struct {
 	Partial   bool    `json:"partial"`
 }
 
-// message returns the message, which has all its fields.
+// message returns the message, or an error that names the first field that is missing.
 func (s *storedMessage) message() (m Message, err error) {
 	switch {
 	case s == nil:
@@ -139,7 +141,7 @@ func (s *storedMessage) message() (m Message, err error) {
 	return m, err
 }
 
-// check returns an error unless m is a message of the room that comes after the one
+// check returns an error unless m is a valid message of the room with an id larger than
 // before.
 func (m Message) check(chatID string, before int64) error {
 	switch {
@@ -155,14 +157,14 @@ func (m Message) check(chatID string, before int64) error {
 	return nil
 }
 
-// timeForm is how programs write times: as RFC 3339 has it, and as Python's isoformat
-// and str, SQLite and PostgreSQL do, with or without a zone.
+// timeForm matches the times of RFC 3339, of Python's isoformat and str, of SQLite and of
+// PostgreSQL, with or without a zone.
 var timeForm = regexp.MustCompile(`^\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d(:?\d\d)?)?$`)
 
 var errNotTime = errors.New("want a time in RFC 3339, with or without its zone")
 
-// parseTime takes a time without a zone for UTC. Its error has no text in it. In UTC a
-// time must be of the years 0 to 9999, as those of JSON are.
+// parseTime takes a time without a zone for UTC. The year must be from 0 to 9999 in UTC, as
+// time.Time has no JSON for others. Its error does not repeat the text.
 func parseTime(text string) (time.Time, error) {
 	t, err := readTime(text)
 	if err == nil && (t.Year() < 0 || t.Year() > 9999) {
@@ -172,7 +174,7 @@ func parseTime(text string) (time.Time, error) {
 }
 
 func readTime(text string) (t time.Time, err error) {
-	if t.UnmarshalText([]byte(text)) == nil { // which is strict, and quick
+	if t.UnmarshalText([]byte(text)) == nil { // the common form, RFC 3339: quick and strict
 		return t.UTC(), nil
 	}
 	if !timeForm.MatchString(text) {

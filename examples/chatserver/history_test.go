@@ -125,7 +125,7 @@ func TestHistory_LoneSurrogates(t *testing.T) {
 	}
 }
 
-// A field that another program has put beside a message goes to nobody.
+// A field that another program has stored with a message is not passed on to clients.
 func TestHistory_IsWrittenAnew(t *testing.T) {
 	t.Parallel()
 	both, err := decodeHistory(t, `[{"ROLE":"system",`+goodMessage[1:len(goodMessage)-1]+`,"Content":"no","Partial":true}]`)

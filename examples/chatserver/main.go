@@ -4,6 +4,11 @@
 //
 // Its settings come from the environment and from a .env file in the working
 // directory; the environment takes precedence.
+//
+// The files that show aside are repository.go, which reads through the cache and writes
+// with Update, history.go, whose codec checks values that other programs store, generate.go
+// and cancel.go, for replies that any of several servers can cancel, and watch.go, which
+// shows the state of the cache. The rest is a server.
 package main
 
 import (
@@ -43,31 +48,33 @@ func main() {
 	}
 }
 
-// settings are the server's own; the cache's are in cache.
+// settings are all settings of the program, of which cache has those of aside.
 type settings struct {
 	addr          string
 	databaseURL   string
 	adminToken    string
 	logLevel      slog.Level
 	responderWait time.Duration
-	name          string        // what pages call this server
-	tracesTo      string        // the address of a collector of spans, if there is one
-	databaseDelay time.Duration // by which the database is slower than it is
+	name          string        // shown on pages, to tell servers apart
+	tracesTo      string        // the address of a collector of spans; empty for none
+	databaseDelay time.Duration // added to loads and writes, to show the effect of a distant database
 	model         modelSettings
 	cache         aside.Config
 }
 
-// modelSettings are of a server with OpenAI's interface.
+// modelSettings describe a server with OpenAI's interface.
 type modelSettings struct {
-	baseURL, apiKey, name string // name is empty when there is none
+	baseURL, apiKey, name string // an empty name selects the built-in responder
 	timeout               time.Duration
 }
 
-// reference is how .env files and Kubernetes write another variable. As a token it is
-// what everybody guesses.
+// reference matches another variable as .env files and Kubernetes write it. A token that is
+// an unexpanded reference is easy to guess.
 var reference = regexp.MustCompile(`^\$(\{[^}]*\}|\([^)]*\))$`)
 
-// readSettings reports everything that is wrong, not only the first.
+// readSettings reads the settings from variables. It returns one error for all invalid
+// variables, so that an operator need not restart for each. The error names variables and
+// shows no value that may be a secret.
 func readSettings(env map[string]string) (settings, error) {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -77,9 +84,9 @@ func readSettings(env map[string]string) (settings, error) {
 		adminToken:  get("CACHE_ADMIN_TOKEN", ""),
 		logLevel:    slog.LevelDebug, // so that [CACHE HIT] and [CACHE MISS] are seen
 	}
-	// Each of these protects something when it is set, or says where the data is. An empty
-	// one is a mistake, as of a secret that was not found. It must not take the protection
-	// away, or the data to another database.
+	// Each of these protects something or selects the database. An empty one is a mistake,
+	// such as a secret that was not found, and must not silently remove the protection or
+	// select another database.
 	cache, cacheErr := aside.ConfigFromEnv(environ(env))
 	for _, name := range []string{"CACHE_ADMIN_TOKEN", "CACHE_REFUSE_WRITES", "REDIS_TLS", "DATABASE_URL"} {
 		if _, set := env[name]; set && get(name, "") == "" && (name != "REDIS_TLS" || backendOf(cache) == "redis") {
@@ -119,7 +126,7 @@ func readSettings(env map[string]string) (settings, error) {
 		}
 		d, err := time.ParseDuration(text)
 		if _, number := strconv.ParseFloat(text, 64); number == nil {
-			d, err = time.ParseDuration(text + "s") // as the cache's settings are
+			d, err = time.ParseDuration(text + "s") // a number means seconds, as in the cache's settings
 		}
 		if err != nil || d < least {
 			bad("%s%s: want seconds, or a duration like 60ms, from %v", name, shown(text), least)
@@ -129,7 +136,7 @@ func readSettings(env map[string]string) (settings, error) {
 	s.responderWait = duration("RESPONDER_DELAY", 60*time.Millisecond, 0)
 	s.databaseDelay = duration("DATABASE_DELAY", 0, 0)
 	s.model = modelSettings{get("OPENAI_BASE_URL", ""), get("OPENAI_API_KEY", ""), get("OPENAI_MODEL", ""), duration("OPENAI_TIMEOUT", time.Minute, time.Millisecond)}
-	if s.model.name == "" && s.model.baseURL != "" { // a key alone is many people's, and not for this
+	if s.model.name == "" && s.model.baseURL != "" { // OPENAI_API_KEY alone is often set for other programs
 		bad("OPENAI_BASE_URL needs OPENAI_MODEL, the name that the server there has for its model")
 	}
 	if u, err := url.Parse(s.model.baseURL); err != nil || s.model.baseURL != "" && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
@@ -146,8 +153,8 @@ func readSettings(env map[string]string) (settings, error) {
 
 var errEndpoint = errors.New("OTEL_EXPORTER_OTLP_ENDPOINT: want a collector's address like http://localhost:4318, without user and parameters")
 
-// shown returns "=" and a wrong value, if it is an integer or an IP address. Any other may
-// be a secret, or an address with one, that came under a wrong name.
+// shown returns "=" and a wrong value, for an error, if the value is an integer or an IP
+// address. Any other value may be a secret, or an address with one, under a wrong name.
 func shown(text string) string {
 	_, number := strconv.Atoi(text)
 	if number != nil && net.ParseIP(text) == nil || len(text) > 39 {
@@ -156,7 +163,7 @@ func shown(text string) string {
 	return "=" + text
 }
 
-// variables returns those of the form NAME=value by their names.
+// variables returns the variables of environ, which has os.Environ's form, by name.
 func variables(environ []string) map[string]string {
 	env := make(map[string]string, len(environ))
 	for _, variable := range environ {
@@ -167,7 +174,7 @@ func variables(environ []string) map[string]string {
 	return env
 }
 
-// environ is the reverse of variables.
+// environ returns variables in the form of os.Environ.
 func environ(env map[string]string) []string {
 	out := make([]string, 0, len(env))
 	for name, value := range env {
@@ -176,8 +183,8 @@ func environ(env map[string]string) []string {
 	return out
 }
 
-// environment returns the variables of the process and those that only a .env file
-// has, with warnings of the file.
+// environment returns the process's variables, and those of a .env file that the process
+// does not have. The file need not exist. Warnings are about the file.
 func environment(file string, process map[string]string) (env map[string]string, warnings []string, err error) {
 	text, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -191,7 +198,8 @@ func environment(file string, process map[string]string) (env map[string]string,
 	return env, warnings, nil
 }
 
-// run serves until ctx ends. It writes its log to logTo.
+// run is the program. It serves until ctx ends, and returns when requests have finished and
+// the cache and the database are closed. It writes its log to logTo.
 func run(ctx context.Context, envFile string, logTo io.Writer) error {
 	env, warnings, err := environment(envFile, variables(os.Environ()))
 	if err != nil {
@@ -211,7 +219,7 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 	for _, warning := range warnings {
 		log.Warn(warning, "file", envFile)
 	}
-	quiet := logging.VoidLogger{} // the cache says once when Redis is away; the client would at each dial
+	quiet := logging.VoidLogger{} // the cache logs once that Redis is unavailable; the client would at each dial
 	redis.SetLogger(&quiet)
 	metrics := newMetrics()
 	set.cache.Logger = log
@@ -241,8 +249,9 @@ func run(ctx context.Context, envFile string, logTo io.Writer) error {
 		}
 	}()
 	metrics.cache.Watch(cache)
+	// Open does not wait for Redis, and a server that starts during an outage serves.
 	if _, err := cache.Status(ctx); err != nil {
-		log.Warn("the cache does not answer: the chat goes on from the database", "err", err)
+		log.Warn("cache unavailable: reads go to the database", "err", err)
 	}
 	server, err := newServer(ctx, set, &Repository{db, cache, set.databaseDelay}, metrics, traces, log)
 	if err != nil {
@@ -256,8 +265,7 @@ func backendOf(c aside.Config) string {
 	return cmp.Or(c.Type, "redis")
 }
 
-// redisName says which Redis is used, host:port/database or several of them, without
-// its secrets.
+// redisName names the Redis in use, for the log, as host:port/database, without secrets.
 func redisName(c aside.Config) string {
 	c, err := c.InForce()
 	if err != nil {
@@ -273,7 +281,7 @@ func redisName(c aside.Config) string {
 	return fmt.Sprintf("%s/%d", name, r.DB)
 }
 
-// newServer makes the server that replies until ctx ends.
+// newServer makes a server whose replies and streams end when ctx does.
 func newServer(ctx context.Context, set settings, repo *Repository, metrics *metrics, traces *traces, log *slog.Logger) (*Server, error) {
 	generations, err := aside.NewGenerations(repo.cache)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/cacheaside/aside/asideprom"
 )
 
-// metrics are the server's, for Prometheus.
+// metrics are the server's metrics and the cache's, for Prometheus.
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.HistogramVec
@@ -23,7 +23,7 @@ func newMetrics() *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "http_request_duration_seconds", Help: "Time of requests, streams to their end.",
+			Name: "http_request_duration_seconds", Help: "Duration of requests in seconds, of streams to their end.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
 		}, []string{"route", "method", "code"}),
 		cache: asideprom.New("chat"),
@@ -40,7 +40,8 @@ func (m *metrics) request(route, method string, code int, took time.Duration) {
 	m.requests.WithLabelValues(route, methodLabel(method), strconv.Itoa(code)).Observe(took.Seconds())
 }
 
-// methodLabel is a request's method, unless it is of a client that invents some.
+// methodLabel returns the label of a method. A client may invent methods, each of which
+// would be a new series.
 func methodLabel(method string) string {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete:

@@ -22,11 +22,11 @@ import (
 	"github.com/openai/openai-go/v3/option"
 )
 
-// model is a Responder that asks a server with OpenAI's interface.
+// model is a Responder that uses a server with OpenAI's interface.
 type model struct {
 	client  openai.Client
 	name    string
-	timeout time.Duration // for the first piece of a reply, and for each next one
+	timeout time.Duration // the longest wait for the first piece of a reply, and for each next one
 }
 
 func newModel(baseURL, apiKey, name string, timeout time.Duration) model {
@@ -37,10 +37,11 @@ func newModel(baseURL, apiKey, name string, timeout time.Duration) model {
 	return model{openai.NewClient(options...), name, timeout}
 }
 
-// ModelError says why a model gave no more of its reply.
+// ModelError is a Responder's error for a reply that is not whole. Kind and Message are safe
+// to show to clients; the wrapped error is for the log.
 type ModelError struct {
 	Kind    string // timeout, length, refused, busy, failed or unreachable
-	Message string // for the reader
+	Message string // for people
 	err     error
 }
 
@@ -90,13 +91,13 @@ func (m model) Respond(ctx context.Context, history []Message) iter.Seq2[string,
 	}
 }
 
-// ask requests a reply.
+// ask requests a reply. The openai package makes the request and decodes an error answer.
 func (m model) ask(ctx context.Context, history []Message) (*chunks, error) {
 	var res *http.Response
 	err := m.client.Post(ctx, "chat/completions", openai.ChatCompletionNewParams{Model: m.name, Messages: prompt(history)}, &res,
 		option.WithJSONSet("stream", true), option.WithHeader("Accept", "text/event-stream"))
 	if failed := (*url.Error)(nil); errors.As(err, &failed) {
-		err = failed.Err // without the URL, whose user or query may be a key
+		err = failed.Err // drop the URL, which may have a key in its user or query
 	}
 	if err != nil {
 		return nil, err
@@ -109,20 +110,22 @@ func (m model) ask(ctx context.Context, history []Message) (*chunks, error) {
 // maxChunk is the largest piece of a reply that is read, in bytes.
 const maxChunk = 16 << 20
 
-// chunks reads the pieces of a reply as they come. It reads them itself, since the
-// openai package does not tell a stream that ended with [DONE] from one that broke
-// off, and decodes each piece on its own.
+// chunks reads the pieces of a reply as they arrive. It does not use the openai package's
+// stream for two reasons: that does not tell a stream that ended with [DONE] from one that
+// broke off, and it decodes each piece alone, where a character may begin in one and end in
+// the next.
 type chunks struct {
 	body   io.ReadCloser
 	lines  *bufio.Scanner
 	text   []json.RawMessage // of the last chunk: JSON strings, for a joiner
-	reason string            // for the reply's end: see reasonName
-	done   bool              // the stream came to its end
+	reason string            // why the reply ended: see reasonName
+	done   bool              // whether [DONE] arrived
 	err    error
 }
 
-// chunk is a piece of a reply, or an error that the server reports in its place. Fields
-// that say nothing else are of any type, so that no chunk is refused for them.
+// chunk is a piece of a reply, or an error that the server reports in its place. Servers
+// disagree about the types of fields other than the text, so these are any, and no chunk is
+// refused for them.
 type chunk struct {
 	Object, Type, Error, Message, Detail any
 	Choices                              []choice
@@ -140,8 +143,8 @@ var (
 	errContent = errors.New("the model's server sent a part of the reply that is no text")
 )
 
-// next reads the next chunk, and reports whether there was one. The chunk with an error
-// is one too, for it may have text.
+// next reads the next chunk, and reports whether there was one. A chunk with an error
+// counts, as it may have text as well.
 func (c *chunks) next() bool {
 	for c.err == nil && !c.done && c.lines.Scan() {
 		name, data, _ := bytes.Cut(c.lines.Bytes(), []byte(":")) // each field of a chunk is a line of its own
@@ -163,7 +166,7 @@ func (c *chunks) next() bool {
 	return false
 }
 
-// read reads a chunk. Of several choices it reads the first, as only one was asked for.
+// read decodes a chunk. Of several choices it takes the first, as the request asks for one.
 func (c *chunks) read(data []byte) {
 	c.text = nil
 	var in chunk
@@ -188,9 +191,9 @@ func (c *chunk) failed() bool {
 		c.Choices == nil && (!absent(c.Message) || !absent(c.Detail))
 }
 
-// text returns the text of a choice, as JSON strings. It is the delta's, or else that
-// of a completion or of a message. Some servers send the same text in more than one of
-// them, or the whole reply as a message beside the last delta.
+// text returns the text of a choice, as JSON strings, from the first of its delta, its
+// completion and its message that has any. It does not join them, as some servers send the
+// same text in two, or the whole reply as a message beside the last delta.
 func (c *choice) text() ([]json.RawMessage, error) {
 	for _, fields := range [][]json.RawMessage{{c.Delta.Content, c.Delta.Refusal}, {c.Text}, {c.Message.Content, c.Message.Refusal}} {
 		var text []json.RawMessage
@@ -344,7 +347,7 @@ func (m model) explain(asked context.Context, err error, stream *chunks) error {
 	switch kind := reasonKind(ended); {
 	case errors.Is(err, errModel) || errors.Is(err, errContent):
 		return &ModelError{"failed", err.Error(), nil}
-	case ended == "" && done && err == nil, ended != "" && kind == "": // whatever the connection does after it
+	case ended == "" && done && err == nil, ended != "" && kind == "": // the connection may fail after the reason
 		return nil
 	case ended != "" && kind == "length":
 		return &ModelError{kind, "the reply became longer than the model allows", err}
@@ -353,7 +356,7 @@ func (m model) explain(asked context.Context, err error, stream *chunks) error {
 	case errors.Is(context.Cause(asked), errSilent):
 		return &ModelError{"timeout", fmt.Sprintf("the model was silent for %v", m.timeout), err}
 	case !errors.As(err, &reply):
-		return &ModelError{"unreachable", "the model's server cannot be reached, broke off, or is none", err}
+		return &ModelError{"unreachable", "the model's server cannot be reached, broke off, or does not speak this interface", err}
 	case reply.StatusCode == http.StatusUnauthorized || reply.StatusCode == http.StatusForbidden:
 		return &ModelError{"refused", fmt.Sprintf("the model's server refused the key (%d)", reply.StatusCode), err}
 	case reply.StatusCode == http.StatusTooManyRequests:

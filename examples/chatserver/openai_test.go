@@ -73,7 +73,7 @@ func TestModel_Replies(t *testing.T) {
 	}
 }
 
-// What goes wrong reaches the reader, by its kind; what was generated is kept.
+// An error of the model reaches the client by its kind, and the partial reply is saved.
 func TestModel_Trouble(t *testing.T) {
 	t.Parallel()
 	fails := func(code int) func(w http.ResponseWriter, r *http.Request, asked string) {
@@ -131,7 +131,7 @@ func TestModel_Trouble(t *testing.T) {
 				}
 			}
 			if strings.Contains(data, "secret") {
-				t.Errorf("what the model's server said is told on: %s", data)
+				t.Errorf("the text of the model's server is shown to the client: %s", data)
 			}
 			history := c.history(room, "")
 			if kept := len(history) == 2 && history[1].Content == test.saved; kept != (test.saved != "") {
@@ -156,6 +156,6 @@ func TestModel_OutOfReach(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for token, err := range m.Respond(ctx, nil) {
-		t.Errorf("a reply that nobody waits for: %q, %v", token, err)
+		t.Errorf("a reply whose context has ended: %q, %v", token, err)
 	}
 }

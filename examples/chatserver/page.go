@@ -6,7 +6,8 @@ import (
 	"net/http"
 )
 
-// The page is what is in page: no build step, and nothing from elsewhere.
+// The page is served as it stands in the directory page. It has no build step and takes
+// nothing from other hosts, which the Content-Security-Policy enforces.
 
 //go:embed page
 var pageFiles embed.FS
@@ -14,11 +15,13 @@ var pageFiles embed.FS
 var pageServer = func() http.Handler {
 	files, err := fs.Sub(pageFiles, "page")
 	if err != nil {
-		panic(err) // what is embedded is there
+		panic(err) // cannot happen: the directory is embedded
 	}
 	return http.StripPrefix("/page/", http.FileServerFS(files))
 }()
 
+// page serves the page and its files. A browser may not reuse a file without asking for it
+// again, so that a new version of the server is never used with an old script.
 func page(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'")

@@ -11,21 +11,24 @@ import (
 	"github.com/cacheaside/aside/hook"
 )
 
-// trace tells a request how its read of the cache went.
+// trace is filled in by the cache's hook and by the loader, and read by the request that
+// made it. A hook gets the context of the read, and this is how it finds the request.
 type trace struct {
 	outcome  string       // HIT, STALE, MISS or OFF
-	database atomic.Int64 // nanoseconds in its loader
+	database atomic.Int64 // nanoseconds in the loader, which may outlive the read
 }
 
 type traceKey struct{}
 
-// traced returns a context whose read is traced.
+// traced returns a context with a trace, for one read.
 func traced(ctx context.Context) (context.Context, *trace) {
 	t := &trace{outcome: "OFF"}
 	return context.WithValue(ctx, traceKey{}, t), t
 }
 
-// timeLoad times a loader: its context has the values of the first caller's.
+// timeLoad adds the time until done to the trace of the read that began the load. A
+// loader's context has the values of that read's. Reads that join the load have no time in
+// the database.
 func timeLoad(ctx context.Context) (done func()) {
 	t, ok := ctx.Value(traceKey{}).(*trace)
 	if !ok {
@@ -35,8 +38,8 @@ func timeLoad(ctx context.Context) (done func()) {
 	return func() { t.database.Add(int64(time.Since(start))) }
 }
 
-// hooks are the cache's: those of the metrics, and one that is called with the context of
-// each read.
+// hooks are the cache's hooks: those of the metrics, and one that notes the outcome of each
+// read in its trace.
 func hooks(m *metrics) []hook.Hooks {
 	return []hook.Hooks{m.cache.Hooks(), {Hits: true, Read: func(ctx context.Context, r hook.Read) {
 		if t, ok := ctx.Value(traceKey{}).(*trace); ok {
@@ -56,8 +59,8 @@ type chatRead struct {
 
 const recentReads = 20
 
-// readLog has the last reads of this server, and tells those who watch of new ones.
-// Its zero value is ready.
+// readLog keeps the last reads of this server, and sends new ones to its watchers. The zero
+// value is ready to use.
 type readLog struct {
 	mu       sync.Mutex
 	last     []chatRead
@@ -72,12 +75,13 @@ func (l *readLog) add(chatID string, t *trace, start time.Time) {
 	for w := range l.watchers {
 		select {
 		case w <- r:
-		default: // it is slow, and reads on in the log when it connects again
+		default: // a slow watcher misses reads; it must not delay this one
 		}
 	}
 }
 
-// watch returns the last reads, and a channel of those that come, until stop.
+// watch returns the last reads, and a channel that gets new ones until stop is called. No
+// read is in both.
 func (l *readLog) watch() (last []chatRead, reads <-chan chatRead, stop func()) {
 	w := make(chan chatRead, recentReads)
 	l.mu.Lock()

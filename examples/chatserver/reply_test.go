@@ -72,8 +72,8 @@ func TestGenerate_FreeWhenDone(t *testing.T) {
 	}
 }
 
-// A cancel is answered when what there is of the reply is saved, through whichever
-// server, and the room is free.
+// A cancel, through any server, is answered once the partial reply is saved and the room is
+// free.
 func TestCancel_AnswersWhenEnded(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
@@ -105,7 +105,7 @@ func TestCancel_AnswersWhenEnded(t *testing.T) {
 	}
 }
 
-// Nobody ends the reply of a server that was killed, and cancel does not say so.
+// The reply of a server that was killed does not end, and cancel answers that it is pending.
 func TestCancel_NobodyAnswers(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
@@ -122,7 +122,7 @@ func TestCancel_NobodyAnswers(t *testing.T) {
 	}
 }
 
-// A reply whose room is deleted meanwhile was cancelled, and is nobody's error.
+// A reply whose room is deleted meanwhile ends as cancelled, and not with an error.
 func TestGenerate_RoomDeleted(t *testing.T) {
 	t.Parallel()
 	begun, end := make(chan bool), make(chan bool)
@@ -161,8 +161,7 @@ func TestGenerate_RoomDeleted(t *testing.T) {
 	}
 }
 
-// A reply that was cut is marked, and is not in what the model gets when it is asked
-// again.
+// A reply that was cut off is marked, and the model does not get it when it is asked again.
 func TestPartialReply(t *testing.T) {
 	t.Parallel()
 	asked := make(chan string, 10)

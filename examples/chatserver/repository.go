@@ -20,24 +20,26 @@ type Chat struct {
 	CreatedAt time.Time `json:"created_at"`
 }
 
-// Message is one of a room's conversation.
+// Message is a message of a room's conversation.
 type Message struct {
 	ID        int64     `json:"message_id"`
 	ChatID    string    `json:"chat_id"`
 	Role      string    `json:"role"`
 	Content   string    `json:"content"`
 	CreatedAt time.Time `json:"created_at"`
-	Partial   bool      `json:"partial,omitempty"` // a reply that was cut
+	Partial   bool      `json:"partial,omitempty"` // whether it is a reply that was cut off
 }
 
-// Repository keeps chats and messages in the database, and conversations in the
-// cache.
+// Repository reads and writes chats and messages. The database is the source of truth;
+// conversations are cached, as they are large and read often.
 type Repository struct {
 	db    *sql.DB
 	cache aside.Cache
-	delay time.Duration // by which the database is slower than it is
+	delay time.Duration // see settings.databaseDelay
 }
 
+// CreateChat adds a room. It invalidates nothing, as the room's id is new and the list of
+// rooms is not cached.
 func (r *Repository) CreateChat(ctx context.Context, userID, title string) (Chat, error) {
 	c := Chat{ID: strings.ToLower(rand.Text()), UserID: userID, Title: title, CreatedAt: now()}
 	r.wait(ctx)
@@ -46,8 +48,8 @@ func (r *Repository) CreateChat(ctx context.Context, userID, title string) (Chat
 	return c, err
 }
 
-// Chats reads a user's rooms from the database, the newest first. They are not
-// cached: see the guide.
+// Chats reads a user's rooms from the database, the newest first. They are not cached: the
+// list is small and changes often.
 func (r *Repository) Chats(ctx context.Context, userID string) ([]Chat, error) {
 	r.wait(ctx)
 	rows, err := r.db.QueryContext(ctx, `SELECT chat_id, user_id, title, created_at FROM chats WHERE user_id = $1 ORDER BY created_at DESC, chat_id`, userID)
@@ -71,10 +73,13 @@ func (r *Repository) Chats(ctx context.Context, userID string) ([]Chat, error) {
 	return chats, rows.Err()
 }
 
-// Conversation returns a room's conversation, or aside.ErrNotFound when there is no
-// such room. All writes of this program invalidate it, so it has no RefreshAfter, whose
-// mark is a second key a room in Redis. Where another program writes to the database and
-// does not invalidate, CACHE_REFRESH_CHAT_MESSAGES has it loaded again.
+// Conversation returns a room's conversation, or aside.ErrNotFound when there is no such
+// room.
+//
+// All writes of this program invalidate the conversation, so its keyspace has no
+// RefreshAfter, which would cost a second key per room in Redis. Where another program
+// writes to the database without invalidating, CACHE_REFRESH_CHAT_MESSAGES sets the age
+// at which a conversation is loaded again.
 func (r *Repository) Conversation(ctx context.Context, chatID string) (Conversation, error) {
 	return aside.GetOrLoad(ctx, r.cache, conversations(chatID), func(ctx context.Context) (Conversation, error) {
 		messages, err := r.selectMessages(ctx, chatID)
@@ -85,6 +90,8 @@ func (r *Repository) Conversation(ctx context.Context, chatID string) (Conversat
 	})
 }
 
+// selectMessages is the loader of Conversation. It must read the primary database: a replica
+// that lags would return a conversation from before the write that invalidated it.
 func (r *Repository) selectMessages(ctx context.Context, chatID string) ([]Message, error) {
 	defer timeLoad(ctx)()
 	r.wait(ctx)
@@ -96,7 +103,7 @@ func (r *Repository) selectMessages(ctx context.Context, chatID string) ([]Messa
 		return nil, err
 	}
 	defer rows.Close()
-	messages := []Message{}
+	messages := []Message{} // not nil, whose JSON is null: an empty conversation is a hit
 	var bad unreadable
 	defer func() { bad.log(ctx, "messages") }()
 	for rows.Next() {
@@ -106,7 +113,7 @@ func (r *Repository) selectMessages(ctx context.Context, chatID string) ([]Messa
 			return nil, fmt.Errorf("message %d: %w", m.ID, err)
 		}
 		m.CreatedAt = at.Time
-		if at.err != nil && len(messages) > 0 { // its time is after that of the message before
+		if at.err != nil && len(messages) > 0 { // the best guess: the message came after the one before
 			m.CreatedAt = messages[len(messages)-1].CreatedAt
 		}
 		bad.add(m.ID, at.err)
@@ -128,8 +135,8 @@ func orNotFound(chatID string, err error) error {
 	return err
 }
 
-// Newest returns the id of a room's last message, or 0, from the database: what a
-// page asks each second, to know whether to read the conversation again.
+// Newest returns the id of a room's last message, or 0. It reads the database, once a second
+// for each open page, so that the page knows when to read the conversation again.
 func (r *Repository) Newest(ctx context.Context, chatID string) (messageID int64, err error) {
 	err = r.db.QueryRowContext(ctx, `SELECT coalesce(max(message_id), 0) FROM messages WHERE chat_id = $1`, chatID).Scan(&messageID)
 	return messageID, err
@@ -140,11 +147,14 @@ func (r *Repository) AddMessage(ctx context.Context, chatID, role, content strin
 	return r.add(ctx, Message{ChatID: chatID, Role: role, Content: content})
 }
 
-// AddReply saves a reply as AddMessage does, and whether it was cut.
+// AddReply saves a reply as AddMessage does. A partial reply was cut off.
 func (r *Repository) AddReply(ctx context.Context, chatID, content string, partial bool) (Message, error) {
 	return r.add(ctx, Message{ChatID: chatID, Role: "assistant", Content: content, Partial: partial})
 }
 
+// add inserts a message within Update, which blocks the conversation's key before the insert
+// and deletes it afterwards. An Invalidate after the insert would not do: if this process
+// died in between, the old conversation would be served until its TTL ends.
 func (r *Repository) add(ctx context.Context, m Message) (Message, error) {
 	m.CreatedAt = now()
 	err := aside.Update(ctx, r.cache, func(ctx context.Context) error {
@@ -153,14 +163,15 @@ func (r *Repository) add(ctx context.Context, m Message) (Message, error) {
 			SELECT chat_id, $2, $3, $4, $5 FROM chats WHERE chat_id = $1 RETURNING message_id`,
 			m.ChatID, m.Role, m.Content, m.CreatedAt.Format(stamp), m.Partial).Scan(&m.ID)
 		if err != nil && errors.Is(r.exists(ctx, m.ChatID), aside.ErrNotFound) {
-			err = sql.ErrNoRows // PostgreSQL refuses a message of a room that is deleted at the same time
+			err = sql.ErrNoRows // PostgreSQL reports a foreign key violation if the room is deleted at the same time
 		}
 		return orNotFound(m.ChatID, err)
 	}, conversations(m.ChatID))
 	return m, err
 }
 
-// DeleteChat removes a room with all its messages.
+// DeleteChat removes a room with all its messages, and invalidates its conversation and its
+// generation.
 func (r *Repository) DeleteChat(ctx context.Context, chatID string) error {
 	return aside.Update(ctx, r.cache, func(ctx context.Context) error {
 		r.wait(ctx)

@@ -8,14 +8,14 @@ import (
 	"time"
 )
 
-// Responder generates the reply to a conversation, piece by piece. It stops when
-// ctx ends, without an error of its own.
+// Responder generates the reply to a conversation, piece by piece. When ctx ends, it stops
+// without an error. After an error it yields nothing more.
 type Responder interface {
 	Respond(ctx context.Context, history []Message) iter.Seq2[string, error]
 }
 
-// wordResponder is a model that needs no model: it says something about the last
-// message, a word at a time.
+// wordResponder is the built-in Responder, which needs no model. It says something about the
+// user's last message, one word per delay.
 type wordResponder struct{ delay time.Duration }
 
 func (w wordResponder) Respond(ctx context.Context, history []Message) iter.Seq2[string, error] {
@@ -26,7 +26,7 @@ func (w wordResponder) Respond(ctx context.Context, history []Message) iter.Seq2
 		}
 	}
 	reply := fmt.Sprintf("You said %s. This reply comes from the built-in responder, one word at a time, so that you can watch it stream and cancel it. "+
-		"It has read the conversation through the cache, and invalidates it when it is saved.", said)
+		"The conversation was read through the cache, and is invalidated there when this reply is saved.", said)
 	return func(yield func(string, error) bool) {
 		for word := range strings.SplitAfterSeq(reply, " ") {
 			select {

@@ -147,9 +147,9 @@ func TestSecrets_WrongValues(t *testing.T) {
 	}
 }
 
-// A server with a secret in each setting is asked for all that it serves, with its Redis
-// and its model in trouble that repeats the secrets, until it stops. Neither an answer nor
-// the log shows one.
+// A server with a secret in each setting is asked for everything that it serves, until it
+// stops, while its Redis and its model fail with errors that repeat the secrets. Neither an
+// answer nor the log shows one.
 func TestSecrets_Server(t *testing.T) {
 	t.Parallel()
 	for name, refuse := range map[string]func(w http.ResponseWriter, r *http.Request){
@@ -188,7 +188,7 @@ func TestSecrets_Server(t *testing.T) {
 				secrettest.Check(t, "the server", said)
 				for _, want := range []string{"chatserver begins", "chatserver stops", "generation failed", "http_request_duration_seconds", `"clear_needs_token":true`, "needs Authorization", "request failed"} {
 					if !strings.Contains(said, want) {
-						t.Errorf("want %q in what the server says, which ends with:\n%s", want, said[max(0, len(said)-3000):])
+						t.Errorf("want %q in the server's answers and log, which end with:\n%s", want, said[max(0, len(said)-3000):])
 					}
 				}
 				if backend == "redis" && !strings.Contains(said, "WRONGPASS") {

@@ -11,15 +11,16 @@ import (
 	"time"
 )
 
-// finishTimeout is how long requests may take to finish once the server stops: a reply
-// is saved until then.
+// finishTimeout is how long requests may take to finish once the server stops. It leaves
+// time to save a reply.
 const finishTimeout = saveTimeout + 5*time.Second
 
-// writeTimeout is how long an answer may take. Streams have a deadline for each piece.
+// writeTimeout bounds the writing of an answer. Streams have a deadline for each piece
+// instead: see events.
 const writeTimeout = 2 * time.Minute
 
-// serve serves until ctx ends, then lets requests finish, and closes the connections of
-// those that do not.
+// serve serves until ctx ends. Then it waits for requests, up to finishTimeout, and closes
+// the connections of those that have not finished.
 func serve(ctx context.Context, addr string, handler http.Handler, log *slog.Logger) error {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -41,7 +42,7 @@ func serveOn(ctx context.Context, listener net.Listener, handler http.Handler, l
 	srv := &http.Server{
 		ConnState:         silent.note,
 		Handler:           handler,
-		ReadHeaderTimeout: 10 * time.Second, // bodies have their own: see readBodies
+		ReadHeaderTimeout: 10 * time.Second, // bodies have a deadline of their own: see readBodies
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
@@ -59,14 +60,14 @@ func serveOn(ctx context.Context, listener net.Listener, handler http.Handler, l
 	finish, cancel := context.WithTimeout(context.Background(), finishTimeout)
 	defer cancel()
 	if err := srv.Shutdown(finish); err != nil {
-		log.Warn("requests that did not finish are closed", "err", err)
+		log.Warn("unfinished requests closed", "err", err)
 		return srv.Close()
 	}
 	return nil
 }
 
-// silentConns are the connections on which nothing has arrived yet, as of browsers that
-// connect ahead. Shutdown waits for them for 5 seconds, and they ask for nothing.
+// silentConns are the connections on which nothing has arrived yet. Browsers open them ahead
+// of requests. Shutdown waits up to 5 seconds for them, so they are closed before.
 type silentConns struct {
 	mu       sync.Mutex
 	open     map[net.Conn]bool
@@ -87,7 +88,7 @@ func (s *silentConns) note(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// close closes those that there are, and those to come.
+// close closes the silent connections, and from then on each new one.
 func (s *silentConns) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

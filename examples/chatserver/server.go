@@ -18,7 +18,7 @@ import (
 	"github.com/cacheaside/aside/examples/respond"
 )
 
-// Server is the chat server. Its Handler is all there is to serve.
+// Server is the chat server: HTTP handlers over a Repository and a Responder.
 type Server struct {
 	about       about
 	cacheOn     bool
@@ -31,10 +31,14 @@ type Server struct {
 	reads       readLog
 	replies     replies
 	log         *slog.Logger
-	stopping    context.Context // ends when the server stops: replies end, and are saved
+	stopping    context.Context // ends when the server stops: replies are then cut off and saved
 }
 
-// Handler returns the server's routes.
+// Handler returns the server's routes, with cacheRoutes under /cache/ and /api/v1/cache/.
+//
+// The order of the wrappers matters. observed is outermost, so that refused requests are
+// logged and timed too. Requests that are refused by their header are refused before their
+// body is read.
 func (s *Server) Handler(cacheRoutes http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/api/v1/chats", respond.Methods{http.MethodPost: s.createChat, http.MethodGet: s.listChats})
@@ -50,31 +54,23 @@ func (s *Server) Handler(cacheRoutes http.Handler) http.Handler {
 	mux.Handle("/{$}", respond.Methods{http.MethodGet: page})
 	mux.Handle("/page/", respond.Methods{http.MethodGet: page})
 	mux.HandleFunc("/", respond.NotFound)
-	return s.observed(sameOrigin(plainText(s.readBodies(mux))))
+	return s.observed(respond.SameOrigin(plainText(s.readBodies(mux))))
 }
 
-// plainText refuses addresses with what is no text: PostgreSQL would, with an error.
+// plainText refuses addresses that are not UTF-8 or contain U+0000. PostgreSQL would refuse
+// them with an error that looks like the server's fault.
 func plainText(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if text := r.URL.Path + r.URL.Query().Get("user_id") + r.URL.Query().Get("chat_id"); !utf8.ValidString(text) || strings.ContainsRune(text, 0) {
-			respond.Error(w, http.StatusBadRequest, "the address has characters in it that are no text")
+			respond.Error(w, http.StatusBadRequest, "the address contains bytes that are not text: want UTF-8 without U+0000")
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
-// sameOrigin refuses changes that pages of other origins ask for in a browser.
-func sameOrigin(next http.Handler) http.Handler {
-	p := http.NewCrossOriginProtection()
-	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		respond.Error(w, http.StatusForbidden, "requests from pages of another origin are refused")
-	}))
-	return p.Handler(next)
-}
-
-// observed puts X-Process-Time, in seconds, on every response: the time until its
-// header was written; and X-Server. It logs and measures every request.
+// observed sets X-Process-Time on every response, the seconds until its header was written,
+// and X-Server. It logs, measures and traces every request.
 func (s *Server) observed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
@@ -92,7 +88,8 @@ func (s *Server) observed(next http.Handler) http.Handler {
 
 type loggerKey struct{}
 
-// logger returns the log of the server whose request this is.
+// logger returns the log of the server that serves the request of ctx. A loader runs in a
+// context with the request's values, so it logs there too.
 func logger(ctx context.Context) *slog.Logger {
 	if log, ok := ctx.Value(loggerKey{}).(*slog.Logger); ok {
 		return log
@@ -100,10 +97,12 @@ func logger(ctx context.Context) *slog.Logger {
 	return slog.Default()
 }
 
+// timedWriter notes the status and sets X-Process-Time just before the header is written,
+// after which a header field has no effect.
 type timedWriter struct {
 	http.ResponseWriter
 	start time.Time
-	code  int // 0 until the header was written
+	code  int // 0 until the header is written
 }
 
 func (w *timedWriter) WriteHeader(code int) {
@@ -121,7 +120,7 @@ func (w *timedWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// Unwrap lets http.ResponseController flush.
+// Unwrap lets http.ResponseController flush and set deadlines.
 func (w *timedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (s *Server) createChat(w http.ResponseWriter, r *http.Request) {
@@ -133,11 +132,11 @@ func (s *Server) createChat(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if strings.ContainsRune(in.UserID+in.Title, 0) {
-		respond.Error(w, http.StatusBadRequest, "user_id or title has the character U+0000 in it; text is needed")
+		respond.Error(w, http.StatusBadRequest, "user_id or title contains U+0000: want text")
 		return
 	}
 	if strings.TrimSpace(in.UserID) == "" {
-		respond.Error(w, http.StatusBadRequest, "user_id is empty; the id of a user is needed")
+		respond.Error(w, http.StatusBadRequest, "user_id is empty: want the id of a user")
 		return
 	}
 	if in.Title = strings.TrimSpace(in.Title); in.Title == "" {
@@ -154,7 +153,7 @@ func (s *Server) createChat(w http.ResponseWriter, r *http.Request) {
 func (s *Server) listChats(w http.ResponseWriter, r *http.Request) {
 	userID := r.URL.Query().Get("user_id")
 	if userID == "" {
-		respond.Error(w, http.StatusBadRequest, "user_id is missing; use ?user_id=…")
+		respond.Error(w, http.StatusBadRequest, "user_id is missing: want ?user_id=…")
 		return
 	}
 	chats, err := s.repo.Chats(r.Context(), userID)
@@ -175,7 +174,7 @@ func (s *Server) listMessages(w http.ResponseWriter, r *http.Request) {
 	respond.Encoded(w, http.StatusOK, conversation.encoded)
 }
 
-// conversation reads one, and notes how that went.
+// conversation reads a room's conversation, and notes the outcome and the time for pages.
 func (s *Server) conversation(ctx context.Context, chatID string) (Conversation, string, error) {
 	start := time.Now()
 	ctx, t := traced(ctx)
@@ -197,15 +196,15 @@ func (s *Server) addMessage(w http.ResponseWriter, r *http.Request) {
 	switch in.Role {
 	case "user", "assistant", "system":
 	default:
-		respond.Error(w, http.StatusBadRequest, fmt.Sprintf("role %.40q is not known; user, assistant or system is accepted", in.Role))
+		respond.Error(w, http.StatusBadRequest, fmt.Sprintf("role %.40q is unknown: want user, assistant or system", in.Role))
 		return
 	}
 	if strings.ContainsRune(in.Content, 0) {
-		respond.Error(w, http.StatusBadRequest, "content has the character U+0000 in it; text is needed")
+		respond.Error(w, http.StatusBadRequest, "content contains U+0000: want text")
 		return
 	}
 	if strings.TrimSpace(in.Content) == "" {
-		respond.Error(w, http.StatusBadRequest, "content is empty; a message needs a text")
+		respond.Error(w, http.StatusBadRequest, "content is empty: want a text")
 		return
 	}
 	m, err := s.repo.AddMessage(r.Context(), r.PathValue("chat_id"), in.Role, in.Content)
@@ -218,8 +217,9 @@ func (s *Server) addMessage(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) deleteChat(w http.ResponseWriter, r *http.Request) {
 	chatID := r.PathValue("chat_id")
-	// A reply that is being generated ends first. If none is, or the cache cannot tell,
-	// or it does not end in time, the room goes all the same.
+	// A running reply should end first, so that it is not saved into a deleted room. If
+	// none runs, or the cache is unavailable, or the reply does not end in time, the room
+	// is deleted all the same: the reply's insert then finds no room.
 	_, _ = s.endReply(r.Context(), chatID)
 	if err := s.repo.DeleteChat(r.Context(), chatID); err != nil {
 		s.fail(w, r, err)
@@ -228,12 +228,14 @@ func (s *Server) deleteChat(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// health answers 503 only for the database. Without the cache the chat is slower, and taking
+// its servers out of service would not help.
 func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
 	defer cancel()
 	if err := s.repo.db.PingContext(ctx); err != nil {
-		s.log.ErrorContext(ctx, "database does not answer", "err", err)
-		respond.Error(w, http.StatusServiceUnavailable, "the database does not answer")
+		s.log.ErrorContext(ctx, "database unavailable", "err", err)
+		respond.Error(w, http.StatusServiceUnavailable, "the database is unavailable")
 		return
 	}
 	respond.Success(w, http.StatusOK, struct {
@@ -241,7 +243,8 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	}{"ok"})
 }
 
-// fail answers with what went wrong, as far as it is the client's business.
+// fail answers with the error's status and a message for the client. The text of an
+// unexpected error goes to the log only, as it may name hosts and tables.
 func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	switch {
 	case errors.Is(err, aside.ErrNotFound):
@@ -251,48 +254,48 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, aside.ErrGenerating):
 		respond.Error(w, http.StatusConflict, "a reply is already being generated in this chat")
 	case errors.Is(err, aside.ErrWriteRefused):
-		respond.Error(w, http.StatusServiceUnavailable, "the write was refused: the cache is not available, and CACHE_REFUSE_WRITES is set")
+		respond.Error(w, http.StatusServiceUnavailable, "the write was refused: the cache is unavailable, and CACHE_REFUSE_WRITES is set")
 	case r.Context().Err() != nil || errors.Is(err, context.Canceled): // or a reply was cancelled before it began
-		respond.Error(w, http.StatusServiceUnavailable, "the request was given up")
+		respond.Error(w, http.StatusServiceUnavailable, "the request was cancelled")
 	default:
 		s.log.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-		respond.Error(w, http.StatusInternalServerError, "the server could not do this; its log says why")
+		respond.Error(w, http.StatusInternalServerError, "internal error: see the server's log")
 	}
 }
 
-// readJSON decodes the request's body into in, or answers with what is wrong.
+// readJSON decodes the request's body into in, or answers 400 and returns false.
 func readJSON(w http.ResponseWriter, r *http.Request, in any) bool {
-	data, err := io.ReadAll(r.Body) // which readBodies has read
+	data, err := io.ReadAll(r.Body) // from memory: see readBodies
 	if err == nil {
 		err = json.Unmarshal(data, in)
 	}
 	if err == nil && !isText(data) {
-		err = errors.New("its strings are not all text: want UTF-8, and both halves of each surrogate pair")
+		err = errors.New("a string in it is not text, in UTF-8 with both halves of each surrogate pair")
 	}
 	switch {
 	case err == nil:
 		return true
 	case len(bytes.TrimSpace(data)) == 0:
-		respond.Error(w, http.StatusBadRequest, "the body is empty; a JSON object is needed")
+		respond.Error(w, http.StatusBadRequest, "the body is empty: want a JSON object")
 	default:
-		respond.Error(w, http.StatusBadRequest, "the body is not the JSON object that is needed"+reason(err))
+		respond.Error(w, http.StatusBadRequest, "the body is invalid: want a JSON object"+reason(err))
 	}
 	return false
 }
 
-// reason says where a body is wrong, without the names of Go's types.
+// reason says where a body is wrong, in the terms of JSON and without the names of Go types.
 func reason(err error) string {
 	var syntax *json.SyntaxError
 	var wrong *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &syntax):
-		return fmt.Sprintf(": byte %d: %v", syntax.Offset, syntax)
+		return fmt.Sprintf("; byte %d: %v", syntax.Offset, syntax)
 	case errors.As(err, &wrong) && wrong.Field != "":
-		return fmt.Sprintf(": %s cannot be of type %s", wrong.Field, wrong.Value)
+		return fmt.Sprintf("; %s cannot be of type %s", wrong.Field, wrong.Value)
 	case errors.As(err, &wrong):
-		return ": an object is expected, not " + wrong.Value
+		return ", not " + wrong.Value
 	}
-	return ": " + err.Error()
+	return "; " + err.Error()
 }
 
 func cacheRoutes(cache aside.Cache, cfg aside.Config, adminToken string) http.Handler {

@@ -241,7 +241,7 @@ func TestHistoryIsStaleThenRefreshed(t *testing.T) {
 		redistest.Eventually(t, "the history is stale", func() bool {
 			outcome, seen := read()
 			if seen || outcome != "HIT" && outcome != "STALE" {
-				t.Fatalf("X-Cache %s, and the new message is there: %v; nobody had it refreshed", outcome, seen)
+				t.Fatalf("X-Cache %s, and the new message is there: %v; no read had it refreshed", outcome, seen)
 			}
 			return outcome == "STALE"
 		})
@@ -478,7 +478,7 @@ func TestRedisKilledAndBack(t *testing.T) {
 	c.say(room, "during")
 	for range 5 {
 		if got := c.history(room, "MISS"); len(got) != 2 {
-			t.Errorf("while Redis is away: %+v", got)
+			t.Errorf("while Redis is unavailable: %+v", got)
 		}
 	}
 	c.want(200, "GET", "/healthz", "")
@@ -501,7 +501,7 @@ func TestRedisKilledAndBack(t *testing.T) {
 }
 
 // The bounds are wide, for slow machines: they tell the budget of 250 ms from the
-// 5 s that the client library would wait. What it costs is measured elsewhere.
+// 5 s that the client library would wait. The test does not measure the cost itself.
 func TestRedisFrozen(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
@@ -652,7 +652,7 @@ func TestCancelThroughAnotherServer(t *testing.T) {
 	}
 	got := two.history(room, "")
 	if len(got) != 2 || got[1].Role != "assistant" || !strings.HasPrefix(got[1].Content, "0") {
-		t.Errorf("what was generated is not saved: %+v", got)
+		t.Errorf("the partial reply is not saved: %+v", got)
 	}
 	redistest.Eventually(t, "the generation's keys are gone", func() bool {
 		return r.client.Exists(t.Context(), "generation:"+room, "cancel:"+room).Val() == 0
@@ -683,8 +683,8 @@ func TestAClientThatLeavesEndsItsGeneration(t *testing.T) {
 	})
 }
 
-// A client that does not read what it asked for is given up, its reply is saved, and
-// the room is free again.
+// A client that does not read its stream is given up, its reply is saved, and the room is
+// free again.
 func TestAClientThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	env := modelEnv(modelServer(t, func(w http.ResponseWriter, r *http.Request, _ string) {

@@ -44,7 +44,7 @@ func TestSettings_Protecting(t *testing.T) {
 	}
 }
 
-// Each wrong value is refused by itself, with what is accepted, and no secret.
+// The error for each wrong value says what is wanted, and shows no secret.
 func TestSettings_Values(t *testing.T) {
 	t.Parallel()
 	for name, values := range map[string]map[string]bool{

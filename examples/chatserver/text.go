@@ -7,13 +7,13 @@ import (
 	"unicode/utf8"
 )
 
-// joiner decodes JSON strings that are pieces of one text. The halves of a character
-// may come in two pieces: half of a surrogate pair's escapes, or some of the bytes of
-// its UTF-8. Its zero value is ready.
-type joiner struct{ held string } // the begin of a character, as JSON has it
+// joiner decodes JSON strings that are pieces of one text. A character may be split over two
+// pieces, between the two escapes of a surrogate pair or between the bytes of its UTF-8.
+// Decoding each piece alone would turn it into two U+FFFD. The zero value is ready to use.
+type joiner struct{ held string } // the start of a split character, as it stands in JSON
 
-// join decodes the next piece, but for a character that has only begun at its end.
-// JSON that is no string is no piece.
+// join decodes the next piece, and holds back a character that is incomplete at its end. It
+// returns "" for JSON that is not a string.
 func (j *joiner) join(data json.RawMessage) string {
 	if len(data) < 2 || data[0] != '"' {
 		return ""
@@ -24,17 +24,17 @@ func (j *joiner) join(data json.RawMessage) string {
 	return decoded(text[:whole])
 }
 
-// rest decodes what has begun and was not continued.
+// rest decodes the character that is held back after the last piece.
 func (j *joiner) rest() string { return decoded(j.held) }
 
-// decoded decodes a JSON string that is without its quotes.
+// decoded decodes a JSON string without its quotes.
 func decoded(text string) (out string) {
 	_ = json.Unmarshal([]byte(`"`+text+`"`), &out) // it was part of a JSON string
 	return out
 }
 
-// begun returns the length of the character at the end of a JSON string's text whose
-// rest is missing, or 0.
+// begun returns the length of the incomplete character at the end of a JSON string's text,
+// or 0.
 func begun(text string) int {
 	for len(text) > 0 {
 		size, whole := character(text)
@@ -46,9 +46,8 @@ func begun(text string) int {
 	return 0
 }
 
-// character returns the length of the first character of a JSON string's text, and
-// whether it is whole: a high surrogate or the first bytes of UTF-8 at the end of the
-// text are not.
+// character returns the length of the first character of a JSON string's text, and whether
+// it is whole. A high surrogate, or the first bytes of UTF-8, at the end of the text are not.
 func character(text string) (size int, whole bool) {
 	if text[0] != '\\' {
 		if !utf8.FullRuneInString(text) {
@@ -71,7 +70,7 @@ func character(text string) (size int, whole bool) {
 	return 6, true
 }
 
-// escaped returns the unit of UTF-16 that the text begins with, as \uXXXX.
+// escaped returns the UTF-16 unit that the text begins with, if it begins with \uXXXX.
 func escaped(text string) (unit rune, ok bool) {
 	if len(text) < 6 || text[:2] != `\u` {
 		return 0, false
@@ -82,9 +81,9 @@ func escaped(text string) (unit rune, ok bool) {
 
 func high(unit rune) bool { return unit >= 0xd800 && unit < 0xdc00 }
 
-// isText reports whether all that valid JSON has in its strings is text: UTF-8, with
-// both halves of each surrogate pair. json.Unmarshal puts U+FFFD in place of anything
-// else, which makes two strings one.
+// isText reports whether all strings in valid JSON are text: UTF-8, with both halves of each
+// surrogate pair. json.Unmarshal replaces anything else by U+FFFD, so that two different ids
+// could become the same.
 func isText(data []byte) bool {
 	text := string(data)
 	for len(text) > 0 {

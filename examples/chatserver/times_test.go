@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// Programs that share the SQLite file write times in more ways than they cache them. One
-// that cannot be read keeps nobody from the room: the message has the time of that before
-// it, and the log names it.
+// Programs that share the SQLite file write times in more ways than they cache them. A time
+// that cannot be read does not make the room unreadable: its message gets the time of the
+// message before, and the log names it.
 func TestTimes_InTheDatabase(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "chat.db")

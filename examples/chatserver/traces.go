@@ -24,10 +24,10 @@ import (
 	"github.com/cacheaside/aside/hook"
 )
 
-// traceTimeout is how long the server waits, as it stops, for its last spans to be sent.
+// traceTimeout is how long a stopping server waits for its last spans to be sent.
 const traceTimeout = 5 * time.Second
 
-// traces are the server's spans: of requests, and of loads within them.
+// traces makes the server's spans, of requests and of the loads within them.
 type traces struct {
 	provider oteltrace.TracerProvider
 	stop     func() // sends the last spans
@@ -35,8 +35,9 @@ type traces struct {
 
 var noTraces = &traces{noop.NewTracerProvider(), func() {}}
 
-// openTraces returns spans that are sent by OTLP over HTTP to endpoint, the address of a
-// collector, and thrown away if that is empty.
+// openTraces returns traces that sends its spans by OTLP over HTTP to endpoint, the address
+// of a collector. Without an endpoint they are dropped. A collector that is unavailable
+// delays no request.
 func openTraces(ctx context.Context, endpoint, server string, log *slog.Logger) (*traces, error) {
 	if endpoint == "" {
 		return noTraces, nil
@@ -76,7 +77,7 @@ func withoutURL(err error) string {
 	return addresses.ReplaceAllString(text, "the collector")
 }
 
-// cacheHooks returns hooks that make a span of each load.
+// cacheHooks returns hooks for the cache that make a span for each load.
 func (t *traces) cacheHooks() (hook.Hooks, error) {
 	telemetry, err := asideotel.New(asideotel.Options{Name: "chat", TracerProvider: t.provider})
 	if err != nil {

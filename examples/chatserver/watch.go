@@ -8,20 +8,21 @@ import (
 	"github.com/cacheaside/aside"
 )
 
-// watchEvery is how often a page is told of the cache.
+// watchEvery is the time between two cache events of a page.
 const watchEvery = time.Second
 
-// about is what a page is told once.
+// about is the data of the first event of a stream. It does not change.
 type about struct {
 	Server   string `json:"server"`
 	Model    string `json:"model"` // empty: the built-in responder
 	Database string `json:"database"`
 }
 
-// cacheState is what a page is told again and again.
+// cacheState is the data of a cache event. Its counters are of this server alone, since the
+// server started.
 type cacheState struct {
-	Enabled    bool      `json:"enabled"`   // not switched off
-	Available  bool      `json:"available"` // and it answers
+	Enabled    bool      `json:"enabled"`   // false when the cache is switched off
+	Available  bool      `json:"available"` // false also when it does not answer
 	Backend    string    `json:"backend"`
 	Version    string    `json:"version,omitempty"`
 	UsedMemory string    `json:"used_memory,omitempty"`
@@ -38,7 +39,7 @@ type cacheState struct {
 	Chat       *chatKeys `json:"chat,omitempty"`
 }
 
-// chatKeys is what there is of one room.
+// chatKeys is the state of the room that a page shows. Keys are those in the cache.
 type chatKeys struct {
 	ChatID     string    `json:"chat_id"`
 	Newest     int64     `json:"newest"` // id of its last message
@@ -51,9 +52,9 @@ type chatKey struct {
 	TTLMS float64 `json:"ttl_ms"`
 }
 
-// watch streams, as server-sent events, about once, then cache each second, and
-// read for each read of a conversation, from the last ones on. Only the room that is
-// watched is named: to know a room's id is all that it takes to read it.
+// watch streams server-sent events to a page: about once, then the last reads, then cache
+// each second and read for each read of a conversation. A read names its room only if it is
+// the room that is watched, since anyone who knows a room's id can read it.
 func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	last, reads, stop := s.reads.watch()
 	defer stop()
@@ -88,6 +89,8 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// state asks the cache for its status, also while the breaker is open, so that the page shows
+// when it is available again.
 func (s *Server) state(ctx context.Context, chatID string) cacheState {
 	st, err := s.repo.cache.Status(ctx)
 	out := cacheState{
@@ -103,6 +106,8 @@ func (s *Server) state(ctx context.Context, chatID string) cacheState {
 	return out
 }
 
+// chatState looks at the room's keys with aside.Peek, which does not load, count or log: a
+// page that watches must not change the figures that it shows.
 func (s *Server) chatState(ctx context.Context, chatID string, available bool) *chatKeys {
 	out := &chatKeys{ChatID: chatID, Keys: []chatKey{}}
 	var err error

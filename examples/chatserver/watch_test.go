@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// watch yields what a page is told of a room until stop.
+// watch yields the events of a page that shows the room, until stop.
 func (c *client) watch(room string) (events iter.Seq2[string, string], stop func()) {
 	c.t.Helper()
 	ctx, stop := context.WithTimeout(c.t.Context(), 30*time.Second)
@@ -75,8 +75,8 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// Who watches a room is not told the ids of others, which are all it takes to read
-// them.
+// A page that watches a room is not told the ids of others, as an id is enough to read a
+// room.
 func TestWatch_NamesNoOtherRoom(t *testing.T) {
 	t.Parallel()
 	c := serverOn(t, map[string]string{"CACHE_TYPE": "memory"})

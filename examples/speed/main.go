@@ -1,11 +1,11 @@
-// Speed measures what the cache buys: histories of a large database, served by the
-// chat server over HTTP with the cache off, in memory, and on Redis.
+// Speed measures the gain of the cache. It reads histories of a large database from the chat
+// server over HTTP, with the cache off, in memory, and on Redis.
 //
 //	go run ./examples/speed
 //	go run ./examples/speed -postgres postgres://user@host/db
 //
-// It needs redis-server on the PATH for the figures of Redis. The databases are
-// filled first, which takes a minute or two.
+// The figures of Redis need redis-server on the PATH. The program fills the databases first,
+// which takes a minute or two.
 package main
 
 import (
@@ -34,20 +34,20 @@ import (
 )
 
 type options struct {
-	rooms, messages int
-	reads           int
-	rounds          int
-	delay           time.Duration
-	postgres        string
+	rooms, messages int           // of each database
+	reads           int           // per round
+	rounds          int           // per server; the median of the rounds counts
+	delay           time.Duration // DATABASE_DELAY of the servers with a distant database
+	postgres        string        // URL of an empty database, or empty for SQLite alone
 }
 
 func main() {
 	var o options
-	flag.IntVar(&o.rooms, "rooms", 1000, "how many rooms the database has")
-	flag.IntVar(&o.messages, "messages", 1_000_000, "how many messages, altogether")
-	flag.IntVar(&o.reads, "reads", 200, "how many histories are read a round")
-	flag.IntVar(&o.rounds, "rounds", 5, "how many rounds, of which the median counts")
-	flag.DurationVar(&o.delay, "delay", 30*time.Millisecond, "what a distant database takes")
+	flag.IntVar(&o.rooms, "rooms", 1000, "number of rooms in the database")
+	flag.IntVar(&o.messages, "messages", 1_000_000, "number of messages in all rooms together")
+	flag.IntVar(&o.reads, "reads", 200, "number of histories read per round")
+	flag.IntVar(&o.rounds, "rounds", 5, "number of rounds, of which the median counts")
+	flag.DurationVar(&o.delay, "delay", 30*time.Millisecond, "time that a distant database takes in addition")
 	flag.StringVar(&o.postgres, "postgres", "", "the `URL` of an empty PostgreSQL database")
 	flag.Parse()
 	if err := speed(o); err != nil {
@@ -56,9 +56,11 @@ func main() {
 	}
 }
 
+// speed prints the table. The chat server runs as a process of its own and is asked over HTTP,
+// so each figure has the costs that a client of the server sees.
 func speed(o options) error {
 	if o.rooms < 1 || o.messages < o.rooms || o.reads < 1 || o.rounds < 1 {
-		return errors.New("-rooms, -reads and -rounds are at least 1, and -messages at least -rooms")
+		return errors.New("want -rooms, -reads and -rounds of at least 1, and -messages of at least -rooms")
 	}
 	dir, err := os.MkdirTemp("", "speed")
 	if err != nil {
@@ -92,7 +94,9 @@ func speed(o options) error {
 
 type database struct{ name, url string }
 
-// measure fills a database, and times reads of its rooms with each cache in turn.
+// measure fills a database and times reads of its rooms. The servers, one for each cache, run
+// at the same time and take turns in random order, so that a slow moment of the machine does
+// not count against one cache alone.
 func measure(o options, db database, binary, redisAddr string, table io.Writer) error {
 	rooms, err := fill(o, db, binary)
 	if err != nil {
@@ -138,7 +142,8 @@ func median(times []time.Duration) time.Duration {
 	return times[len(times)/2]
 }
 
-// fill makes the tables by starting the server once, and fills them.
+// fill fills the tables, which it has the chat server make by starting it once. It writes to
+// the database directly, which is much faster than a request for each message.
 func fill(o options, db database, binary string) (rooms []string, err error) {
 	s, err := startServer(binary, db, "none", "", 0)
 	if err != nil {
@@ -207,7 +212,7 @@ func startServer(binary string, db database, cache, redisAddr string, delay time
 	if redisAddr != "" {
 		s.cmd.Env = append(s.cmd.Env, "REDIS_URL=redis://"+redisAddr)
 	}
-	s.cmd.Dir = filepath.Dir(binary) // where no .env is
+	s.cmd.Dir = filepath.Dir(binary) // a directory without a .env
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
@@ -220,7 +225,7 @@ func startServer(binary string, db database, cache, redisAddr string, delay time
 		time.Sleep(50 * time.Millisecond)
 	}
 	s.stop()
-	return nil, errors.New("the chat server does not answer")
+	return nil, errors.New("the chat server did not answer within 30 s")
 }
 
 func (s *server) stop() {
@@ -230,8 +235,8 @@ func (s *server) stop() {
 	}
 }
 
-// round reads a room once, so that it is cached where there is a cache, and then
-// again: it returns the median time of that second read, over several rooms.
+// round reads random rooms twice each, and returns the median time of the second reads. The
+// first read fills the cache, if there is one.
 func (s *server) round(rooms []string, reads int) (time.Duration, error) {
 	var times []time.Duration
 	for range reads {
@@ -261,11 +266,12 @@ func get(url string) error {
 	return nil
 }
 
-// startRedis starts a Redis of the program's own, if there is one on the PATH.
+// startRedis starts redis-server on a free port, without persistence. If the PATH has none,
+// addr is empty and the table has no figures of Redis.
 func startRedis(dir string) (addr string, stop func(), err error) {
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
-		fmt.Println("redis-server is not on the PATH: no figures of Redis")
+		fmt.Println("redis-server not found on the PATH: no figures of Redis")
 		return "", func() {}, nil
 	}
 	if addr, err = freeAddr(); err != nil {

@@ -1,5 +1,5 @@
-// The page: rooms and their conversations through the server's JSON interface, and
-// what the server tells of its cache through server-sent events.
+// The page. It reads and writes rooms and their conversations through the server's JSON
+// interface, and follows the state of the cache through server-sent events.
 import { texts } from "/page/texts.js";
 
 const $ = (id) => document.getElementById(id);
@@ -15,15 +15,17 @@ const state = {
   user: new URLSearchParams(location.search).get("user") ?? stored("user", "guest"),
   rooms: [],
   room: null, // the one that is shown
-  messages: [],
-  newest: 0, // id of the last message that is shown
-  told: 0, // id of the last message that the server has told of
-  reply: null, // {text, cancelled}: one that this page has asked for
+  messages: null, // the room's, or null until its history has come
+  loading: false, // whether its history is being loaded
+  newest: null, // id of the last message that is shown, 0 in an empty room
+  told: null, // id of the last message for which the server's event had the history loaded
+  reply: null, // {text, room}: the reply that this page has asked for
   about: null,
-  cache: null,
+  cache: null, // the last cache event
+  heard: false, // whether the server has sent its last reads, which come before the first cache event
   samples: [], // {at, hits, misses} of the last minute and a half
   reads: [],
-  limits: new Map(), // key: the longest time to live that was seen of it
+  limits: new Map(), // each key's longest time to live so far, which its bar is measured by
 };
 const t = () => texts[state.language];
 
@@ -103,8 +105,8 @@ function drawRooms() {
 
 async function open(room, show = true) {
   state.room = room;
-  state.messages = [];
-  state.newest = state.told = 0;
+  state.messages = state.newest = state.told = null;
+  state.loading = false;
   history.replaceState(null, "", room ? `#${room.chat_id}` : location.pathname + location.search);
   notice();
   if (show) view("chat");
@@ -138,15 +140,23 @@ $("reload").addEventListener("click", () => trying(loadMessages));
 
 async function loadMessages() {
   const room = state.room;
-  const messages = await call("GET", inRoom("/messages")).catch(async (err) => {
-    if (err.code !== 404 || room !== state.room) throw err;
-    await open(null); // somebody has deleted it
-    await loadRooms();
-  });
-  if (!messages || room !== state.room) return;
-  state.messages = messages;
-  state.newest = messages.at(-1)?.message_id ?? 0;
+  state.loading = true;
   drawMessages();
+  try {
+    const messages = await call("GET", inRoom("/messages"));
+    if (room !== state.room) return;
+    state.messages = messages;
+    state.newest = messages.at(-1)?.message_id ?? 0;
+  } catch (err) {
+    if (err.code !== 404 || room !== state.room) throw err;
+    await open(null); // another page has deleted the room
+    await loadRooms();
+  } finally {
+    if (room === state.room) {
+      state.loading = false;
+      drawMessages();
+    }
+  }
 }
 
 function bubble(message, growing) {
@@ -160,12 +170,15 @@ function bubble(message, growing) {
   return el;
 }
 
-// drawMessages leaves what is there already, so that a screen reader says what is new.
+// drawMessages keeps the elements that are there already, so that a screen reader reads
+// only new ones. A room is called empty only when its history is known to be: while it
+// loads, the style sheet shows that after a moment, so that a quick answer does not flicker.
 function drawMessages() {
   const log = $("messages");
-  const wanted = state.messages.map((m) => [`${m.message_id} ${state.language}`, () => bubble(m)]);
+  const wanted = (state.messages ?? []).map((m) => [`${m.message_id} ${state.language}`, () => bubble(m)]);
   if (state.reply?.room === state.room && state.room) wanted.push(["reply", () => bubble({ role: "assistant", content: state.reply.text }, true)]);
-  if (wanted.length === 0 && state.room) wanted.push([`none ${state.language}`, () => make("p", { className: "empty", textContent: t().emptyRoom })]);
+  if (wanted.length === 0 && state.messages) wanted.push([`none ${state.language}`, () => make("p", { className: "empty", textContent: t().emptyRoom })]);
+  if (wanted.length === 0 && state.loading) wanted.push([`loading ${state.language}`, () => make("p", { className: "empty loading", textContent: t().loadingRoom })]);
   let same = 0;
   while (same < wanted.length && log.children[same]?.dataset.key === wanted[same][0]) same++;
   while (log.children.length > same) log.lastElementChild.remove();
@@ -184,6 +197,7 @@ function drawRoom() {
   $("composer").hidden = !room;
   drawReplying();
   drawMessages();
+  drawKeys();
 }
 
 function drawReplying() {
@@ -218,15 +232,15 @@ async function say(text) {
   try {
     $("text").value = "";
     const said = await call("POST", inRoom("/messages", reply.room), { role: "user", content: text }).catch((err) => {
-      $("text").value ||= text; // not lost
+      $("text").value ||= text; // so that it can be sent again
       throw err;
     });
-    if (reply.room === state.room) state.messages.push(said);
+    if (reply.room === state.room) state.messages = [...(state.messages ?? []), said];
     drawMessages();
     await generate(reply);
   } finally {
     state.reply = null;
-    if (state.cache?.chat) state.cache.chat.generating = false; // until the server tells otherwise
+    if (state.cache?.chat) state.cache.chat.generating = false; // until the next event
     drawReplying();
     if (reply.room === state.room) await loadMessages();
   }
@@ -244,13 +258,16 @@ async function generate(reply) {
         grow(reply);
       } else {
         ended = true;
-        if (name === "cancelled") notice(t().cancelled);
-        if (name === "error") notice(t().errors[data.kind] ?? data.message);
+        if (name === "cancelled") notice(ending(t().cancelled, data));
+        if (name === "error") notice(ending(t().errors[data.kind] ?? data.message, data.saved));
       }
     }
-  } catch { /* the connection is gone: said below */ }
+  } catch { /* the connection was lost: the notice below says so */ }
   if (!ended) notice(t().errors.broken);
 }
+
+// ending says whether a reply that was cut left a message.
+const ending = (text, saved) => (saved ? `${text} ${t().saved}` : text);
 
 function grow(reply) {
   const text = $("messages").querySelector(".growing p");
@@ -271,7 +288,7 @@ async function cancel() {
 
 $("cancel").addEventListener("click", () => trying(cancel));
 
-// What the server tells.
+// The server's events.
 
 let source;
 function listen() {
@@ -281,7 +298,8 @@ function listen() {
   source.addEventListener("about", (event) => {
     state.about = JSON.parse(event.data);
     state.reads = [];
-    if (!$("lost").hidden) trying(loadRooms); // it is back
+    state.heard = false;
+    if (!$("lost").hidden) trying(loadRooms); // the server is reachable again
     $("lost").hidden = true;
     drawAbout();
     drawReads();
@@ -294,16 +312,20 @@ function listen() {
     state.cache = JSON.parse(event.data);
     sample();
     drawCache();
+    if (!state.heard) {
+      state.heard = true;
+      drawReads();
+    }
     drawReplying();
     const chat = state.cache.chat;
-    if (chat && chat.chat_id === state.room?.chat_id && chat.newest !== state.newest && chat.newest !== state.told && !state.reply) {
+    if (chat && chat.chat_id === state.room?.chat_id && chat.newest !== state.newest && chat.newest !== state.told && !state.reply && !state.loading) {
       state.told = chat.newest;
       trying(loadMessages);
     }
   });
   source.onerror = () => {
     $("lost").hidden = false;
-    // A browser tries again by itself, but for a server that answers with an error.
+    // A browser reconnects by itself, except to a server that answered with an error.
     if (source.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
   };
 }
@@ -311,7 +333,7 @@ function listen() {
 function sample() {
   const { hits, misses } = state.cache;
   const last = state.samples.at(-1);
-  if (last && (hits < last.hits || misses < last.misses)) state.samples = []; // another server, or a new one
+  if (last && (hits < last.hits || misses < last.misses)) state.samples = []; // another server, or one that has restarted
   state.samples.push({ at: Date.now(), hits, misses });
   state.samples = state.samples.filter((s) => s.at > Date.now() - 95_000);
 }
@@ -369,11 +391,13 @@ function drawReads() {
     row.setAttribute("aria-label", t().read(read, title(read.chat_id)));
     return row;
   }));
-  $("no-reads").hidden = state.reads.length > 0;
+  $("no-reads").hidden = state.reads.length > 0 || !state.heard;
 }
 
 function drawKeys() {
-  const keys = state.cache?.chat?.keys ?? [];
+  const chat = state.cache?.chat;
+  const known = !!state.room && chat?.chat_id === state.room.chat_id;
+  const keys = known ? chat.keys : [];
   $("keys").replaceChildren(...keys.map(({ key, ttl_ms: ttl }) => {
     const limit = Math.max(ttl, state.limits.get(key) ?? 0);
     state.limits.set(key, limit);
@@ -383,7 +407,7 @@ function drawKeys() {
     bar.setAttribute("aria-label", key);
     return make("li", {}, make("code", { textContent: key, title: key }), make("time", { textContent: left }), bar);
   }));
-  $("no-keys").hidden = keys.length > 0 || !state.cache?.available || !state.room;
+  $("no-keys").hidden = keys.length > 0 || !known || !state.cache.available;
 }
 
 const result = (text) => { $("result").textContent = text; };
@@ -395,7 +419,7 @@ async function clear(token) {
   } catch (err) {
     if (err.code !== 401) return result(t().failed(err.message));
     $("token").value = "";
-    $("ask").returnValue = ""; // Esc leaves the one before
+    $("ask").returnValue = ""; // Esc would leave that of the last time
     $("ask").showModal();
   }
 }
@@ -425,6 +449,7 @@ function speak() {
   document.documentElement.lang = state.language;
   $("language").value = state.language;
   for (const el of document.querySelectorAll("[data-text]")) el.textContent = t()[el.dataset.text];
+  $("words").replaceChildren(...t().meanings.flatMap(([word, meaning]) => [make("dt", { textContent: word }), make("dd", { textContent: meaning })]));
   for (const el of document.querySelectorAll("[data-label]")) el.setAttribute("aria-label", t()[el.dataset.label]);
   for (const el of document.querySelectorAll("[data-placeholder]")) el.placeholder = t()[el.dataset.placeholder];
   drawAbout();

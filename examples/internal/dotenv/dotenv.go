@@ -12,8 +12,8 @@ import (
 	"unicode/utf8"
 )
 
-// Expressions of python-dotenv's parser, with its idea of a blank. Go's regexp finds
-// the same matches.
+// Expressions of python-dotenv's parser, with its definition of a blank. Go's regexp
+// finds the same matches.
 const (
 	blank  = `\t\v\f \x1c-\x1f\x{85}\p{Z}` // on one line
 	blanks = `[` + blank + `]*`
@@ -44,7 +44,7 @@ var (
 
 // Parse returns the variables of a .env file. It leaves out those that env has, the
 // process's environment, which takes precedence; ${NAME} and ${NAME:-default} are
-// replaced from env and from earlier lines, in quotes of both kinds, too.
+// replaced from env and from earlier lines, also in quotes of both kinds.
 //
 // The error has a line for each mistake, with the number of the line in the file and
 // the name of the variable, if there is one. It never shows a value. Where
@@ -72,7 +72,7 @@ func Parse(file []byte, env map[string]string) (values map[string]string, warnin
 	return values, p.warnings, nil
 }
 
-// decode returns file as text whose lines end with \n.
+// decode returns file as text with lines that end with \n.
 func decode(file []byte) (string, error) {
 	text := strings.TrimPrefix(string(file), "\ufeff")
 	if strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff") || strings.ContainsRune(text, 0) {
@@ -95,12 +95,12 @@ type parser struct {
 	env    map[string]string
 	values map[string]string
 	errs   []error
-	lost   bool // a quote makes it unknown where the next statement begins
+	lost   bool // an unclosed quote hides where the next statement begins
 
 	warnings []string
 }
 
-// take reads what expr matches, and returns its first group.
+// take reads the text that expr matches at the start of rest, and returns the first group.
 func (p *parser) take(expr *regexp.Regexp) (group string, ok bool) {
 	m := expr.FindStringSubmatchIndex(p.rest)
 	if m == nil {

@@ -22,9 +22,8 @@ const (
 	same    = ""          // as we take it
 )
 
-// forms are what may stand in a .env file for the variable A, and what programs take
-// it for: we, python-dotenv 1.2 (load_dotenv), Node's dotenv 16 and sh (set -a; .
-// ./.env). All columns were measured; TestParse_AsPython measures python-dotenv's again.
+// forms are lines of a .env file for the variable A, and the values that programs read from
+// them: Parse, python-dotenv 1.2 (load_dotenv), Node's dotenv 16 and sh (set -a; . ./.env). All columns were measured; TestParse_AsPython measures python-dotenv's again.
 // A row with an err must fail.
 var forms = []struct {
 	name, file           string
@@ -163,8 +162,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// All mistakes are reported at once, but none after a quote that is not closed: what
-// follows may be a secret.
+// All mistakes are reported at once, but none after a quote that is not closed, as the text
+// there may be a secret.
 func TestParse_ManyMistakes(t *testing.T) {
 	t.Parallel()
 	_, _, err := dotenv.Parse([]byte("A=1\n;x\nB=${NONE}\nC='x'\nhunter2 hunter2\nD='${NONE}'\nE='hunter2\nhunter2=${NONE}\n"), nil)
@@ -207,7 +206,7 @@ func TestParse_TextThatIsTakenForAComment(t *testing.T) {
 	}
 }
 
-// The column of python-dotenv is what it does, where it is installed.
+// The column of python-dotenv agrees with python-dotenv, where it is installed.
 func TestParse_AsPython(t *testing.T) {
 	t.Parallel()
 	const script = `import dotenv, io, json, os, sys, tempfile

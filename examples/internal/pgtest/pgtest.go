@@ -16,9 +16,10 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 )
 
-// Start starts a PostgreSQL of the test's own, if there is one on this machine, and
-// returns its address. It skips the test where there is none, or fails
-// it if ASIDE_TEST_REQUIRE_POSTGRES is set.
+// Start starts a private PostgreSQL server for the test and returns its address. The server
+// stops when the test ends. It listens on a Unix socket only, so that tests need no free
+// port. If PostgreSQL is not installed, Start skips the test, or fails it if
+// ASIDE_TEST_REQUIRE_POSTGRES is set.
 func Start(t testing.TB) (databaseURL string) {
 	t.Helper()
 	initdb, err := exec.LookPath("initdb")
@@ -27,15 +28,16 @@ func Start(t testing.TB) (databaseURL string) {
 	}
 	if err != nil {
 		if os.Getenv("ASIDE_TEST_REQUIRE_POSTGRES") != "" {
-			t.Fatal("PostgreSQL's initdb is not on this machine, and is required")
+			t.Fatal("PostgreSQL's initdb not found, and ASIDE_TEST_REQUIRE_POSTGRES is set")
 		}
-		t.Skip("PostgreSQL's initdb is not on this machine")
+		t.Skip("PostgreSQL's initdb not found")
 	}
 	dir, err := os.MkdirTemp("", "pg") // t.TempDir is too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	// Pdeathsig stops the server also when the test binary is killed.
 	as := &syscall.SysProcAttr{Pdeathsig: syscall.SIGQUIT}
 	if os.Getuid() == 0 { // PostgreSQL refuses to run as root
 		as.Credential = postgresUser(t)
@@ -78,6 +80,7 @@ func Start(t testing.TB) (databaseURL string) {
 	return ""
 }
 
+// postgresUser returns a user without privileges, for tests that run as root.
 func postgresUser(t testing.TB) *syscall.Credential {
 	for _, name := range []string{"postgres", "nobody"} {
 		if u, err := user.Lookup(name); err == nil {
