@@ -25,6 +25,7 @@ install_missing() {
 	command -v redis-cli >/dev/null || need+=(redis-tools)
 	command -v spin >/dev/null || need+=(spin)
 	command -v gcc >/dev/null || need+=(gcc libc6-dev)
+	command -v curl >/dev/null || need+=(curl)
 	command -v chromium >/dev/null || need+=(chromium fonts-noto-cjk)
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need+=(postgresql)
 	/usr/bin/python3 -c 'import redis, dotenv' 2>/dev/null || need+=(python3 python3-redis python3-dotenv)
