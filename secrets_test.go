@@ -19,6 +19,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/hook"
 	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 	"github.com/cacheaside/aside/internal/secrettest"
@@ -108,6 +109,7 @@ func TestSecrets_PrintedConfig(t *testing.T) {
 	t.Parallel()
 	cfg := planted(t)
 	cfg.Type = "" // the wrong texts are in the errors below
+	cfg.Hooks = []hook.Hooks{{Read: func(context.Context, hook.Read) {}}}
 	type service struct {
 		Name  string
 		Cache aside.Config
@@ -124,6 +126,9 @@ func TestSecrets_PrintedConfig(t *testing.T) {
 	} {
 		secrettest.Check(t, name, secrettest.Printed(v))
 		data, err := json.Marshal(v)
+		if err != nil {
+			t.Errorf("%s as JSON: %v", name, err)
+		}
 		secrettest.Check(t, name+" as JSON", fmt.Sprint(string(data), err))
 		var log bytes.Buffer
 		for _, handler := range []slog.Handler{slog.NewTextHandler(&log, nil), slog.NewJSONHandler(&log, nil)} {
