@@ -82,7 +82,7 @@ type Backend interface {
 	// Fill ends it without storing when the value is no longer the one that the lease was
 	// granted for: another value, the same one stored again, or one removed before its end.
 	// A store may fail to notice a value that another program has put there with the same
-	// length and the same end.
+	// length and the same end, and may store in place of a value that it has evicted itself.
 	Fill(ctx context.Context, key, token string, fill Fill) (stored bool, err error)
 
 	// Release ends the lease of token without storing anything. A lease that has ended is
