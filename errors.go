@@ -25,9 +25,10 @@ var (
 	// Update that has run its write does not return it.
 	ErrClosed = backend.ErrClosed
 
-	// ErrUnavailable is returned by the methods of a Cache, never by GetOrLoad, while the
-	// breaker is open or the backend does not answer in time. The operation may have been
-	// carried out or not.
+	// ErrUnavailable is returned by the methods of a Cache, and by Peek, Generations.Running
+	// and Generations.Cancel, while the backend is unavailable or its breaker is open.
+	// GetOrLoad, Update and Invalidate have no such error of their own. The operation may
+	// have been carried out or not.
 	ErrUnavailable = errors.New("aside: the cache backend is unavailable")
 
 	// ErrInvalidKey is wrapped by errors about an invalid key, keyspace or prefix. It is a

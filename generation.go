@@ -181,9 +181,10 @@ func (g *Generation) isClaimed() bool {
 	return g.claimed
 }
 
-// Cancel asks the room's generation to stop, in whichever process it runs. Its context
-// ends within 250 ms. It returns [ErrNotGenerating] if none runs, and [ErrUnavailable] if
-// none runs in this process and the backend is unavailable.
+// Cancel asks the room's generation to stop, in whichever process it runs. While the
+// backend is available, the generation's context ends within 250 ms. Cancel returns
+// [ErrNotGenerating] if none runs, and [ErrUnavailable] if none runs in this process and
+// the backend is unavailable.
 func (gs *Generations) Cancel(ctx context.Context, chatID string) error {
 	key := GenerationKey(chatID)
 	if err := key.check(); err != nil {

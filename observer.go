@@ -38,7 +38,7 @@ type Stats struct {
 	Hits               int64 // reads of values that the cache had, or was storing, when they came
 	NearHits           int64 // lookups that the near cache answered; nearly all are hits
 	StaleHits          int64 // hits of values older than their keyspace's RefreshAfter
-	Misses             int64 // reads that were no hits; none are counted while the cache is switched off
+	Misses             int64 // reads that were not hits; none are counted while the cache is switched off
 	Loads              int64 // calls of loaders
 	LoadErrors         int64 // loads that ended with an error other than ErrNotFound, or a panic
 	Refreshes          int64 // loads to replace a value older than RefreshAfter; Loads includes them

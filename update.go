@@ -27,8 +27,8 @@ import (
 // not. The context of write ends with [ErrBlockLost] as its cause if the block cannot be
 // renewed before it lapses.
 //
-// write is not called if ctx is already done, keys is empty or has an invalid key, or c
-// is closed; Update then returns the reason.
+// write is not called if ctx is already done or ends before the keys are blocked, keys is
+// empty or has an invalid key, or c is closed; Update then returns the reason.
 //
 // If the backend does not take the block, write runs nevertheless, unless
 // Config.RefuseWrites is set. The keys are then distrusted in this process until their
