@@ -307,9 +307,9 @@ func (f *front) Close() error {
 	f.memo.ForgetAll()
 	err := errors.Join(late, f.backend.Close())
 	if overflowed {
-		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered, and more than the queue held: other processes may serve stale values until they expire (%w)", left, ErrUnavailable))
+		err = errors.Join(err, fmt.Errorf("aside: closed with %d invalidations undelivered, and more than the queue held: other processes may serve stale values until they expire (%w)", left, ErrUnavailable))
 	} else if left > 0 {
-		err = errors.Join(late, fmt.Errorf("aside: closed with %d invalidations undelivered: other processes may serve stale values for these keys until they expire (%w)", left, ErrUnavailable))
+		err = errors.Join(err, fmt.Errorf("aside: closed with %d invalidations undelivered: other processes may serve stale values for these keys until they expire (%w)", left, ErrUnavailable))
 	}
 	return err
 }

@@ -151,14 +151,11 @@ func (u *update) run(ctx context.Context, write func(context.Context) error) err
 	// invalidations are queued by then.
 	defer u.f.queue.Release(unblocked)
 	defer u.f.finalise(ctx, u.budget, u.token, u.keys)
-	if len(unblocked) > 0 {
-		// A ctx that ended during the block is the likely cause, and the write would fail.
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if u.f.cfg.RefuseWrites {
-			return ErrWriteRefused
-		}
+	if err := ctx.Err(); err != nil { // it ended during the block, and the write would fail
+		return err
+	}
+	if len(unblocked) > 0 && u.f.cfg.RefuseWrites {
+		return ErrWriteRefused
 	}
 	blocked := without(u.keys, unblocked)
 	if len(blocked) == 0 || u.f.off { // there is no block to extend
