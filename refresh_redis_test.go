@@ -139,6 +139,32 @@ func TestRefresh_Jitter(t *testing.T) {
 	twoAged(t, cfg, func(t *testing.T, _ *miniredis.Miniredis, c, _ aside.Cache, _ [2]*line) { jittered(t, c) })
 }
 
+// A value that this library has marked is refreshed by the first read after its mark, also
+// where jitter has shortened the mark more than the value's own time: it is not taken for
+// another program's, which has no mark.
+func TestRefresh_JitteredMarkThatHasEnded(t *testing.T) {
+	t.Parallel()
+	twoAged(t, aside.Config{Jitter: 0.5}, func(t *testing.T, server *miniredis.Miniredis, c, _ aside.Cache, _ [2]*line) {
+		s := aside.Keyspace{Name: "aged", TTL: 20 * time.Minute, RefreshAfter: 9 * time.Minute}
+		for i := range 20 {
+			key, n := s.Key(fmt.Sprint(i)), &numbered{}
+			read := func() { must(aside.GetOrLoad(t.Context(), c, key, n.load)) }
+			read()
+			aside.AwaitFills(c)
+			mark := server.TTL("{" + key.String() + "}:lease")
+			if mark <= 0 {
+				t.Fatalf("%v: the mark ends in %v", key, mark)
+			}
+			time.Sleep(mark + time.Millisecond)
+			read()
+			time.Sleep(100 * time.Millisecond)
+			if got := n.Load(); got != 2 {
+				t.Errorf("%v: %d loads after a mark of %v, want 2", key, got, mark)
+			}
+		}
+	})
+}
+
 // Another program stores a newer value while a refresh runs: a reader who has seen that, and
 // waits for the refresh, does not get the older one.
 func TestRefresh_WaitsAndKeepsToWhatItSaw(t *testing.T) {
