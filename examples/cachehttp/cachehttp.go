@@ -27,7 +27,8 @@ type Options struct {
 // method:
 //
 //	GET  /cache/status  the cache's state and counters; 200 also while the cache is unavailable
-//	POST /cache/clear   removes the cached values, as cache.Clear does; 503 when that fails
+//	POST /cache/clear   removes the cached values, as cache.Clear does; 503 when that fails;
+//	                    says so where the cache is off, as other processes' values stay
 //	GET  /cache/test    times a Set and a Get of a key of its own; 503 when they fail
 //	GET  /cache/config  the settings in force
 //
@@ -67,6 +68,10 @@ func (h *handler) clear(w http.ResponseWriter, r *http.Request) {
 		respond.Error(w, http.StatusUnauthorized, "clearing the cache needs Authorization: Bearer with the admin token")
 		return
 	}
+	if h.disabled() { // the keys that other processes have stored in Redis stay
+		h.answerDisabled(w, disabledMessage+": nothing was cleared")
+		return
+	}
 	if err := h.cache.Clear(r.Context()); err != nil {
 		respond.Error(w, http.StatusServiceUnavailable, h.unavailable())
 		return
@@ -97,10 +102,7 @@ type speed struct {
 
 func (h *handler) test(w http.ResponseWriter, r *http.Request) {
 	if h.disabled() {
-		respond.Success(w, http.StatusOK, struct {
-			Enabled bool   `json:"enabled"`
-			Message string `json:"message"`
-		}{false, disabledMessage})
+		h.answerDisabled(w, disabledMessage)
 		return
 	}
 	result, err := h.measure(r.Context())
@@ -143,6 +145,14 @@ const disabledMessage = "Cache is disabled"
 // disabled reports whether the cache is switched off: it then answers no read, and is not
 // unavailable either.
 func (h *handler) disabled() bool { return h.backend() == "none" }
+
+// answerDisabled answers a request that needs a cache which is switched off.
+func (h *handler) answerDisabled(w http.ResponseWriter, message string) {
+	respond.Success(w, http.StatusOK, struct {
+		Enabled bool   `json:"enabled"`
+		Message string `json:"message"`
+	}{false, message})
+}
 
 // unavailable returns the message of an answer for which the cache was needed.
 func (h *handler) unavailable() string {

@@ -37,6 +37,7 @@ func TestHandler(t *testing.T) {
 
 		{memory, "POST", "/cache/clear", bearer, 200, "Cache cleared"},
 		{memory, "POST", "/api/v1/cache/clear", map[string]string{"Authorization": "bearer " + token}, 200, "Cache cleared"},
+		{none, "POST", "/cache/clear", bearer, 200, `"enabled":false,"message":"Cache is disabled: nothing was cleared"`},
 		{unavailable, "POST", "/cache/clear", bearer, 503, "Redis not available"},
 		{memory, "POST", "/cache/clear", nil, 401, "needs Authorization"},
 		{memory, "POST", "/cache/clear", map[string]string{"Authorization": "Bearer another"}, 401, "needs Authorization"},

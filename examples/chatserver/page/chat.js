@@ -414,8 +414,8 @@ const result = (text) => { $("result").textContent = text; };
 
 async function clear(token) {
   try {
-    await call("POST", "/cache/clear", undefined, token ? { Authorization: `Bearer ${token}` } : {});
-    result(t().cleared);
+    const data = await call("POST", "/cache/clear", undefined, token ? { Authorization: `Bearer ${token}` } : {});
+    result(data.enabled === false ? t().disabled : t().cleared);
   } catch (err) {
     if (err.code !== 401) return result(t().failed(err.message));
     $("token").value = "";
