@@ -508,6 +508,34 @@ func TestP6_CloseDeliversOrSaysWhatIsLeft(t *testing.T) {
 	})
 }
 
+// An Update whose ctx ends while its keys are blocked does not write, whether or not the
+// blocks were taken, and leaves no key blocked.
+func TestP2_UpdateWhoseContextEndsDuringTheBlock(t *testing.T) {
+	t.Parallel()
+	for name, fault := range map[string]error{"taken": nil, "refused": errDown} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, store := faulty(t, aside.Config{})
+			ctx, cancel := context.WithCancel(t.Context())
+			store.SetFault(func(_ context.Context, method string) error {
+				if method == "Block" {
+					cancel()
+					return fault
+				}
+				return nil
+			})
+			err := aside.Update(ctx, c, func(context.Context) error { t.Error("it writes"); return nil }, room)
+			if err != context.Canceled {
+				t.Errorf("got %v, want that ctx was canceled", err)
+			}
+			redistest.Eventually(t, "the key is trusted", func() bool { return !aside.Pending(c, room) })
+			read(t, c, func(context.Context) (string, error) { return "v", nil })
+			read(t, c, fails(t))
+		})
+	}
+}
+
+
 func TestP2_RefuseWrites(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
