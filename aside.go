@@ -569,7 +569,7 @@ func Peek[T any](ctx context.Context, c Cache, key Key) (value T, left time.Dura
 }
 
 // Fresh returns a context for reads that take only the result of a load that began after
-// them. The result is stored. Use it to show the newest value, or to warm the cache up.
+// them. The result is stored. Use it to show the newest value.
 // Other readers go on getting the stored value meanwhile.
 //
 // It takes effect through a repository's methods, but not inside loaders: reads that a
