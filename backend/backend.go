@@ -12,6 +12,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 )
 
@@ -225,6 +226,15 @@ const (
 	NotFound             // there is no value but a not-found marker
 )
 
+// String returns the name of the constant m, or else a text such as "Mark(9)".
+func (m Mark) String() string {
+	names := [...]string{"Unmarked", "Fresh", "Leased", "NotFound"}
+	if m < Unmarked || m > NotFound {
+		return "Mark(" + strconv.Itoa(int(m)) + ")"
+	}
+	return names[m]
+}
+
 // FailedFor is how long a store remembers that a lease was released without a value: see
 // LeaseRequest.WaitedFor. If another lease is granted within that time, the store may
 // remember the failure for as long as that lease lasts.
@@ -247,6 +257,15 @@ const (
 	Marked                         // to a Refresh: the key has a value that is fresh
 	Gone                           // to a Refresh: the key has no value
 )
+
+// String returns the name of the constant s, or else a text such as "LeaseState(9)".
+func (s LeaseState) String() string {
+	names := [...]string{"Granted", "Loading", "Writing", "Unleased", "Present", "Absent", "Marked", "Gone"}
+	if s < Granted || s > Gone {
+		return "LeaseState(" + strconv.Itoa(int(s)) + ")"
+	}
+	return names[s-Granted]
+}
 
 // Lease is the answer of [Backend.Lease].
 type Lease struct {
