@@ -12,7 +12,9 @@ import (
 var ofLeases = []testCase{
 	{"LeaseThenFill", func(t *test) {
 		token := t.granted(key)
+		t.step("a leased key")
 		t.wantMiss(key)
+		t.step("after Fill")
 		t.fill(key, token, value, true)
 		t.wantHit(key, value)
 	}},
@@ -38,13 +40,17 @@ var ofLeases = []testCase{
 	}},
 	{"FillNeedsTheToken", func(t *test) {
 		t.granted(key)
+		t.step("a Fill with another token")
 		t.fill(key, "another", value, false)
+		t.step("a Fill with no token")
 		t.fill(key, "", value, false)
 		t.wantMiss(key)
 	}},
 	{"FillEndsTheLease", func(t *test) {
 		token := t.granted(key)
+		t.step("the first Fill")
 		t.fill(key, token, value, true)
+		t.step("the second Fill")
 		t.fill(key, token, []byte("again"), false)
 		t.wantHit(key, value)
 	}},
@@ -67,7 +73,9 @@ var ofLeases = []testCase{
 		if token == old {
 			t.Fatalf("the token %q was granted twice", token)
 		}
+		t.step("a Fill with the token of the lease that Delete ended")
 		t.fill(key, old, []byte("old"), false)
+		t.step("a Fill with the next lease's token")
 		t.fill(key, token, value, true)
 		t.wantHit(key, value)
 	}},
@@ -75,6 +83,7 @@ var ofLeases = []testCase{
 		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: 300 * time.Millisecond})
 		t.must(err)
 		t.h.Advance(t.T, 400*time.Millisecond)
+		t.step("after the lease has expired")
 		t.fill(key, l.Token, value, false)
 		t.extend(key, l.Token, false)
 		t.granted(key)
@@ -87,8 +96,10 @@ var ofLeases = []testCase{
 		t.must(err)
 		t.want("state", l.State, backend.Granted)
 		t.h.Advance(t.T, 400*time.Millisecond)
+		t.step("after the lease has expired")
 		t.extend(key, l.Token, false)
 		t.fill(key, l.Token, value, false)
+		t.step("the next lease")
 		token := t.granted(key)
 		t.lease(key, backend.Loading)
 		t.fill(key, token, value, true)
@@ -105,14 +116,18 @@ var ofLeases = []testCase{
 		t.fill(key, l.Token, value, true)
 	}},
 	{"ExtendNeedsTheToken", func(t *test) {
+		t.step("Extend of a key without a lease")
 		t.extend(key, "nobody", false)
+		t.step("Extend with another token")
 		t.granted(key)
 		t.extend(key, "another", false)
 	}},
 	{"ReleaseLetsTheNextLoad", func(t *test) {
 		token := t.granted(key)
+		t.step("Release with another token")
 		t.must(t.c.Release(t.Context(), key, "another"))
 		t.lease(key, backend.Loading)
+		t.step("Release with the lease's token")
 		t.must(t.c.Release(t.Context(), key, token))
 		t.fill(key, token, value, false)
 		t.granted(key)
@@ -142,6 +157,7 @@ var ofLeases = []testCase{
 		t.want("state", l.State, backend.Loading)
 	}},
 	{"NotFoundIsRemembered", func(t *test) {
+		t.step("a not-found marker")
 		t.brief(func(d time.Duration) bool {
 			t.must(t.c.Delete(t.Context(), key))
 			stored, err := t.c.Fill(t.Context(), key, t.granted(key), backend.Fill{NotFound: true, TTL: d})
@@ -152,6 +168,7 @@ var ofLeases = []testCase{
 			t.must(err)
 			return l.State == backend.Absent
 		})
+		t.step("after the marker has expired")
 		t.granted(key)
 	}},
 	{"NotFoundNeedsTheToken", func(t *test) {
@@ -171,6 +188,7 @@ var ofLeases = []testCase{
 				t.must(t.c.Unblock(t.Context(), "w", key))
 			},
 		} {
+			t.step("%s of a key with a not-found marker", name)
 			token := t.granted(key)
 			if _, err := t.c.Fill(t.Context(), key, token, backend.Fill{NotFound: true, TTL: ttl}); err != nil {
 				t.Fatal(name, err)
@@ -181,9 +199,11 @@ var ofLeases = []testCase{
 	}},
 	{"BadValueIsRemovedIfItIsStillThere", func(t *test) {
 		t.set(key, []byte("not json"))
+		t.step("Undecodable is not the stored value")
 		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Undecodable: []byte("other")})
 		t.must(err)
 		t.want("state", l.State, backend.Present)
+		t.step("Undecodable is the stored value")
 		l, err = t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Undecodable: []byte("not json")})
 		t.must(err)
 		t.want("state", l.State, backend.Granted)
@@ -192,7 +212,9 @@ var ofLeases = []testCase{
 	{"ClaimShowsItsValue", func(t *test) {
 		token := t.claim(backend.Granted)
 		t.wantHit(key, []byte("1"))
+		t.step("a claim on a key with another owner's claim")
 		t.claim(backend.Present)
+		t.step("after Release of the claim")
 		t.must(t.c.Release(t.Context(), key, token))
 		t.wantMiss(key)
 		t.claim(backend.Granted)
@@ -201,20 +223,25 @@ var ofLeases = []testCase{
 		old := t.claim(backend.Granted)
 		t.must(t.c.Delete(t.Context(), key)) // by another program
 		token := t.claim(backend.Granted)
+		t.step("Extend and Release of a claim that Delete ended")
 		t.extend(key, old, false)
 		t.must(t.c.Release(t.Context(), key, old))
 		t.wantHit(key, []byte("1"))
+		t.step("Extend of the claim that stands")
 		t.extend(key, token, true)
 	}},
 	{"AClaimMayBeAskedForAgain", func(t *test) {
 		req := backend.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: "mine"}
+		t.step("a claim by the same owner, twice")
 		for range 2 {
 			l, err := t.c.Lease(t.Context(), key, req)
 			t.must(err)
 			t.want("state", l.State, backend.Granted)
 			t.want("token", l.Token, "mine")
 		}
+		t.step("a claim by another owner")
 		t.claim(backend.Present)
+		t.step("after Release of the claim")
 		t.must(t.c.Release(t.Context(), key, "mine"))
 		t.wantMiss(key)
 	}},
@@ -225,6 +252,7 @@ var ofLeases = []testCase{
 	{"SetEndsAClaim", func(t *test) {
 		token := t.claim(backend.Granted)
 		t.set(key, []byte("1"))
+		t.step("Extend and Release of a claim that Set ended")
 		t.extend(key, token, false)
 		t.must(t.c.Release(t.Context(), key, token))
 		t.wantHit(key, []byte("1"))
@@ -238,16 +266,21 @@ var ofLeases = []testCase{
 			t.want("state of the claim", l.State, want)
 			return l
 		}
+		t.step("a claim in place of a value that is not there")
 		claim(backend.Absent) // there is no value to replace
 		t.wantMiss(key)
+		t.step("a claim in place of another value than the stored one")
 		t.set(key, []byte("other"))
 		if l := claim(backend.Present); string(l.Value) != "other" {
 			t.Errorf("the value is %.80q, want %.80q", l.Value, "other")
 		}
+		t.step("a claim in place of the stored value")
 		t.set(key, []byte("1"))
 		claim(backend.Granted)
 		t.wantHit(key, []byte("mine"))
+		t.step("that claim again")
 		claim(backend.Granted) // asked for again
+		t.step("after Release of the claim")
 		t.must(t.c.Release(t.Context(), key, "mine"))
 		t.wantMiss(key)
 	}},
@@ -266,6 +299,7 @@ var ofLeases = []testCase{
 		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: 300 * time.Millisecond, Claim: []byte("1"), Owner: "mine"})
 		t.must(err)
 		t.h.Advance(t.T, 400*time.Millisecond)
+		t.step("after the claim has expired")
 		t.wantMiss(key)
 		t.extend(key, l.Token, false)
 		t.claim(backend.Granted)
