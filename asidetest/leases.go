@@ -219,6 +219,39 @@ var ofLeases = []testCase{
 		t.wantMiss(key)
 		t.claim(backend.Granted)
 	}},
+	{"AClaimIsGrantedOnABlockedKey", func(t *test) {
+		t.must(t.c.Block(t.Context(), "w", ttl, key))
+		t.step("a claim on a blocked key")
+		token := t.claim(backend.Granted)
+		t.wantHit(key, []byte("1"))
+		t.lease(key, backend.Present)
+		t.refresh(key, old, backend.Loading)
+		t.extend(key, token, true)
+		t.step("after Release of the claim")
+		t.must(t.c.Release(t.Context(), key, token))
+		t.wantMiss(key)
+		t.lease(key, backend.Writing) // the block stays
+	}},
+	{"AClaimReplacesANotFoundMarker", func(t *test) {
+		t.filled(key, t.granted(key), backend.Fill{NotFound: true, TTL: ttl})
+		t.step("a claim on a key with a not-found marker")
+		token := t.claim(backend.Granted)
+		t.wantHit(key, []byte("1"))
+		t.extend(key, token, true)
+		t.step("after Release of the claim")
+		t.must(t.c.Release(t.Context(), key, token))
+		t.wantMiss(key)
+		t.granted(key)
+	}},
+	{"AClaimEndsALease", func(t *test) {
+		lease := t.granted(key)
+		t.step("a claim on a key with a lease")
+		token := t.claim(backend.Granted)
+		t.fill(key, lease, value, false)
+		t.wantHit(key, []byte("1"))
+		t.extend(key, lease, false)
+		t.extend(key, token, true)
+	}},
 	{"ClaimIsTheOwners", func(t *test) {
 		old := t.claim(backend.Granted)
 		t.must(t.c.Delete(t.Context(), key)) // by another program
