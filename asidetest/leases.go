@@ -2,6 +2,10 @@ package asidetest
 
 import (
 	"bytes"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cacheaside/aside/backend"
@@ -146,6 +150,79 @@ var ofLeases = []testCase{
 				return
 			}
 			t.must(t.c.Delete(t.Context(), key)) // too slow: the failure is forgotten, so try again
+		}
+	}},
+	{"AFailedLoadIsForgottenAfterItsTime", func(t *test) {
+		const other = "chat_messages:B"
+		start := time.Now()
+		failed, failedToo := t.granted(key), t.granted(other)
+		t.must(t.c.Release(t.Context(), key, failed))
+		t.must(t.c.Release(t.Context(), other, failedToo))
+		t.h.Advance(t.T, backend.FailedFor-500*time.Millisecond)
+		t.step("shortly before FailedFor is over")
+		t.granted(key)
+		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, WaitedFor: failed})
+		t.must(err)
+		if time.Since(start) < backend.FailedFor { // or this machine is slow
+			t.want("state of a lease, WaitedFor the failed one", l.State, backend.Unleased)
+		}
+		t.h.Advance(t.T, 600*time.Millisecond)
+		t.step("after FailedFor is over")
+		t.granted(other)
+		l, err = t.c.Lease(t.Context(), other, backend.LeaseRequest{TTL: ttl, WaitedFor: failedToo})
+		t.must(err)
+		t.want("state of a lease, WaitedFor the failed one", l.State, backend.Loading)
+	}},
+	{"DeadlineTellsRenewalsApart", func(t *test) {
+		for _, kind := range []struct {
+			name    string
+			request backend.LeaseRequest
+		}{
+			{"a lease", backend.LeaseRequest{TTL: ttl}},
+			{"a lease to refresh", backend.LeaseRequest{TTL: ttl, Refresh: &old}},
+		} {
+			t.step("%s", kind.name)
+			t.must(t.c.Delete(t.Context(), key))
+			if kind.request.Refresh != nil {
+				t.set(key, value)
+			}
+			holder, err := t.c.Lease(t.Context(), key, kind.request)
+			t.must(err)
+			t.want("state", holder.State, backend.Granted)
+			seen := make(map[string]bool)
+			for renewals, lasts := range []time.Duration{ttl, ttl, 2 * ttl, ttl, ttl} {
+				t.step("%s, renewed %d times", kind.name, renewals)
+				if renewals > 0 {
+					held, err := t.c.Extend(t.Context(), holder.Token, lasts, key)
+					t.must(err)
+					t.want("held", held, true)
+				}
+				for range 2 { // it stays the same between renewals
+					l, err := t.c.Lease(t.Context(), key, kind.request)
+					t.must(err)
+					t.want("state", l.State, backend.Loading)
+					if l.Deadline == "" {
+						return // the store cannot tell
+					}
+					text, ms, _ := strings.Cut(l.Deadline, " ")
+					if text == "" || ms != strconv.FormatInt(lasts.Milliseconds(), 10) {
+						t.Errorf("Deadline %q, want a text without blanks, a blank and %d", l.Deadline, lasts.Milliseconds())
+					}
+					seen[l.Deadline] = true
+				}
+				if len(seen) != renewals+1 {
+					t.Fatalf("%d Deadlines so far, want one for the lease and one for each renewal: %q", len(seen), slices.Collect(maps.Keys(seen)))
+				}
+			}
+		}
+	}},
+	{"GetMarkedOfALeasedKeyIsAMiss", func(t *test) {
+		t.granted(key)
+		t.step("GetMarked of a key with a lease and no value")
+		got, mark, ok, err := t.c.GetMarked(t.Context(), key)
+		t.must(err)
+		if ok || mark == backend.NotFound {
+			t.Errorf("%.80q, %v, %v; want a miss without a not-found marker", got, mark, ok)
 		}
 	}},
 	{"WhoWaitedForAnInvalidatedLoadWaitsAgain", func(t *test) {
