@@ -2,6 +2,10 @@ package asidetest
 
 import (
 	"bytes"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/cacheaside/aside/backend"
@@ -12,7 +16,9 @@ import (
 var ofLeases = []testCase{
 	{"LeaseThenFill", func(t *test) {
 		token := t.granted(key)
+		t.step("a leased key")
 		t.wantMiss(key)
+		t.step("after Fill")
 		t.fill(key, token, value, true)
 		t.wantHit(key, value)
 	}},
@@ -38,13 +44,17 @@ var ofLeases = []testCase{
 	}},
 	{"FillNeedsTheToken", func(t *test) {
 		t.granted(key)
+		t.step("a Fill with another token")
 		t.fill(key, "another", value, false)
+		t.step("a Fill with no token")
 		t.fill(key, "", value, false)
 		t.wantMiss(key)
 	}},
 	{"FillEndsTheLease", func(t *test) {
 		token := t.granted(key)
+		t.step("the first Fill")
 		t.fill(key, token, value, true)
+		t.step("the second Fill")
 		t.fill(key, token, []byte("again"), false)
 		t.wantHit(key, value)
 	}},
@@ -67,7 +77,9 @@ var ofLeases = []testCase{
 		if token == old {
 			t.Fatalf("the token %q was granted twice", token)
 		}
+		t.step("a Fill with the token of the lease that Delete ended")
 		t.fill(key, old, []byte("old"), false)
+		t.step("a Fill with the next lease's token")
 		t.fill(key, token, value, true)
 		t.wantHit(key, value)
 	}},
@@ -75,6 +87,7 @@ var ofLeases = []testCase{
 		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: 300 * time.Millisecond})
 		t.must(err)
 		t.h.Advance(t.T, 400*time.Millisecond)
+		t.step("after the lease has expired")
 		t.fill(key, l.Token, value, false)
 		t.extend(key, l.Token, false)
 		t.granted(key)
@@ -87,8 +100,10 @@ var ofLeases = []testCase{
 		t.must(err)
 		t.want("state", l.State, backend.Granted)
 		t.h.Advance(t.T, 400*time.Millisecond)
+		t.step("after the lease has expired")
 		t.extend(key, l.Token, false)
 		t.fill(key, l.Token, value, false)
+		t.step("the next lease")
 		token := t.granted(key)
 		t.lease(key, backend.Loading)
 		t.fill(key, token, value, true)
@@ -105,14 +120,18 @@ var ofLeases = []testCase{
 		t.fill(key, l.Token, value, true)
 	}},
 	{"ExtendNeedsTheToken", func(t *test) {
+		t.step("Extend of a key without a lease")
 		t.extend(key, "nobody", false)
+		t.step("Extend with another token")
 		t.granted(key)
 		t.extend(key, "another", false)
 	}},
 	{"ReleaseLetsTheNextLoad", func(t *test) {
 		token := t.granted(key)
+		t.step("Release with another token")
 		t.must(t.c.Release(t.Context(), key, "another"))
 		t.lease(key, backend.Loading)
+		t.step("Release with the lease's token")
 		t.must(t.c.Release(t.Context(), key, token))
 		t.fill(key, token, value, false)
 		t.granted(key)
@@ -133,6 +152,79 @@ var ofLeases = []testCase{
 			t.must(t.c.Delete(t.Context(), key)) // too slow: the failure is forgotten, so try again
 		}
 	}},
+	{"AFailedLoadIsForgottenAfterItsTime", func(t *test) {
+		const other = "chat_messages:B"
+		start := time.Now()
+		failed, failedToo := t.granted(key), t.granted(other)
+		t.must(t.c.Release(t.Context(), key, failed))
+		t.must(t.c.Release(t.Context(), other, failedToo))
+		t.h.Advance(t.T, backend.FailedFor-500*time.Millisecond)
+		t.step("shortly before FailedFor is over")
+		t.granted(key)
+		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, WaitedFor: failed})
+		t.must(err)
+		if time.Since(start) < backend.FailedFor { // or this machine is slow
+			t.want("state of a lease, WaitedFor the failed one", l.State, backend.Unleased)
+		}
+		t.h.Advance(t.T, 600*time.Millisecond)
+		t.step("after FailedFor is over")
+		t.granted(other)
+		l, err = t.c.Lease(t.Context(), other, backend.LeaseRequest{TTL: ttl, WaitedFor: failedToo})
+		t.must(err)
+		t.want("state of a lease, WaitedFor the failed one", l.State, backend.Loading)
+	}},
+	{"DeadlineTellsRenewalsApart", func(t *test) {
+		for _, kind := range []struct {
+			name    string
+			request backend.LeaseRequest
+		}{
+			{"a lease", backend.LeaseRequest{TTL: ttl}},
+			{"a lease to refresh", backend.LeaseRequest{TTL: ttl, Refresh: &old}},
+		} {
+			t.step("%s", kind.name)
+			t.must(t.c.Delete(t.Context(), key))
+			if kind.request.Refresh != nil {
+				t.set(key, value)
+			}
+			holder, err := t.c.Lease(t.Context(), key, kind.request)
+			t.must(err)
+			t.want("state", holder.State, backend.Granted)
+			seen := make(map[string]bool)
+			for renewals, lasts := range []time.Duration{ttl, ttl, 2 * ttl, ttl, ttl} {
+				t.step("%s, renewed %d times", kind.name, renewals)
+				if renewals > 0 {
+					held, err := t.c.Extend(t.Context(), holder.Token, lasts, key)
+					t.must(err)
+					t.want("held", held, true)
+				}
+				for range 2 { // it stays the same between renewals
+					l, err := t.c.Lease(t.Context(), key, kind.request)
+					t.must(err)
+					t.want("state", l.State, backend.Loading)
+					if l.Deadline == "" {
+						return // the store cannot tell
+					}
+					text, ms, _ := strings.Cut(l.Deadline, " ")
+					if text == "" || ms != strconv.FormatInt(lasts.Milliseconds(), 10) {
+						t.Errorf("Deadline %q, want a text without blanks, a blank and %d", l.Deadline, lasts.Milliseconds())
+					}
+					seen[l.Deadline] = true
+				}
+				if len(seen) != renewals+1 {
+					t.Fatalf("%d Deadlines so far, want one for the lease and one for each renewal: %q", len(seen), slices.Collect(maps.Keys(seen)))
+				}
+			}
+		}
+	}},
+	{"GetMarkedOfALeasedKeyIsAMiss", func(t *test) {
+		t.granted(key)
+		t.step("GetMarked of a key with a lease and no value")
+		got, mark, ok, err := t.c.GetMarked(t.Context(), key)
+		t.must(err)
+		if ok || mark == backend.NotFound {
+			t.Errorf("%.80q, %v, %v; want a miss without a not-found marker", got, mark, ok)
+		}
+	}},
 	{"WhoWaitedForAnInvalidatedLoadWaitsAgain", func(t *test) {
 		gone := t.granted(key)
 		t.must(t.c.Delete(t.Context(), key))
@@ -142,6 +234,7 @@ var ofLeases = []testCase{
 		t.want("state", l.State, backend.Loading)
 	}},
 	{"NotFoundIsRemembered", func(t *test) {
+		t.step("a not-found marker")
 		t.brief(func(d time.Duration) bool {
 			t.must(t.c.Delete(t.Context(), key))
 			stored, err := t.c.Fill(t.Context(), key, t.granted(key), backend.Fill{NotFound: true, TTL: d})
@@ -152,6 +245,7 @@ var ofLeases = []testCase{
 			t.must(err)
 			return l.State == backend.Absent
 		})
+		t.step("after the marker has expired")
 		t.granted(key)
 	}},
 	{"NotFoundNeedsTheToken", func(t *test) {
@@ -171,6 +265,7 @@ var ofLeases = []testCase{
 				t.must(t.c.Unblock(t.Context(), "w", key))
 			},
 		} {
+			t.step("%s of a key with a not-found marker", name)
 			token := t.granted(key)
 			if _, err := t.c.Fill(t.Context(), key, token, backend.Fill{NotFound: true, TTL: ttl}); err != nil {
 				t.Fatal(name, err)
@@ -181,9 +276,11 @@ var ofLeases = []testCase{
 	}},
 	{"BadValueIsRemovedIfItIsStillThere", func(t *test) {
 		t.set(key, []byte("not json"))
+		t.step("Undecodable is not the stored value")
 		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Undecodable: []byte("other")})
 		t.must(err)
 		t.want("state", l.State, backend.Present)
+		t.step("Undecodable is the stored value")
 		l, err = t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Undecodable: []byte("not json")})
 		t.must(err)
 		t.want("state", l.State, backend.Granted)
@@ -192,29 +289,69 @@ var ofLeases = []testCase{
 	{"ClaimShowsItsValue", func(t *test) {
 		token := t.claim(backend.Granted)
 		t.wantHit(key, []byte("1"))
+		t.step("a claim on a key with another owner's claim")
 		t.claim(backend.Present)
+		t.step("after Release of the claim")
 		t.must(t.c.Release(t.Context(), key, token))
 		t.wantMiss(key)
 		t.claim(backend.Granted)
+	}},
+	{"AClaimIsGrantedOnABlockedKey", func(t *test) {
+		t.must(t.c.Block(t.Context(), "w", ttl, key))
+		t.step("a claim on a blocked key")
+		token := t.claim(backend.Granted)
+		t.wantHit(key, []byte("1"))
+		t.lease(key, backend.Present)
+		t.refresh(key, old, backend.Loading)
+		t.extend(key, token, true)
+		t.step("after Release of the claim")
+		t.must(t.c.Release(t.Context(), key, token))
+		t.wantMiss(key)
+		t.lease(key, backend.Writing) // the block stays
+	}},
+	{"AClaimReplacesANotFoundMarker", func(t *test) {
+		t.filled(key, t.granted(key), backend.Fill{NotFound: true, TTL: ttl})
+		t.step("a claim on a key with a not-found marker")
+		token := t.claim(backend.Granted)
+		t.wantHit(key, []byte("1"))
+		t.extend(key, token, true)
+		t.step("after Release of the claim")
+		t.must(t.c.Release(t.Context(), key, token))
+		t.wantMiss(key)
+		t.granted(key)
+	}},
+	{"AClaimEndsALease", func(t *test) {
+		lease := t.granted(key)
+		t.step("a claim on a key with a lease")
+		token := t.claim(backend.Granted)
+		t.fill(key, lease, value, false)
+		t.wantHit(key, []byte("1"))
+		t.extend(key, lease, false)
+		t.extend(key, token, true)
 	}},
 	{"ClaimIsTheOwners", func(t *test) {
 		old := t.claim(backend.Granted)
 		t.must(t.c.Delete(t.Context(), key)) // by another program
 		token := t.claim(backend.Granted)
+		t.step("Extend and Release of a claim that Delete ended")
 		t.extend(key, old, false)
 		t.must(t.c.Release(t.Context(), key, old))
 		t.wantHit(key, []byte("1"))
+		t.step("Extend of the claim that stands")
 		t.extend(key, token, true)
 	}},
 	{"AClaimMayBeAskedForAgain", func(t *test) {
 		req := backend.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: "mine"}
+		t.step("a claim by the same owner, twice")
 		for range 2 {
 			l, err := t.c.Lease(t.Context(), key, req)
 			t.must(err)
 			t.want("state", l.State, backend.Granted)
 			t.want("token", l.Token, "mine")
 		}
+		t.step("a claim by another owner")
 		t.claim(backend.Present)
+		t.step("after Release of the claim")
 		t.must(t.c.Release(t.Context(), key, "mine"))
 		t.wantMiss(key)
 	}},
@@ -225,6 +362,7 @@ var ofLeases = []testCase{
 	{"SetEndsAClaim", func(t *test) {
 		token := t.claim(backend.Granted)
 		t.set(key, []byte("1"))
+		t.step("Extend and Release of a claim that Set ended")
 		t.extend(key, token, false)
 		t.must(t.c.Release(t.Context(), key, token))
 		t.wantHit(key, []byte("1"))
@@ -238,16 +376,21 @@ var ofLeases = []testCase{
 			t.want("state of the claim", l.State, want)
 			return l
 		}
+		t.step("a claim in place of a value that is not there")
 		claim(backend.Absent) // there is no value to replace
 		t.wantMiss(key)
+		t.step("a claim in place of another value than the stored one")
 		t.set(key, []byte("other"))
 		if l := claim(backend.Present); string(l.Value) != "other" {
 			t.Errorf("the value is %.80q, want %.80q", l.Value, "other")
 		}
+		t.step("a claim in place of the stored value")
 		t.set(key, []byte("1"))
 		claim(backend.Granted)
 		t.wantHit(key, []byte("mine"))
+		t.step("that claim again")
 		claim(backend.Granted) // asked for again
+		t.step("after Release of the claim")
 		t.must(t.c.Release(t.Context(), key, "mine"))
 		t.wantMiss(key)
 	}},
@@ -266,6 +409,7 @@ var ofLeases = []testCase{
 		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: 300 * time.Millisecond, Claim: []byte("1"), Owner: "mine"})
 		t.must(err)
 		t.h.Advance(t.T, 400*time.Millisecond)
+		t.step("after the claim has expired")
 		t.wantMiss(key)
 		t.extend(key, l.Token, false)
 		t.claim(backend.Granted)

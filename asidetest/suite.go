@@ -10,6 +10,7 @@
 package asidetest
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -19,8 +20,8 @@ import (
 
 // Harness is the suite's access to a backend under test.
 type Harness struct {
-	// New returns an empty backend for one test. The suite does not close it: register its
-	// Close with t.Cleanup.
+	// New returns an empty backend for one test. Register its Close with t.Cleanup: the
+	// suite closes it only in the case about Close, where yours is one more.
 	New func(t *testing.T) backend.Backend
 
 	// Advance makes d pass by the backend's clock. Set it for a backend with a clock that
@@ -63,10 +64,12 @@ const (
 var value = []byte(`["hello"]`)
 
 // storing are the rules for a backend that stores.
-var storing = slices.Concat(ofValues, ofLeases, ofRefreshes, ofBlocks)
+var storing = slices.Concat(ofValues, ofLeases, ofRefreshes, ofBlocks, ofClose)
 
 // storingNothing are the rules for a backend that stores nothing.
-var storingNothing = []testCase{
+var storingNothing = slices.Concat(ofNothing, ofClose)
+
+var ofNothing = []testCase{
 	{"StoresNothing", func(t *test) {
 		t.set(key, value)
 		t.wantMiss(key)
@@ -82,5 +85,45 @@ var storingNothing = []testCase{
 		t.must(t.c.Clear(t.Context(), "chat_messages:"))
 		_, err := t.c.Info(t.Context())
 		t.must(err)
+	}},
+}
+
+// ofClose is the rule about Close.
+var ofClose = []testCase{
+	{"CallsAfterCloseAreRefused", func(t *test) {
+		t.set(key, value)
+		t.step("the first Close")
+		t.must(t.c.Close())
+		ctx := t.Context()
+		for name, call := range map[string]func() error{
+			"Get":       func() error { _, _, err := t.c.Get(ctx, key); return err },
+			"GetMarked": func() error { _, _, _, err := t.c.GetMarked(ctx, key); return err },
+			"TTL":       func() error { _, _, err := t.c.TTL(ctx, key); return err },
+			"Set":       func() error { return t.c.Set(ctx, key, value, ttl) },
+			"Delete":    func() error { return t.c.Delete(ctx, key) },
+			"Lease":     func() error { _, err := t.c.Lease(ctx, key, backend.LeaseRequest{TTL: ttl}); return err },
+			"Lease of a claim": func() error {
+				_, err := t.c.Lease(ctx, key, backend.LeaseRequest{TTL: ttl, Claim: []byte("1"), Owner: "mine"})
+				return err
+			},
+			"Lease to refresh": func() error {
+				_, err := t.c.Lease(ctx, key, backend.LeaseRequest{TTL: ttl, Refresh: &old})
+				return err
+			},
+			"Extend":  func() error { _, err := t.c.Extend(ctx, "x", ttl, key); return err },
+			"Fill":    func() error { _, err := t.c.Fill(ctx, key, "x", backend.Fill{Value: value, TTL: ttl}); return err },
+			"Release": func() error { return t.c.Release(ctx, key, "x") },
+			"Block":   func() error { return t.c.Block(ctx, "w", ttl, key) },
+			"Unblock": func() error { return t.c.Unblock(ctx, "w", key) },
+			"Clear":   func() error { return t.c.Clear(ctx, "chat_messages:") },
+			"Info":    func() error { _, err := t.c.Info(ctx); return err },
+		} {
+			t.step("%s after Close", name)
+			if err := call(); !errors.Is(err, backend.ErrClosed) {
+				t.Errorf("got the error %v, want ErrClosed", err)
+			}
+		}
+		t.step("the second Close")
+		t.must(t.c.Close())
 	}},
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"fmt"
 	"testing"
 	"time"
 
@@ -14,17 +15,34 @@ import (
 // another answer than the one wanted.
 type test struct {
 	*testing.T
-	h Harness
-	c backend.Backend
+	h  Harness
+	c  backend.Backend
+	at string // see step
 }
 
 func (t *test) Context() context.Context { return t.T.Context() }
+
+// step names the part of the case that follows, for the messages of its failures: an
+// author of a store should not have to look up a line of the suite to understand them.
+func (t *test) step(format string, args ...any) { t.at = fmt.Sprintf(format, args...) + ": " }
+
+// Errorf is that of testing.T, with the step before the message.
+func (t *test) Errorf(format string, args ...any) {
+	t.Helper()
+	t.T.Error(t.at + fmt.Sprintf(format, args...))
+}
+
+// Fatalf is that of testing.T, with the step before the message.
+func (t *test) Fatalf(format string, args ...any) {
+	t.Helper()
+	t.T.Fatal(t.at + fmt.Sprintf(format, args...))
+}
 
 // must fails the test on an error.
 func (t *test) must(err error) {
 	t.Helper()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 }
 
@@ -76,7 +94,7 @@ func (t *test) granted(key string) (token string) {
 	t.Helper()
 	l := t.lease(key, backend.Granted)
 	if l.Token == "" {
-		t.Fatal("granted a lease without a token")
+		t.Fatalf("granted a lease without a token")
 	}
 	return l.Token
 }
@@ -96,7 +114,7 @@ func (t *test) mark(key string) backend.Mark {
 	t.Helper()
 	_, mark, ok, err := t.c.GetMarked(t.Context(), key)
 	t.must(err)
-	t.want("GetMarked finds a value", ok, true)
+	t.want("whether GetMarked finds a value", ok, true)
 	return mark
 }
 

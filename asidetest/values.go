@@ -73,6 +73,7 @@ var ofValues = []testCase{
 		t.set("a[b]*:1", value)
 		load := t.granted("a:load")
 		t.must(t.c.Block(t.Context(), "w", ttl, "a:write"))
+		t.step("Clear of a:")
 		t.must(t.c.Clear(t.Context(), "a:"))
 		t.wantMiss("a:1")
 		t.wantMiss("a:{2}")
@@ -81,6 +82,7 @@ var ofValues = []testCase{
 		t.wantHit("a[b]*:1", value)
 		t.fill("a:load", load, value, false)
 		t.lease("a:write", backend.Writing)
+		t.step("Clear of a[b]*:")
 		t.must(t.c.Clear(t.Context(), "a[b]*:"))
 		t.wantMiss("a[b]*:1")
 	}},
@@ -125,24 +127,30 @@ var ofValues = []testCase{
 var ofBlocks = []testCase{
 	{"BlockRemovesAndBlocks", func(t *test) {
 		t.set(key, value)
+		t.step("after Block")
 		t.must(t.c.Block(t.Context(), "w", ttl, key))
 		t.wantMiss(key)
 		t.lease(key, backend.Writing)
+		t.step("after Unblock")
 		t.must(t.c.Unblock(t.Context(), "w", key))
 		t.granted(key)
 	}},
 	{"BlockEndsALease", func(t *test) {
 		token := t.granted(key)
+		t.step("a Fill after Block")
 		t.must(t.c.Block(t.Context(), "w", ttl, key))
 		t.fill(key, token, value, false)
+		t.step("a Fill after Block and Unblock")
 		t.must(t.c.Unblock(t.Context(), "w", key))
 		t.fill(key, token, value, false)
 		t.wantMiss(key)
 	}},
 	{"DeleteAndSetLeaveBlocks", func(t *test) {
 		t.must(t.c.Block(t.Context(), "w", ttl, key))
+		t.step("Delete of a blocked key")
 		t.must(t.c.Delete(t.Context(), key))
 		t.lease(key, backend.Writing)
+		t.step("Set and Delete of a blocked key")
 		t.set(key, value)
 		t.must(t.c.Delete(t.Context(), key))
 		t.lease(key, backend.Writing)
@@ -150,8 +158,10 @@ var ofBlocks = []testCase{
 	{"EachWriterBlocks", func(t *test) {
 		t.must(t.c.Block(t.Context(), "w1", ttl, key))
 		t.must(t.c.Block(t.Context(), "w2", ttl, key))
+		t.step("after Unblock by one of two writers")
 		t.must(t.c.Unblock(t.Context(), "w1", key))
 		t.lease(key, backend.Writing)
+		t.step("after Unblock by both writers")
 		t.must(t.c.Unblock(t.Context(), "w2", key))
 		t.granted(key)
 	}},
@@ -160,8 +170,10 @@ var ofBlocks = []testCase{
 		t.must(t.c.Block(t.Context(), "long", ttl, key))
 		t.must(t.c.Block(t.Context(), "short2", 300*time.Millisecond, key))
 		t.h.Advance(t.T, 400*time.Millisecond)
+		t.step("after the short blocks have expired")
 		t.extend(key, "short", false)
 		t.lease(key, backend.Writing)
+		t.step("after Unblock by the writer with the long block")
 		t.must(t.c.Unblock(t.Context(), "long", key))
 		t.granted(key)
 	}},
@@ -176,8 +188,10 @@ var ofBlocks = []testCase{
 		// The block was lost, a reader slipped in, and another has the lease.
 		token := t.granted(key)
 		t.fill(key, token, value, true)
+		t.step("Unblock without a block, of a key with a value")
 		t.must(t.c.Unblock(t.Context(), "lost", key))
 		t.wantMiss(key)
+		t.step("Unblock without a block, of a key with a lease")
 		token = t.granted(key)
 		t.must(t.c.Unblock(t.Context(), "lost", key))
 		t.fill(key, token, value, false)

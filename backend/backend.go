@@ -12,6 +12,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 )
 
@@ -41,7 +42,10 @@ type Backend interface {
 	// is a hit.
 	Get(ctx context.Context, key string) (value []byte, ok bool, err error)
 
-	// GetMarked is Get, and also tells whether the value is fresh.
+	// GetMarked is Get, and also tells whether the value is fresh. On a miss, mark is
+	// NotFound if the key has a not-found marker. Otherwise it is any other mark, and means
+	// nothing: of a key without a value that has a lease, one store may say Leased and
+	// another Unmarked.
 	GetMarked(ctx context.Context, key string) (value []byte, mark Mark, ok bool, err error)
 
 	// TTL returns how long the value stored under key will still be kept. ok is false if
@@ -63,6 +67,21 @@ type Backend interface {
 	// Lease asks for the right to load the value of key and to store it with Fill. The State
 	// of the answer says whether it is granted; no other answer than Granted comes with a
 	// lease.
+	//
+	// Undecodable, if it is the stored value, is removed before anything else. To a request
+	// without a Claim or a Refresh, the answer is the first of these that applies:
+	//
+	//  1. Present, if the key has a value.
+	//  2. Absent, if it has a not-found marker.
+	//  3. Writing, if it is blocked.
+	//  4. Unleased, if there is a lease, and WaitedFor is the last one that was released
+	//     without a value.
+	//  5. Loading, if there is a lease. One that is Overdue has ended, here and in 4.
+	//  6. Granted.
+	//
+	// A value comes before a block, so that no reader of a stored value loads because of a
+	// writer. It comes before a lease, as a caller may ask just after the load that it waited
+	// for has stored. [LeaseRequest] has the answers to a Claim and to a Refresh.
 	//
 	// Every granted lease must have a fresh token, even if a client library sends the
 	// request twice: a token that was used before could let a load that lost its lease store
@@ -136,23 +155,35 @@ type LeaseRequest struct {
 	Undecodable []byte
 
 	// Claim, if not nil, is stored as the key's value together with the lease, for as long:
-	// a lease that other programs can see. It is granted if and only if the key has no
-	// value, or that of a claim with the same Owner. With Undecodable, it is granted if and
-	// only if it replaces that value, or the same Owner's claim stands; the answer is Absent
-	// if the key has no value.
+	// a lease that other programs can see. The answer is the first of these that applies,
+	// after Undecodable is removed if it is the stored value:
+	//
+	//  1. Granted, if the key has the value of a claim with the same Owner. That claim
+	//     stays as it is, and so does its end.
+	//  2. Present, if the key has any other value.
+	//  3. Absent, if Undecodable is set and was not the stored value: such a claim may only
+	//     replace that value.
+	//  4. Granted.
+	//
+	// A claim is granted on a blocked key, where the block stays. It takes the place of a
+	// not-found marker, and ends a reader's lease.
 	Claim []byte
 
 	// Refresh, if not nil, asks for the right to load a value again that is no longer fresh.
-	// The value stays. The answer is one of these:
+	// The value stays. The answer is the first of these that applies:
 	//
-	//   - Granted.
-	//   - Loading, if there is a lease, or, with an empty Token, in the cool-down after
-	//     a Release.
-	//   - Writing, if the key is blocked.
-	//   - Marked, if the value is fresh, or fresh by the rule of [Refresh].
-	//   - Gone, if there is no value.
+	//  1. Gone, if the key has no value. A lease, a block or a not-found marker does not
+	//     change that.
+	//  2. Loading, if there is a lease. Token may be empty if it is a claim.
+	//  3. Marked, if the value has a mark that is not over.
+	//  4. Writing, if the key is blocked.
+	//  5. Loading with an empty Token, in the cool-down after a Release.
+	//  6. Marked, if the value has no mark and is fresh by the rule of [Refresh]. A store
+	//     may count a mark that is over as none.
+	//  7. Granted.
 	//
-	// Of the other fields only TTL and WakeOn are set with it.
+	// With Always, only 2, 4 and 7 apply. Of the other fields only TTL and WakeOn are set
+	// with a Refresh.
 	Refresh *Refresh
 
 	// Owner is the token of a claim. The owner chooses it and uses it for no other claim, so
@@ -176,8 +207,10 @@ type LeaseRequest struct {
 // value is fresh if it will be kept for more than Over and for at most Within. It is then
 // marked as fresh until it will be kept for Over.
 //
-// With Always, the lease is granted whether or not there is a value, and even if it is
-// fresh: the answer is Granted, Loading or Writing.
+// With Always, the lease is granted whether or not there is a value, even if it is fresh
+// and even in a cool-down, which ends: the answer is Loading if there is a lease, else
+// Writing if the key is blocked, else Granted. A not-found marker may end when such a lease
+// is granted, or stay until its Fill; the answer to other requests is Loading or Absent.
 type Refresh struct {
 	Over, Within time.Duration
 	Always       bool
@@ -193,8 +226,18 @@ const (
 	NotFound             // there is no value but a not-found marker
 )
 
+// String returns the name of the constant m, or else a text such as "Mark(9)".
+func (m Mark) String() string {
+	names := [...]string{"Unmarked", "Fresh", "Leased", "NotFound"}
+	if m < Unmarked || m > NotFound {
+		return "Mark(" + strconv.Itoa(int(m)) + ")"
+	}
+	return names[m]
+}
+
 // FailedFor is how long a store remembers that a lease was released without a value: see
-// LeaseRequest.WaitedFor.
+// LeaseRequest.WaitedFor. If another lease is granted within that time, the store may
+// remember the failure for as long as that lease lasts.
 const FailedFor = 2 * time.Second
 
 // MaxCooldown is the longest cool-down after leases for a Refresh were released: see
@@ -215,15 +258,24 @@ const (
 	Gone                           // to a Refresh: the key has no value
 )
 
+// String returns the name of the constant s, or else a text such as "LeaseState(9)".
+func (s LeaseState) String() string {
+	names := [...]string{"Granted", "Loading", "Writing", "Unleased", "Present", "Absent", "Marked", "Gone"}
+	if s < Granted || s > Gone {
+		return "LeaseState(" + strconv.Itoa(int(s)) + ")"
+	}
+	return names[s-Granted]
+}
+
 // Lease is the answer of [Backend.Lease].
 type Lease struct {
 	State LeaseState
 	Token string // the token of the caller's lease when Granted, of the other one when Loading
 	Value []byte // the value, when Present
 
-	// Deadline, when Loading, tells the renewals of the other lease apart. It is a text that
-	// differs after each renewal, and ends in a blank and the milliseconds that the lease
-	// was made or renewed for. It is "" if the store cannot tell.
+	// Deadline, when Loading, tells the renewals of the other lease apart. It is a text
+	// without blanks that differs after each renewal, a blank, and the milliseconds that the
+	// lease was made or renewed for. It is "" if the store cannot tell.
 	Deadline string
 }
 
