@@ -535,7 +535,6 @@ func TestP2_UpdateWhoseContextEndsDuringTheBlock(t *testing.T) {
 	}
 }
 
-
 func TestP2_RefuseWrites(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
