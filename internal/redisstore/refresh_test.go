@@ -283,7 +283,7 @@ func TestRefresh_Scripts(t *testing.T) {
 			for _, f := range found {
 				got = append(got, fmt.Sprintf("%s %v", f.Value, f.Mark))
 			}
-			if want := "[ 0|1 1|2 0|2 2|3 0| 0]"; "["+strings.Join(got, "|")+"]" != want || err != nil {
+			if want := "[ Unmarked|1 Fresh|2 Unmarked|2 Leased|3 Unmarked| Unmarked]"; "["+strings.Join(got, "|")+"]" != want || err != nil {
 				s.Errorf("got %v, %v, want %v", strings.Join(got, "|"), err, want)
 			}
 		}},
