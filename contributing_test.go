@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// pagesOfContributors are read by those who change the library. Their text in backquotes
+// pagesOfContributors are for people who change the library. Their text in backquotes
 // is a command, a file, or a name in the code.
 var pagesOfContributors = []string{"CONTRIBUTING.md", "docs/releasing.md"}
 

@@ -276,7 +276,7 @@ func TestHooks_AtClose(t *testing.T) {
 		return asideStats(t, c).NearHits > 0
 	})
 	c.Close()
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(50 * time.Millisecond) // State hooks run in a goroutine that Close does not wait for
 	if events := told.all(); slices.Contains(events, "state near begins true") {
 		t.Errorf("told %q", events)
 	}

@@ -48,8 +48,8 @@ func pythonProgram() string {
 	return "python3"
 }
 
-// languageTask is a heading of the page: what aside has done before the block there runs,
-// and what is true after it.
+// languageTask is a heading of the page: the state that aside has made before its block
+// runs, and the state that the block must leave.
 type languageTask struct {
 	heading string
 	test    func(t *testing.T, server *redistest.Server, run func() string)
@@ -172,7 +172,7 @@ var languageTasks = []languageTask{
 	{"Cluster", nil}, // TestLanguages_OnACluster
 }
 
-// Each block of docs/other-languages.md does on a real Redis what the page says of it.
+// Each block of docs/other-languages.md has the effect on a real Redis that the page names.
 func TestLanguages(t *testing.T) {
 	t.Parallel()
 	eachLanguage(t, func(t *testing.T, run func(t *testing.T, addr, heading, more string) string) {

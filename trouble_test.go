@@ -535,6 +535,27 @@ func TestP2_UpdateWhoseContextEndsDuringTheBlock(t *testing.T) {
 	}
 }
 
+// closeFails is a backend whose Close fails, as that of a client may.
+type closeFails struct{ *asidetest.Faulty }
+
+var errClose = errors.New("the client is closed already")
+
+func (c closeFails) Close() error { return errors.Join(errClose, c.Faulty.Close()) }
+
+// Close returns the backend's error beside its own.
+func TestClose_ReturnsAllErrors(t *testing.T) {
+	t.Parallel()
+	store := &asidetest.Faulty{Backend: asidetest.Memory()}
+	c := must(aside.New(closeFails{store}, aside.Config{}))
+	store.SetFault(refuse)
+	if err := aside.Invalidate(t.Context(), c, room); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); !errors.Is(err, errClose) || !errors.Is(err, aside.ErrUnavailable) {
+		t.Errorf("got %v, want the backend's error, and that an invalidation is left", err)
+	}
+}
+
 func TestP2_RefuseWrites(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -205,7 +205,7 @@ func (f *front) beginNear(space *Keyspace, key string) (before near.Ticket) {
 	return before
 }
 
-// keepNear ends what beginNear began: see there.
+// keepNear ends the store that beginNear began: see there.
 func (f *front) keepNear(space *Keyspace, key string, before near.Ticket, refreshes bool, got *found) {
 	if got.ok && f.isNear(space) {
 		old := refreshes && got.mark != backend.Fresh

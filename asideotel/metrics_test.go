@@ -488,6 +488,51 @@ func TestWatch(t *testing.T) {
 	size(0)
 }
 
+// hanging is a Cache whose Status waits for the test, once it is watched.
+type hanging struct {
+	fake
+	asked, answer chan struct{}
+}
+
+func (h *hanging) Status(context.Context) (aside.Status, error) {
+	h.asked <- struct{}{}
+	<-h.answer
+	return h.status, nil
+}
+
+// Close and Watch during a collection wait for its end, and for nothing else.
+func TestWatch_DuringACollection(t *testing.T) {
+	t.Parallel()
+	l := newLab()
+	telemetry := l.telemetry(t, "")
+	h := &hanging{asked: make(chan struct{}), answer: make(chan struct{})}
+	var calls sync.WaitGroup
+	calls.Go(func() {
+		if err := telemetry.Watch(h); err != nil {
+			t.Error(err)
+		}
+	})
+	<-h.asked // Watch asks whether it is closed
+	h.answer <- struct{}{}
+	calls.Wait()
+	calls.Go(func() { l.collect(t) })
+	<-h.asked
+	calls.Go(func() {
+		if err := telemetry.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(20 * time.Millisecond) // Close most likely waits by now, which the test does not need
+	calls.Go(func() {
+		if err := telemetry.Watch(&fake{}); err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(20 * time.Millisecond) // and Watch
+	h.answer <- struct{}{}
+	calls.Wait()
+}
+
 // Two readers of one provider collect at the same time, as for two exporters.
 func TestWatch_ByTwoReaders(t *testing.T) {
 	t.Parallel()

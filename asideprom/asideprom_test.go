@@ -246,7 +246,7 @@ func TestMetrics_OfABackendThatHangs(t *testing.T) {
 	group.Wait()
 }
 
-// hanging is a backend that does not answer what it is, until it is told to.
+// hanging is a backend whose Info does not return before the test says so.
 type hanging struct {
 	*asidetest.Faulty
 	asked, answer chan struct{}

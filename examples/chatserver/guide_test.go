@@ -74,8 +74,8 @@ func blocksOf(page string) (blocks []block) {
 type step struct {
 	command, shown string
 	compared       bool // in a block of sh, nothing is shown
-	json           bool // what is shown is a block of its own, indented
-	start, end     int  // of what is shown, in the page
+	json           bool // the answer is a block of its own, indented
+	start, end     int  // of the answer, in the page
 }
 
 var started = regexp.MustCompile(`^((?:[A-Z_]+=\S+ )*)go run \./examples/chatserver( 2>chat\.log)?$`)
@@ -123,7 +123,7 @@ func readGuides(t *testing.T) (pages []string) {
 	return pages
 }
 
-// masked leaves out of an answer what is another at each run.
+// masked replaces the parts of an answer that differ from run to run.
 func masked(answer string) string {
 	ids := make(map[string]string) // the same room's are the same
 	answer = regexp.MustCompile(`\b[a-z2-7]{26}\b`).ReplaceAllStringFunc(answer, func(id string) string {
@@ -299,7 +299,7 @@ func (g *guide) step(t *testing.T, s *step, server string, pages *strings.Replac
 		return
 	}
 	command := strings.TrimPrefix(s.command, inRedis)
-	// What reads and changes nothing may be asked again: a value is stored after its
+	// A command that only reads may be sent again: a value is stored after its
 	// loader's caller has been answered.
 	reads := strings.HasPrefix(command, "redis-cli") || strings.Contains(command, "/cache/status") || strings.Contains(command, "/metrics")
 	if *writeGuide && reads {
@@ -392,7 +392,7 @@ func newShell(t *testing.T, dir string) *shell {
 	return sh
 }
 
-// run returns what a command has printed, and its exit status.
+// run returns the output of a command, and its exit status.
 func (sh *shell) run(t *testing.T, command string) (output string, code int) {
 	t.Helper()
 	format := ""
@@ -515,7 +515,7 @@ func TestGuide_Metrics(t *testing.T) {
 }
 
 // No container is started here. The files of Docker and of the editor are checked for
-// what they have in common with the pages, the settings and each other.
+// their agreement with the pages, the settings and each other.
 func TestGuide_Docker(t *testing.T) {
 	t.Parallel()
 	compose := yamlOf(t, "../compose.yaml")
@@ -605,7 +605,7 @@ func TestGuide_Docker(t *testing.T) {
 }
 
 // yamlOf reads the scalars of a YAML file of maps and lists in block style, by path. Flow
-// lists are scalars to it, and what else there is in YAML is an error.
+// lists are scalars to it, and any other form of YAML is an error.
 func yamlOf(t *testing.T, name string) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile(name)

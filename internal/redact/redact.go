@@ -88,7 +88,7 @@ const short = 8
 // replace replaces secret in text, a short one only where it is a word of its own.
 func replace(text, secret string) string {
 	var out strings.Builder
-	done, from := 0, 0 // what is in out, and where the search goes on
+	done, from := 0, 0 // the ends of the text in out, and of the text searched
 	for {
 		i := strings.Index(text[from:], secret)
 		if i < 0 {

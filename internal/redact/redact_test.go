@@ -39,6 +39,9 @@ func TestSecrets_Text(t *testing.T) {
 			t.Errorf("%q: got %q, want %q", text, got, want)
 		}
 	}
+	if got := redact.New([]string{"11"}, nil).Text("10.0.0.111:1"); got != "10.0.0.111:1" {
+		t.Errorf("a short secret within a word: got %q", got)
+	}
 	quoted := redact.New([]string{"a\"b\\c\tdefgh"}, nil)
 	if got := quoted.Text(`'a\"b\\c\tdefgh'`); got != "'***'" {
 		t.Errorf("quoted: got %q", got)
