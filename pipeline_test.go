@@ -343,7 +343,8 @@ func TestAHookThatPanics(t *testing.T) {
 	for _, command := range []string{"[eval", "[get", "[eval, and exits", "[get, and exits"} {
 		command, exits := strings.CutSuffix(command, ", and exits")
 		t.Run(fmt.Sprint(command, exits), func(t *testing.T) {
-			carried(t, aside.Config{}, func(t *testing.T, c aside.Cache, by *carrier) {
+			const slow = 150 * time.Millisecond // longer than a silence, which is a third of the timeout
+			carried(t, aside.Config{Timeout: 300 * time.Millisecond}, func(t *testing.T, c aside.Cache, by *carrier) {
 				var panics atomic.Int32
 				by.one = func(_ context.Context, text string) error {
 					time.Sleep(time.Millisecond)
@@ -378,6 +379,21 @@ func TestAHookThatPanics(t *testing.T) {
 				if _, ok, err := c.Get(t.Context(), "item:2"); !ok || err != nil {
 					t.Errorf("it was not stored: %v", err)
 				}
+
+				// If those that panicked counted as on their way, three slow commands would
+				// be a crowd that waits for a silent Redis, and open the breaker.
+				time.Sleep(time.Minute)
+				by.one = func(context.Context, string) error { time.Sleep(slow); return nil }
+				var gets sync.WaitGroup
+				for range 4 {
+					gets.Go(func() {
+						if _, _, err := c.Get(t.Context(), "item:2"); err != nil {
+							t.Errorf("after the panics, a slow command: %v", err)
+						}
+					})
+					time.Sleep(slow * 2 / 5)
+				}
+				gets.Wait()
 			})
 		})
 	}
