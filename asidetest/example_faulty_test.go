@@ -107,10 +107,10 @@ func ExampleHang() {
 		fmt.Println(text, err)
 	}
 	status, err := cache.Status(context.Background())
-	fmt.Println("breaker", status.Breaker, err)
+	fmt.Println("breaker", status.Breaker, "answers", err == nil)
 	// Output:
 	// hello <nil>
 	// hello <nil>
 	// hello <nil>
-	// breaker open <nil>
+	// breaker open answers false
 }

@@ -38,8 +38,7 @@ func Hang(ctx context.Context, _ string) error {
 	return ctx.Err()
 }
 
-// SetFault makes every later call but Info and Close go through fault. nil ends the
-// trouble.
+// SetFault sends every later call except Close through fault. nil ends the trouble.
 func (c *Faulty) SetFault(fault Fault) {
 	if fault == nil {
 		c.fault.Store(nil)
@@ -48,7 +47,7 @@ func (c *Faulty) SetFault(fault Fault) {
 	c.fault.Store(&fault)
 }
 
-// Calls returns the number of calls so far, failed ones included, Info and Close not.
+// Calls returns the number of calls so far, failed ones included, but not Close.
 func (c *Faulty) Calls() int64 { return c.calls.Load() }
 
 // ask counts a call and asks the fault, if there is one.
@@ -142,4 +141,11 @@ func (c *Faulty) TTL(ctx context.Context, key string) (ttl time.Duration, ok boo
 		return 0, false, err
 	}
 	return c.Backend.TTL(ctx, key)
+}
+
+func (c *Faulty) Info(ctx context.Context) (backend.Info, error) {
+	if err := c.ask(ctx, "Info"); err != nil {
+		return backend.Info{}, err
+	}
+	return c.Backend.Info(ctx)
 }
