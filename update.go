@@ -315,7 +315,7 @@ func (f *front) settled(keys, failed []string, err error, of outbox.Scope) error
 		return nil
 	}
 	if n, _ := f.queue.Status(); n == 0 { // once, when the trouble begins
-		f.log.Warn("aside: backend unavailable; queueing invalidations", "err", err)
+		f.log.Warn("aside: invalidations fail, and are queued until delivered", "err", err)
 	}
 	refused := f.queue.Add(failed, of)
 	f.hooks.Queue(f.isQueued, err)
