@@ -150,6 +150,9 @@ func (l *memoryLease) empty() bool {
 // expire removes from the lease everything that has ended by now.
 func (l *memoryLease) expire(now time.Time) {
 	if !now.Before(l.until) {
+		if l.refreshes {
+			l.failures = 0 // only a failure of the next refresh counts as one in a row
+		}
 		l.token, l.claim, l.refreshes = "", false, false
 	}
 	if l.failures > 0 && l.token == "" && !now.Before(l.countFor) {
@@ -245,11 +248,7 @@ func (m *memoryBackend) drop(key string, l *memoryLease) {
 	l.endLoad()
 }
 
-// Lease answers by the first rule that applies: a claim that its owner requests again, a
-// value or marker, a block, another lease. Only then is a lease granted. The value comes
-// before the block, so that a reader of a stored value never loads because of a writer.
-// It also comes before the lease: a caller may ask just after the load that it waited for
-// has stored.
+// Lease answers by the first rule that applies: see [backend.Backend].
 func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
@@ -257,25 +256,29 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 		return m.leaseToRefresh(s, l, key, req), nil
 	}
 	e, ok := m.values.GetIfPresent(key)
+	isValue, removed := ok && !e.notFound, false
 	// Bytes that do not decode are removed only if they are still there: another caller may
 	// have stored good ones since.
-	if ok && req.Undecodable != nil && bytes.Equal(e.Data, req.Undecodable) {
+	if isValue && req.Undecodable != nil && bytes.Equal(e.Data, req.Undecodable) {
 		m.values.Invalidate(key)
-		ok = false
-	} else if !ok && req.Undecodable != nil && req.Claim != nil {
-		return backend.Lease{State: backend.Absent}, nil
-	}
-	if !ok && req.Claim != nil {
-		l.endLoad() // a claim ends with its value
+		ok, isValue, removed = false, false, true
 	}
 	switch {
-	case ok && l != nil && l.claim && l.token == req.Owner:
+	case isValue && req.Claim != nil && l != nil && l.claim && l.token == req.Owner:
 		return backend.Lease{State: backend.Granted, Token: l.token}, nil
-	case ok && e.notFound && req.Claim == nil:
-		return backend.Lease{State: backend.Absent}, nil
-	case ok && !e.notFound:
+	case isValue:
 		return backend.Lease{State: backend.Present, Value: e.Data}, nil
-	case l != nil && len(l.blocks) > 0 && req.Claim == nil:
+	case req.Claim != nil && req.Undecodable != nil && !removed:
+		return backend.Lease{State: backend.Absent}, nil
+	case req.Claim != nil:
+		m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: req.Claim}, ttl: req.TTL})
+		l.endLoad()
+		l = m.lease(s, key)
+		l.token, l.until, l.claim = req.Owner, time.Now().Add(req.TTL), true
+		return backend.Lease{State: backend.Granted, Token: l.token}, nil
+	case ok:
+		return backend.Lease{State: backend.Absent}, nil
+	case l != nil && len(l.blocks) > 0:
 		return backend.Lease{State: backend.Writing}, nil
 	// A waiter for a load that has failed does not wait for the next one: see WaitedFor.
 	case l != nil && l.token != "" && req.WaitedFor != "" && l.failed == req.WaitedFor:
@@ -283,14 +286,14 @@ func (m *memoryBackend) Lease(_ context.Context, key string, req backend.LeaseRe
 	case l != nil && l.token != "":
 		return backend.Lease{State: backend.Loading, Token: l.token}, nil
 	}
-	l = m.lease(s, key)
-	l.token, l.until, l.claim = strconv.FormatUint(m.tokens.Add(1), 36), time.Now().Add(req.TTL), req.Claim != nil
-	l.refreshes = false
-	if l.claim {
-		l.token = req.Owner
-		m.values.Set(key, &memoryEntry{Entry: entry.Entry{Data: req.Claim}, ttl: req.TTL})
-	}
-	return backend.Lease{State: backend.Granted, Token: l.token}, nil
+	return m.grant(s, key, req.TTL, false), nil
+}
+
+// grant grants a lease. The caller must hold the lock of s.
+func (m *memoryBackend) grant(s *memoryStripe, key string, ttl time.Duration, refreshes bool) backend.Lease {
+	l := m.lease(s, key)
+	l.token, l.until, l.claim, l.refreshes = strconv.FormatUint(m.tokens.Add(1), 36), time.Now().Add(ttl), false, refreshes
+	return backend.Lease{State: backend.Granted, Token: l.token}
 }
 
 // leaseToRefresh answers a request with a Refresh. The caller must hold the lock of s.
@@ -321,9 +324,7 @@ func (m *memoryBackend) leaseToRefresh(s *memoryStripe, l *memoryLease, key stri
 		e.Value.freshUntil.Store(m.now() + int64(left-req.Refresh.Over))
 		return backend.Lease{State: backend.Marked}
 	}
-	l = m.lease(s, key)
-	l.token, l.until, l.claim, l.refreshes = strconv.FormatUint(m.tokens.Add(1), 36), now.Add(req.TTL), false, ok
-	return backend.Lease{State: backend.Granted, Token: l.token}
+	return m.grant(s, key, req.TTL, ok)
 }
 
 func (m *memoryBackend) Extend(_ context.Context, token string, ttl time.Duration, keys ...string) (bool, error) {
@@ -347,7 +348,7 @@ func (m *memoryBackend) extend(key, token string, ttl time.Duration) (held bool)
 		l.blocks[token] = until
 		return true
 	}
-	if l.token != token {
+	if l.token != token || token == "" {
 		return false
 	}
 	if l.claim {
@@ -368,7 +369,7 @@ func (m *memoryBackend) extend(key, token string, ttl time.Duration) (held bool)
 func (m *memoryBackend) Fill(_ context.Context, key, token string, fill backend.Fill) (bool, error) {
 	s, l := m.lock(key)
 	defer s.unlock(key)
-	if l == nil || l.token != token || token == "" {
+	if l == nil || l.token != token || token == "" || l.claim {
 		return false, nil
 	}
 	l.endLoad()

@@ -122,6 +122,12 @@ var ofLeases = []testCase{
 	{"ExtendNeedsTheToken", func(t *test) {
 		t.step("Extend of a key without a lease")
 		t.extend(key, "nobody", false)
+		t.step("Extend with no token, of a key with a failed load and a block")
+		t.must(t.c.Release(t.Context(), key, t.granted(key)))
+		t.extend(key, "", false)
+		t.must(t.c.Block(t.Context(), "w", ttl, key))
+		t.extend(key, "", false)
+		t.must(t.c.Unblock(t.Context(), "w", key))
 		t.step("Extend with another token")
 		t.granted(key)
 		t.extend(key, "another", false)
@@ -137,19 +143,27 @@ var ofLeases = []testCase{
 		t.granted(key)
 	}},
 	{"WhoWaitedForAFailedLoadDoesNotWaitAgain", func(t *test) {
-		for {
-			start := time.Now()
-			failed := t.granted(key)
-			t.must(t.c.Release(t.Context(), key, failed))
-			t.granted(key)
-			t.lease(key, backend.Loading) // a caller that did not wait for the failed load waits
-			l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, WaitedFor: failed})
-			t.must(err)
-			if l.State != backend.Loading || time.Since(start) < time.Second {
-				t.want("state", l.State, backend.Unleased)
-				return
+		for name, next := range map[string]backend.LeaseRequest{
+			"a lease":             {TTL: ttl},
+			"a lease with Always": {TTL: ttl, Refresh: &backend.Refresh{Always: true}},
+		} {
+			for {
+				start := time.Now()
+				t.must(t.c.Delete(t.Context(), key))
+				failed := t.granted(key)
+				t.must(t.c.Release(t.Context(), key, failed))
+				t.step("%s after a load that failed", name)
+				l, err := t.c.Lease(t.Context(), key, next)
+				t.must(err)
+				t.want("state", l.State, backend.Granted)
+				t.lease(key, backend.Loading) // a caller that did not wait for the failed load waits
+				l, err = t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, WaitedFor: failed})
+				t.must(err)
+				if l.State != backend.Loading || time.Since(start) < time.Second {
+					t.want("state of a lease, WaitedFor the failed one", l.State, backend.Unleased)
+					break
+				} // else too slow: the failure is forgotten, so try again
 			}
-			t.must(t.c.Delete(t.Context(), key)) // too slow: the failure is forgotten, so try again
 		}
 	}},
 	{"AFailedLoadIsForgottenAfterItsTime", func(t *test) {
@@ -285,6 +299,11 @@ var ofLeases = []testCase{
 		t.must(err)
 		t.want("state", l.State, backend.Granted)
 		t.wantMiss(key)
+		t.step("Undecodable is empty, and there is a not-found marker")
+		t.filled(key, l.Token, backend.Fill{NotFound: true, TTL: ttl})
+		l, err = t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: ttl, Undecodable: []byte{}})
+		t.must(err)
+		t.want("state", l.State, backend.Absent)
 	}},
 	{"ClaimShowsItsValue", func(t *test) {
 		token := t.claim(backend.Granted)
@@ -393,6 +412,23 @@ var ofLeases = []testCase{
 		t.step("after Release of the claim")
 		t.must(t.c.Release(t.Context(), key, "mine"))
 		t.wantMiss(key)
+		t.step("a claim in place of a value, on a key with a not-found marker")
+		t.filled(key, t.granted(key), backend.Fill{NotFound: true, TTL: ttl})
+		claim(backend.Absent)
+	}},
+	{"AClaimTakesNoFill", func(t *test) {
+		token := t.claim(backend.Granted)
+		t.fill(key, token, value, false)
+		t.wantHit(key, []byte("1"))
+		t.extend(key, token, true)
+	}},
+	{"AClaimReplacesANotFoundMarkerUnderALease", func(t *test) {
+		t.filled(key, t.granted(key), backend.Fill{NotFound: true, TTL: ttl})
+		lease := t.refresh(key, backend.Refresh{Always: true}, backend.Granted).Token
+		t.step("a claim on a key with a lease with Always, and perhaps a not-found marker")
+		t.claim(backend.Granted)
+		t.wantHit(key, []byte("1"))
+		t.fill(key, lease, value, false)
 	}},
 	{"ExtendKeepsAClaim", func(t *test) {
 		var l backend.Lease

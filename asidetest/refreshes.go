@@ -289,6 +289,21 @@ var ofRefreshes = []testCase{
 		t.step("a refresh after the cool-down")
 		t.refresh(key, old, backend.Granted)
 	}},
+	{"OnlyFailuresInARowLengthenTheCooldown", func(t *test) {
+		release := func(token string) {
+			t.must(t.c.Release(t.Context(), key, token))
+			t.h.Advance(t.T, backend.FailedFor+200*time.Millisecond)
+		}
+		t.must(t.c.Set(t.Context(), key, value, time.Hour))
+		release(t.refresh(key, old, backend.Granted).Token)
+		l, err := t.c.Lease(t.Context(), key, backend.LeaseRequest{TTL: 300 * time.Millisecond, Refresh: &old})
+		t.must(err)
+		t.want("state of the second lease to refresh", l.State, backend.Granted)
+		t.h.Advance(t.T, 400*time.Millisecond)
+		t.step("after a second refresh, whose lease expired")
+		release(t.refresh(key, old, backend.Granted).Token)
+		t.refresh(key, old, backend.Granted)
+	}},
 	{"FailuresOfRefreshesAreForgotten", func(t *test) {
 		fail := func() {
 			t.Helper()

@@ -91,17 +91,19 @@ type Backend interface {
 	// Extend makes the lease or block of token last for ttl from now, on each of keys. held
 	// is false if it has ended on one of them; there Extend changes nothing, and it must not
 	// revive a lease. The others are extended all the same. The value of a claim
-	// ([LeaseRequest]) is extended with it.
+	// ([LeaseRequest]) is extended with it; if another program has overwritten it, the claim
+	// has ended.
 	Extend(ctx context.Context, token string, ttl time.Duration, keys ...string) (held bool, err error)
 
 	// Fill stores the result of a load under the lease of token, and ends the lease. stored
 	// is false if it did not store.
 	//
-	// If the lease has ended, Fill changes nothing. If the lease was granted for a Refresh,
-	// Fill ends it without storing when the value is no longer the one that the lease was
-	// granted for: another value, the same one stored again, or one removed before its end.
-	// A store may fail to notice a value that another program has put there with the same
-	// length and the same end, and may store in place of a value that it has evicted itself.
+	// If the lease has ended, or is a claim, Fill changes nothing. If the lease was granted
+	// for a Refresh, Fill ends it without storing when the value is no longer the one that
+	// the lease was granted for: another value, the same one stored again, or one removed
+	// before its end. A store may fail to notice a value that another program has put there
+	// with the same length and the same end, and may store in place of a value that it has
+	// evicted itself or removed as Undecodable.
 	Fill(ctx context.Context, key, token string, fill Fill) (stored bool, err error)
 
 	// Release ends the lease of token without storing anything. A lease that has ended is
@@ -111,7 +113,8 @@ type Backend interface {
 	// Release of a lease for a Refresh leaves the value and its end as they are, and starts
 	// a cool-down during which no further one is granted. It lasts for FailedFor. If the
 	// next one, granted within as much time after the cool-down, is released as well, the
-	// cool-down doubles, up to MaxCooldown.
+	// cool-down doubles, up to MaxCooldown. A lease with Always on a fresh value may start
+	// none.
 	Release(ctx context.Context, key, token string) error
 
 	// Block deletes keys as Delete does, and keeps leases on them from being granted until
@@ -197,8 +200,8 @@ type LeaseRequest struct {
 
 	// Overdue, if not empty, is the Deadline of the lease of WaitedFor, which has passed by
 	// the caller's clock. A lease that still has this Deadline has ended, even if the
-	// store's clock, which may have been set back, says otherwise. A store with a clock that
-	// cannot be set back ignores it.
+	// store's clock, which may have been set back, says otherwise. It does not concern claims,
+	// and a store with a clock that cannot be set back ignores it.
 	Overdue string
 }
 
@@ -210,7 +213,8 @@ type LeaseRequest struct {
 // With Always, the lease is granted whether or not there is a value, even if it is fresh
 // and even in a cool-down, which ends: the answer is Loading if there is a lease, else
 // Writing if the key is blocked, else Granted. A not-found marker may end when such a lease
-// is granted, or stay until its Fill; the answer to other requests is Loading or Absent.
+// is granted, or stay until its Fill; the answer to other requests is Loading or Absent. When
+// such a lease ends, the value's mark may end too; until then it may outlast its FreshFor.
 type Refresh struct {
 	Over, Within time.Duration
 	Always       bool
@@ -236,8 +240,9 @@ func (m Mark) String() string {
 }
 
 // FailedFor is how long a store remembers that a lease was released without a value: see
-// LeaseRequest.WaitedFor. If another lease is granted within that time, the store may
-// remember the failure for as long as that lease lasts.
+// LeaseRequest.WaitedFor. When another lease is granted within that time, the store may
+// remember the failure for as long as that lease and its cool-down last, or forget it when
+// that lease is for a Refresh or ends.
 const FailedFor = 2 * time.Second
 
 // MaxCooldown is the longest cool-down after leases for a Refresh were released: see

@@ -265,7 +265,7 @@ if not always and left > tonumber(ARGV[4]) and left <= tonumber(ARGV[5]) then
 end
 if foreign then replaces(KEYS[2], 'string') end
 token = ARGV[2] .. '.' .. t[1] .. '.' .. t[2]
-local seenThen = '-'
+local seenThen = string.match(lease, '^failed (%S+) ') or '-' -- without a value, as in leaseScript
 if ends then seenThen = string.format('%s:%.0f:%.0f:%d:%d', freshFor and 'on' or 'at', ends, left, length, failures) end
 redis.call('SET', KEYS[2], 'load ' .. token .. ' ' .. ARGV[1] .. ' 0 ' .. seenThen, 'PX', ARGV[1])
 wake(lease, KEYS[1])
@@ -277,12 +277,12 @@ return {'granted', token, '', unpack(replaced)}
 	claimScript = script("claim", luaWake+luaValue+luaClaim+luaLasts+`
 local value, removed = valueBut(ARGV[4])
 local lease, foreign = leaseOf(KEYS[2])
-local owner, _, ttl = claimOf(lease)
-if owner and value then
+local owner, stored, ttl = claimOf(lease)
+if owner and value == stored then -- no other program has overwritten it
 	lasts(KEYS[2], ttl)
 	lasts(KEYS[1], ttl)
+	if owner == ARGV[3] then return answer('granted', owner) end
 end
-if value and owner == ARGV[3] then return answer('granted', owner) end
 if value then return answer('present', value) end
 if ARGV[4] and not removed then return answer('absent', '') end
 if foreign then replaces(KEYS[2], 'string') end
@@ -304,7 +304,8 @@ local function extend(key, leaseKey, blockKey)
 	end
 	local owner, value, _, claimN = claimOf(lease)
 	if owner == ARGV[1] then
-		if redis.call('PEXPIRE', key, ARGV[2]) == 0 then return false end
+		if redis.pcall('GET', key) ~= value then return false end
+		redis.call('PEXPIRE', key, ARGV[2])
 		redis.call('SET', leaseKey, claimed(owner, value, ARGV[2], claimN + 1), 'PX', ARGV[2])
 		return true
 	end
