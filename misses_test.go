@@ -215,3 +215,21 @@ func TestFills_AResultThatIsNotTakenIsNotJoinedAgain(t *testing.T) {
 		}
 	})
 }
+
+// A value that another process stores after a read has looked, and before it asks for the
+// lease, is a hit: the read gets it and loads nothing.
+func TestHits_StoredBetweenLookAndLease(t *testing.T) {
+	t.Parallel()
+	b := &beforeLease{Backend: backendOf(open(t, aside.Config{Type: "memory"}))}
+	c := must(aside.New(b, aside.Config{}))
+	defer c.Close()
+	b.once = func() {
+		if err := b.Set(t.Context(), items.Key("A").String(), []byte(`"stored"`), time.Minute); err != nil {
+			t.Error(err)
+		}
+	}
+	v, err := aside.GetOrLoad(t.Context(), c, items.Key("A"), fails(t))
+	if s := stats(t, c); v != "stored" || err != nil || b.once != nil || s.Hits != 1 || s.Misses != 0 {
+		t.Errorf("got %q, %v, with %d hits and %d misses; want the stored value and one hit", v, err, s.Hits, s.Misses)
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/cacheaside/aside"
+	"github.com/cacheaside/aside/backend"
 	"github.com/cacheaside/aside/internal/logtest"
 	"github.com/cacheaside/aside/internal/redistest"
 )
@@ -752,6 +753,44 @@ func TestAudit(t *testing.T) {
 			t.Errorf("logged %d times within 10s, want once, without values:\n%s", n, logs.String())
 		}
 	})
+}
+
+// A value that is stored after the hit, and before its audit begins, is none that the hit
+// served: the audit is undecided.
+func TestAudit_AWriteBeforeItBegins(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &beforeLease{Backend: backendOf(open(t, aside.Config{Type: "memory"}))}
+		c := must(aside.New(b, aside.Config{Audit: 1}))
+		defer c.Close()
+		s := aside.Keyspace{Name: "audited"}
+		get(t, c, s, func(context.Context) (string, error) { return "v1", nil }, "v1")
+		b.once = func() {
+			if err := b.Set(t.Context(), s.Key("A").String(), []byte(`"v2"`), time.Minute); err != nil {
+				t.Error(err)
+			}
+		}
+		get(t, c, s, func(context.Context) (string, error) { return "v2", nil }, "v1")
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if got := stats(t, c); b.once != nil || got.Audited != 0 || got.AuditDifferences != 0 || got.AuditsUndecided != 1 {
+			t.Errorf("%d audited, %d different, %d undecided, want the last only", got.Audited, got.AuditDifferences, got.AuditsUndecided)
+		}
+	})
+}
+
+// beforeLease calls once before the next lease is asked for.
+type beforeLease struct {
+	backend.Backend
+	once func()
+}
+
+func (b *beforeLease) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
+	if once := b.once; once != nil {
+		b.once = nil
+		once()
+	}
+	return b.Backend.Lease(ctx, key, req)
 }
 
 // Equal values with different encodings are no difference.
