@@ -142,7 +142,6 @@ func newFront(store backend.Backend, cfg Config) *front {
 		life:      lifecycle.New(),
 	}
 	f.hooks = hooks.New(cfg.Hooks, f.log)
-	f.answers = f.deliver
 	wakes := wake.Options{Name: f.name("aside:wake"), Refused: redisstore.Answered, Log: f.log, Stop: f.life.Context(), Go: f.life.Go}
 	if b, ok := store.(*redisstore.Store); ok {
 		wakes.Listen = func(ctx context.Context, h *wake.Hub) error { return b.Listen(ctx, h.Name, h) }

@@ -132,6 +132,36 @@ func TestP5_ABackendThatEndsItsGoroutineHoldsUpNobody(t *testing.T) {
 	}
 }
 
+// A backend that ends the goroutine that delivers the queue stops no later delivery.
+func TestP6_ABackendThatEndsTheDelivererStopsNoDelivery(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := &asidetest.Faulty{Backend: asidetest.Memory()}
+		c := must(aside.New(store, aside.Config{}))
+		defer c.Close()
+		exits := 0
+		store.SetFault(func(_ context.Context, m string) error {
+			if m != "Delete" {
+				return nil
+			}
+			if !aside.Pending(c, room) {
+				return errDown // so that it is queued
+			}
+			if exits++; exits <= 3 {
+				runtime.Goexit()
+			}
+			return nil
+		})
+		if err := aside.Invalidate(t.Context(), c, room); err != nil || !aside.Pending(c, room) {
+			t.Fatalf("got %v, pending %v, want it queued", err, aside.Pending(c, room))
+		}
+		time.Sleep(2 * time.Second)
+		if exits != 4 || aside.Pending(c, room) {
+			t.Errorf("asked %d times, pending %v; want it delivered at the fourth, a quarter of a second apart", exits, aside.Pending(c, room))
+		}
+	})
+}
+
 // An error of the backend whose methods panic is a failure as any other.
 func TestP5_ABackendsErrorWhoseMethodsPanic(t *testing.T) {
 	t.Parallel()

@@ -89,7 +89,6 @@ type front struct {
 	looked    atomic.Int64            // when it last did, in Unix nanoseconds
 
 	life      *lifecycle.Lifecycle
-	answers   func()      // called when a node answers again
 	deliverer atomic.Bool // a goroutine delivers the queue
 	owed      *owedClear  // the deliverer's own; after its end, Close's
 }

@@ -153,7 +153,7 @@ func (f *front) newBreaker(shard, does string, connected func() int64, probe fun
 		Turned: func(open bool, err error) {
 			f.hooks.State(hook.State{Trouble: does, Begins: open, Node: shard, Err: err})
 		},
-		Stop: f.life.Context(), Go: f.life.Go, Answers: f.answers, Silence: silence, Connected: connected,
+		Stop: f.life.Context(), Go: f.life.Go, Silence: silence, Connected: connected,
 		Probe: func() error {
 			ctx, cancel := context.WithTimeout(f.life.Context(), f.cfg.Timeout)
 			defer cancel()

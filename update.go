@@ -344,25 +344,36 @@ func (f *front) deliver() {
 		return
 	}
 	f.life.Go(func() {
-		defer f.deliverer.Store(false) // even if code of the backend ends this goroutine
-		for !f.deliverOnce(f.life.Context()) && !f.life.IsOver() {
-			select {
-			case <-time.After(deliverInterval):
-			case <-f.life.Context().Done():
+		empty := false
+		defer func() {
+			if !empty { // code of the backend has ended this goroutine
+				f.pause(deliverInterval)
 			}
+			f.deliverer.Store(false)
+			if f.isQueued() { // what a write holds back is not, and waits for its end
+				f.deliver() // queued after the last look
+			}
+		}()
+		for !f.deliverOnce(f.life.Context()) && !f.life.IsOver() {
+			f.pause(deliverInterval)
 		}
-		f.deliverer.Store(false)
-		if n, over := f.queue.Status(); (n > 0 || over) && !f.life.IsOver() {
-			f.deliver() // queued after the last look, while deliverer was still set
-		}
+		empty = true
 	})
+}
+
+// pause waits for d, or until the front closes.
+func (f *front) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-f.life.Context().Done():
+	}
 }
 
 // deliverOnce delivers all it can, and reports whether the queue is empty.
 func (f *front) deliverOnce(ctx context.Context) (empty bool) {
 	for again := true; again; {
 		// Keys of a node with an open breaker are skipped: they would use up the time of the
-		// others, and the breaker's probe calls deliver when the node answers.
+		// others.
 		due := f.queue.Due(func(key string) bool { return f.nodeOf(key).IsOpen() })
 		for len(due) > 0 && ctx.Err() == nil {
 			batch := due[:min(deliverBatch, len(due))]

@@ -60,7 +60,6 @@ type Breaker struct {
 type Options struct {
 	Does    string                     // the task of the node, for the log: "answer", or "store"
 	Probe   func() error               // asks the node something small
-	Answers func()                     // called after the breaker has closed
 	Turned  func(open bool, err error) // called after it has opened, with the error that did it, and before it closes; may be nil
 	Silence time.Duration              // how long the node may be silent while commands wait; 0 is for ever
 	Log     *slog.Logger
@@ -198,5 +197,4 @@ func (b *Breaker) untilAnswered() {
 	b.Turned(false, nil)
 	b.open.Store(false)
 	b.Log.Info("aside: breaker closed, backend " + b.Does + "s again")
-	b.Answers()
 }
