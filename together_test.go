@@ -15,8 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/alicebob/miniredis/v2"
-
 	"github.com/cacheaside/aside"
 	"github.com/cacheaside/aside/asidetest"
 	"github.com/cacheaside/aside/backend"
@@ -406,44 +404,61 @@ func TestFlightThatABackendEndsAsItLooks(t *testing.T) {
 	})
 }
 
-// The bound holds for loads whose waiters have met trouble with Redis.
+// The bound holds for loads that wait for another process, and whose waiters then meet trouble
+// with the backend: they go on without a lease, and not without a place.
 func TestMaxLoads_InAHurry(t *testing.T) {
 	t.Parallel()
-	server := miniredis.RunT(t)
-	one, two := overRedis(t, server.Addr(), aside.Config{MaxLoads: 1}), overRedis(t, server.Addr(), aside.Config{})
-	s := aside.Keyspace{Name: "s"}
-	const n = 10
-	for i := range n {
-		t.Cleanup(loadsSlowly(two, s.Key(fmt.Sprint(i)), "v", nil))
-	}
-	var running, most atomic.Int64
-	read := func(i int) {
-		_, err := aside.GetOrLoad(t.Context(), one, s.Key(fmt.Sprint(i)), func(context.Context) (string, error) {
-			now := running.Add(1)
-			defer running.Add(-1)
-			for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
-			}
-			time.Sleep(20 * time.Millisecond) // for others to run beside it
-			return "v", nil
-		})
-		if err != nil {
-			t.Error(err)
+	synctest.Test(t, func(t *testing.T) {
+		memory := open(t, aside.Config{Type: "memory"})
+		store := &asidetest.Faulty{Backend: backendOf(memory)}
+		one, two := must(aside.New(store, aside.Config{MaxLoads: 1})), must(aside.New(backendOf(memory), aside.Config{}))
+		defer one.Close()
+		defer two.Close()
+		s := aside.Keyspace{Name: "s"}
+		const n = 10
+		for i := range n {
+			defer loadsSlowly(two, s.Key(fmt.Sprint(i)), "v", nil)()
 		}
-	}
-	var group sync.WaitGroup
-	for i := range n {
-		group.Go(func() { read(i) })
-	}
-	redistest.Eventually(t, "all wait for the other process", func() bool { return stats(t, one).Waited >= n })
-	server.SetError("LOADING Redis is loading the dataset in memory")
-	for i := range n {
-		group.Go(func() { read(i) })
-	}
-	group.Wait()
-	server.SetError("")
-	if most.Load() != 1 {
-		t.Errorf("%d loads ran at a time, want 1", most.Load())
-	}
+		var running, most atomic.Int64
+		read := func(i int) {
+			_, err := aside.GetOrLoad(t.Context(), one, s.Key(fmt.Sprint(i)), func(context.Context) (string, error) {
+				now := running.Add(1)
+				defer running.Add(-1)
+				for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
+				}
+				time.Sleep(20 * time.Millisecond) // for others to run beside it
+				return "v", nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		var group sync.WaitGroup
+		for i := range n {
+			group.Go(func() { read(i) })
+		}
+		time.Sleep(time.Second)
+		if waited := stats(t, one).Waited; waited != n {
+			t.Errorf("%d wait for the other process, want %d", waited, n)
+		}
+		store.SetFault(func(_ context.Context, method string) error {
+			if method == "Get" || method == "GetMarked" {
+				return errDown
+			}
+			return nil
+		})
+		for i := range n {
+			group.Go(func() { read(i) })
+		}
+		start := time.Now()
+		group.Wait()
+		if most.Load() != 1 {
+			t.Errorf("%d loads ran at a time, want 1", most.Load())
+		}
+		if d := time.Since(start); d > n*20*time.Millisecond {
+			t.Errorf("the loads took %v: they waited on for the other process", d)
+		}
+	})
 }
 
 // A near copy of a value that is found to be fresh is not old for as long as it is kept.
