@@ -20,8 +20,8 @@ import (
 
 const module = "github.com/cacheaside/aside"
 
-// A breakage that does not compile fails every test, so it tests none. Each package that a
-// breakage changes is type-checked.
+// A breakage that does not compile tests nothing, and ends a run of the tool. Each package
+// that a breakage changes is type-checked.
 func TestBreakagesCompile(t *testing.T) {
 	t.Parallel()
 	root := filepath.Join("..", "..")

@@ -1,12 +1,12 @@
 // Command mutate tests the tests. It applies deliberate bugs, called breakages, to a copy of
-// the tree, one at a time, runs the tests on it, and prints which test caught each. It fails
-// if a breakage survives, or cannot be applied any more.
+// the tree, one at a time, and runs the test that is said to catch each. It fails if that test
+// passes, or if a breakage cannot be applied any more.
 //
 //	go run ./proof/mutate                 all of them
 //	go run ./proof/mutate -run token      those with token in the name or the patch file's
-//	go run ./proof/mutate -table          all of them, and their table in docs/breakages.md
 //	go run ./proof/mutate -for 3m         as many as begin in that time, on a tree that passes
 //	go run ./proof/mutate -shard 2/4      the second of four parts
+//	go run ./proof/mutate -table          none of them; only writes docs/breakages.md
 //
 // A promise without a test that fails when it is broken is a claim only. Mutation tools make
 // bugs by rule and find many that matter to no user; these are chosen, each against something
@@ -15,14 +15,17 @@
 // With -for, breakages of files that the last day's commits changed come first. The others
 // come in an order that differs from commit to commit, so that all get their turn.
 //
-// The test that the table names is run first, as it most likely catches the breakage again.
-// If it does not, all tests are run.
-//
 // A breakage is a patch file in a folder in breakages. To add one, break a file and write the
 // difference below a line that describes the bug:
 //
 //	(echo "a fill without its token check"; echo; git diff) > proof/mutate/breakages/redis-protocol/fill-without-its-token-check.patch
 //	git checkout the-broken-file
+//	go run ./proof/mutate -run 'token check'
+//
+// For a breakage that names no test, those of the packages that it changes, of the root, and
+// the simulation are run until one fails. That test is written into the patch file, as "caught
+// by TestP1_ALateFill" in its second line; "in ./internal/outbox" follows where it is not a test
+// of the root. To look for another one, remove the line.
 //
 // A hunk is found by its text, not by line numbers, so the code may move in its file. The text
 // must fit one place only; if three lines of context are too few, take git diff -U9, say.
@@ -35,7 +38,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -43,15 +46,16 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
-// suites are run in this order, the quick ones first, until a test fails. The tests of the
-// package that a breakage changes come before them.
+// suites are run in this order, the quick ones first, until a test fails, for a breakage that
+// names no test. The tests of the package that it changes come before them.
 var suites = []suite{
-	{".", nil, "ASIDE_TEST_NO_REDIS=1"},
-	{".", []string{"-test.parallel=4"}, "ASIDE_TEST_REQUIRE_REDIS=1"}, // more wait than compute
-	{"./proof", []string{"-test.run=^TestSimulation$", "-seeds=150"}, ""},
+	{pkg: ".", env: "ASIDE_TEST_NO_REDIS=1"},
+	{pkg: ".", args: []string{"-test.parallel=4"}}, // more wait than compute
+	{pkg: "./proof", args: []string{"-test.run=^TestSimulation$", "-seeds=150"}},
 }
 
 // suite is a run of the tests of a package.
@@ -63,13 +67,17 @@ type suite struct {
 
 const (
 	suiteTimeout = 3 * time.Minute
+	testTimeout  = 90 * time.Second // of one test: some breakages make it hang
 	tableFile    = "docs/breakages.md"
 	folder       = "proof/mutate/breakages"
+	// A breakage has survived when its test has passed this many times: some tests find a
+	// bug by chance, though a likely one.
+	tries = 3
 )
 
 func main() {
 	run := flag.String("run", "", "a regular expression: only the breakages whose names or patch files match it")
-	table := flag.Bool("table", false, "write "+tableFile)
+	table := flag.Bool("table", false, "write "+tableFile+" and try no breakage")
 	limit := flag.Duration("for", 0, "begin no breakage after this time, and do not test the unbroken tree; 0 is no limit")
 	part, parts := 1, 1
 	flag.Func("shard", "i/n: only the i-th of n parts", func(s string) error {
@@ -92,8 +100,8 @@ func main() {
 	}
 }
 
-// mutate tries the breakages that wanted chooses, with two workers, and prints the results. With
-// table it writes them as well; with a limit it begins no breakage after that time.
+// mutate tries the breakages that wanted chooses, with two workers, and prints the results.
+// With a limit it begins no breakage after that time. With table it writes the table only.
 func mutate(wanted func(int, breakage) bool, table bool, limit time.Duration) error {
 	root, err := output("git", "rev-parse", "--show-toplevel")
 	if err != nil {
@@ -104,115 +112,107 @@ func mutate(wanted func(int, breakage) bool, table bool, limit time.Duration) er
 	if err != nil {
 		return err
 	}
-	results := make([]string, len(breakages))
-	errs := make(chan error)
-	caughtBy, err := readTable(root)
-	if err != nil {
-		return err
+	if table {
+		return os.WriteFile(filepath.Join(root, tableFile), []byte(tableOf(breakages)), 0o666)
 	}
-	todo := make([]int, 0, len(breakages))
+	todo := make([]breakage, 0, len(breakages))
 	for i, b := range breakages {
 		if wanted(i, b) {
-			todo = append(todo, i)
+			todo = append(todo, b)
 		}
 	}
 	ctx := context.Background()
 	if limit > 0 {
-		if err := rotate(root, breakages, todo); err != nil {
+		if err := rotate(root, todo); err != nil {
 			return err
 		}
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
-	} else if err := unbroken(root); err != nil {
+	} else if err := unbroken(root, todo); err != nil {
 		return err
 	}
-	next := make(chan int, len(todo))
-	for _, i := range todo {
-		next <- i
+	next := make(chan breakage, len(todo))
+	for _, b := range todo {
+		next <- b
 	}
 	close(next)
 	const workers = 2
+	var results counts
+	errs := make(chan error)
 	for range workers {
-		go func() { errs <- worker(ctx, root, breakages, next, caughtBy, results) }()
+		go func() { errs <- worker(ctx, root, next, &results) }()
 	}
 	for range workers {
 		err = errors.Join(err, <-errs)
 	}
-	if err != nil {
-		return err
-	}
-	var survived []string
-	ran := 0
-	for i, b := range breakages {
-		switch results[i] {
-		case "":
-			results[i] = caughtBy[b.name] // a breakage that was not tried keeps its row
-		case survivor:
-			survived = append(survived, b.name)
-			fallthrough
-		default:
-			ran++
-		}
-	}
-	fmt.Printf("%d of %d breakages tried, %d caught\n", ran, len(breakages), ran-len(survived))
-	if table {
-		err = writeTable(root, breakages, results)
-	}
-	if len(survived) > 0 {
-		err = errors.Join(err, fmt.Errorf("survived: %s", strings.Join(survived, "; ")))
+	fmt.Printf("%d of %d breakages tried, %d caught\n", results.tried, len(breakages), results.tried-len(results.survived))
+	if len(results.survived) > 0 {
+		err = errors.Join(err, fmt.Errorf("survived: %s", strings.Join(results.survived, "; ")))
 	}
 	return err
 }
 
-// tableHead is the beginning of the table.
-const tableHead = `# Deliberate breakages, and what caught them
+// counts are the results of a run. Its method may be called concurrently.
+type counts struct {
+	mu       sync.Mutex
+	tried    int
+	survived []string // the names
+}
 
-Written by ` + "`go run ./proof/mutate -table`" + `, which applies each to a copy of the tree and runs the test that caught it last, then the tests without a Redis server, those with one, and the simulation, until a test fails.
+func (c *counts) add(b breakage, caught string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tried++
+	if caught == "" {
+		c.survived = append(c.survived, b.name)
+	}
+}
+
+// tableOf returns the table of all breakages, with the test that catches each.
+func tableOf(breakages []breakage) string {
+	text := `# Deliberate breakages, and what catches them
+
+Written by ` + "`go run ./proof/mutate -table`" + ` from the patch files. ` + "`go run ./proof/mutate`" + ` applies each to a copy of the tree and fails if its test passes three times.
 
 | breakage | caught by |
 |---|---|
 `
-
-// writeTable writes the table of all breakages, with the test that caught each.
-func writeTable(root string, breakages []breakage, caughtBy []string) error {
-	text := tableHead
-	for i, b := range breakages {
-		text += fmt.Sprintf("| %s | %s |\n", b.name, cmp.Or(caughtBy[i], survivor))
+	for _, b := range breakages {
+		text += fmt.Sprintf("| %s | %s |\n", b.name, b.caughtBy)
 	}
-	return os.WriteFile(filepath.Join(root, tableFile), []byte(text), 0o666)
+	return text
 }
 
-// readTable returns the test that caught each breakage last, by the breakage's name.
-func readTable(root string) (map[string]string, error) {
-	text, err := os.ReadFile(filepath.Join(root, tableFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	caughtBy := make(map[string]string)
-	for line := range strings.Lines(string(text)) {
-		if cells := strings.Split(strings.TrimSpace(line), "|"); len(cells) == 4 {
-			caughtBy[strings.TrimSpace(cells[1])] = strings.TrimSpace(cells[2])
+// unbroken checks that the tests of all breakages in todo pass in a copy of the tree without a
+// breakage. Otherwise each would count as caught.
+func unbroken(root string, todo []breakage) error {
+	tests := make(map[string][]string) // by package
+	for _, b := range todo {
+		if name, pkg := b.test(); name != "" && !slices.Contains(tests[pkg], name) {
+			tests[pkg] = append(tests[pkg], name)
 		}
 	}
-	return caughtBy, nil
-}
-
-// unbroken checks that a copy of the tree without a breakage passes. Otherwise each breakage
-// would count as caught.
-func unbroken(root string) error {
 	return inCopy(root, func(dir string) error {
-		caught, report, err := test(dir, suites, "")
-		if err == nil && caught != "" {
-			err = fmt.Errorf("the suite fails without any breakage: %s\n%s", caught, report)
+		for _, pkg := range slices.Sorted(maps.Keys(tests)) {
+			if err := buildTests(dir, pkg); err != nil {
+				return err
+			}
+			got, err := runSuite(dir, suite{pkg: pkg, args: []string{"-test.timeout=30m", "-test.run=" + pattern(tests[pkg]...)}})
+			if err == nil && got.failed != "" {
+				err = fmt.Errorf("a test fails without any breakage: %s\n%s", got.failed, got.report)
+			}
+			if err != nil {
+				return err
+			}
 		}
-		return err
+		return nil
 	})
 }
 
 // rotate sorts todo for a limited time: breakages of recently changed files come first. Both parts
 // are shuffled with the commit as the seed, so a run can be repeated.
-func rotate(root string, breakages []breakage, todo []int) error {
+func rotate(root string, todo []breakage) error {
 	head, err := output("git", "-C", root, "log", "-1", "--format=%H %ct")
 	if err != nil {
 		return err
@@ -230,8 +230,8 @@ func rotate(root string, breakages []breakage, todo []int) error {
 	for name := range strings.Lines(names) {
 		changed[strings.TrimSpace(name)] = true
 	}
-	recent := func(i int) int {
-		if slices.ContainsFunc(breakages[i].files(), func(file string) bool { return changed[file] }) {
+	recent := func(b breakage) int {
+		if slices.ContainsFunc(b.files(), func(file string) bool { return changed[file] }) {
 			return 0
 		}
 		return 1
@@ -239,31 +239,62 @@ func rotate(root string, breakages []breakage, todo []int) error {
 	var seed [32]byte
 	copy(seed[:], hash)
 	rand.New(rand.NewChaCha8(seed)).Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
-	slices.SortStableFunc(todo, func(a, b int) int { return recent(a) - recent(b) })
+	slices.SortStableFunc(todo, func(a, b breakage) int { return recent(a) - recent(b) })
 	return nil
 }
 
-// worker tries breakages from next in a copy of the tree until ctx ends, and writes the results
-// of those that it has tried.
-func worker(ctx context.Context, root string, breakages []breakage, next <-chan int, caughtBy map[string]string, results []string) error {
+// worker tries breakages from next in a copy of the tree until ctx ends.
+func worker(ctx context.Context, root string, next <-chan breakage, results *counts) error {
 	return inCopy(root, func(dir string) error {
-		for i := range next {
+		for b := range next {
 			if ctx.Err() != nil {
 				return nil
 			}
-			b, start := breakages[i], time.Now()
-			caught, err := try(dir, b, caughtBy[b.name])
-			if caught == "" && err == nil { // some tests find a bug by chance only, though likely
-				caught, err = try(dir, b, "")
+			start := time.Now()
+			caught, err := try(dir, b)
+			if err == nil && b.caughtBy == "" && caught != "" {
+				b.caughtBy = caught
+				err = passes(dir, b)
+				if err == nil {
+					err = note(filepath.Join(root, folder, filepath.FromSlash(b.patch)), caught)
+				}
 			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", b.name, err)
 			}
-			results[i] = cmp.Or(caught, survivor)
-			fmt.Printf("%-60s %3.0fs  %s\n", b.name, time.Since(start).Seconds(), results[i])
+			results.add(b, caught)
+			fmt.Printf("%-60s %3.0fs  %s\n", b.name, time.Since(start).Seconds(), cmp.Or(caught, "SURVIVED "+b.caughtBy))
 		}
 		return nil
 	})
+}
+
+// passes checks that the test that has caught a breakage passes without it.
+func passes(dir string, b breakage) error {
+	name, pkg := b.test()
+	if err := buildTests(dir, pkg); err != nil {
+		return err
+	}
+	for range tries {
+		got, err := runAlone(dir, pkg, name)
+		if err == nil && got.failed != "" {
+			err = fmt.Errorf("%s fails without the breakage\n%s", name, got.report)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// note writes the test that has caught a breakage into the second line of its patch file.
+func note(patch, caught string) error {
+	text, err := os.ReadFile(patch)
+	if err != nil {
+		return err
+	}
+	name, rest, _ := strings.Cut(string(text), "\n")
+	return os.WriteFile(patch, []byte(name+"\n"+caughtBy+caught+"\n"+rest), 0o666)
 }
 
 // inCopy calls do with the folder of a copy of the tree, which it removes afterwards.
@@ -279,9 +310,9 @@ func inCopy(root string, do func(dir string) error) error {
 	return do(dir)
 }
 
-// try applies a breakage to the tree in dir, runs the suites, and restores the tree. It returns
-// the test that failed, or "".
-func try(dir string, b breakage, caughtBy string) (caught string, err error) {
+// try applies a breakage to the tree in dir, runs the test that it names, or all, and restores
+// the tree. It returns the test that failed, or "".
+func try(dir string, b breakage) (caught string, err error) {
 	before, after, err := b.apply(dir)
 	if err != nil {
 		return "", err
@@ -296,12 +327,105 @@ func try(dir string, b breakage, caughtBy string) (caught string, err error) {
 			return "", err
 		}
 	}
+	if name, pkg := b.test(); name != "" {
+		if err := buildTests(dir, pkg); err != nil {
+			return "", err
+		}
+		return alone(dir, pkg, name)
+	}
 	todo := slices.Clone(suites)
 	for _, pkg := range packages(dir, b.files()) {
-		todo = slices.Insert(todo, 0, suite{pkg, nil, "ASIDE_TEST_REQUIRE_REDIS=1"})
+		todo = slices.Insert(todo, 0, suite{pkg: pkg})
 	}
-	caught, _, err = test(dir, todo, caughtBy)
-	return caught, err
+	return firstToFail(dir, todo)
+}
+
+// firstToFail runs suites until a test fails that also fails when it is run alone, and returns
+// that test, or "".
+func firstToFail(dir string, todo []suite) (string, error) {
+	built := ""
+	for _, s := range todo {
+		if s.pkg != built {
+			if err := buildTests(dir, s.pkg); err != nil {
+				return "", err
+			}
+			built = s.pkg
+		}
+		var chance []string // tests that failed, though not alone
+		for {
+			run := s
+			if len(chance) > 0 {
+				run.args = append(slices.Clone(s.args), "-test.skip="+pattern(chance...))
+			}
+			got, err := runSuite(dir, run)
+			if err == nil && got.failed == unnamed {
+				err = fmt.Errorf("tests of %s fail, and do not name one that does\n%s", s.pkg, got.report)
+			}
+			if err != nil {
+				return "", err
+			}
+			caught := named.FindString(got.failed)
+			if caught == "" {
+				break
+			}
+			again, err := alone(dir, s.pkg, caught)
+			if err != nil {
+				return "", err
+			}
+			if again != "" {
+				if s.pkg != "." {
+					caught += inPackage + s.pkg
+				}
+				return caught, nil
+			}
+			name, _, _ := strings.Cut(caught, "/")
+			if slices.Contains(chance, name) {
+				break
+			}
+			chance = append(chance, name)
+		}
+	}
+	return "", nil
+}
+
+// alone runs a test of a package whose binary is built until it fails, and returns it, or ""
+// if the test passes each time. A run that fails for a panic or for goroutines that are left
+// counts as its failure.
+func alone(dir, pkg, name string) (caught string, err error) {
+	for range tries {
+		got, err := runAlone(dir, pkg, name)
+		if got.failed != "" || err != nil {
+			return got.failed, err
+		}
+	}
+	return "", nil
+}
+
+// runAlone is runSuite for one test. It is an error if the test was skipped or is not there.
+func runAlone(dir, pkg, name string) (outcome, error) {
+	s := suite{pkg: pkg, args: []string{"-test.timeout=" + testTimeout.String(), "-test.run=" + pattern(name)}}
+	if name == "TestSimulation" {
+		s.args = append(s.args, "-seeds=150")
+	}
+	got, err := runSuite(dir, s)
+	if err == nil && got.failed == "" && !got.passed[name] {
+		err = fmt.Errorf("%s did not run\n%s", name, got.report)
+	}
+	return got, err
+}
+
+// pattern returns a regular expression for -test.run that matches tests, or one subtest, by
+// their full names.
+func pattern(names ...string) string {
+	if len(names) == 1 {
+		return "^" + strings.ReplaceAll(regexp.QuoteMeta(names[0]), "/", "$/^") + "$"
+	}
+	var tops []string
+	for _, name := range names {
+		top, _, _ := strings.Cut(name, "/")
+		tops = append(tops, top)
+	}
+	return "^(" + strings.Join(tops, "|") + ")$"
 }
 
 // packages returns the packages of files, without those of suites and those without tests.
@@ -317,98 +441,97 @@ func packages(dir string, files []string) []string {
 	return all
 }
 
-// test runs likely, the test that caught the breakage last, if there is one, and then the suites,
-// until a test fails. It returns that test, and the output. Further tests might fail too.
-func test(dir string, suites []suite, likely string) (caught, report string, err error) {
-	todo := suites
-	if m := testName.FindStringSubmatch(likely); m != nil {
-		for _, s := range slices.Backward(suites) { // of the root's, the one with Redis
-			if s.pkg == packageOf(m) {
-				s.args = append([]string{"-test.run=^" + strings.ReplaceAll(regexp.QuoteMeta(m[1]), "/", "$/^") + "$"}, s.args...)
-				todo = append([]suite{s}, suites...)
-				break
-			}
-		}
+// binary is the name of the test binary in a copy of the tree.
+const binary = "mutate.test"
+
+// buildTests builds the test binary of a package in dir. It turns off optimization and inlining
+// of that package, which halves the time.
+func buildTests(dir, pkg string) error {
+	cmd := exec.Command("go", "test", "-c", "-vet=off", "-gcflags=-N -l", "-ldflags=-s -w", "-o", filepath.Join(dir, binary), pkg)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("the tree does not compile: %w\n%s", err, out)
 	}
-	built := ""
-	for _, s := range todo {
-		binary := filepath.Join(dir, "mutate.test")
-		if s.pkg != built {
-			build := exec.Command("go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-o", binary, s.pkg)
-			build.Dir = dir
-			if out, err := build.CombinedOutput(); err != nil {
-				return "", "", fmt.Errorf("the broken tree does not compile: %w\n%s", err, out)
-			}
-			built = s.pkg
-		}
-		cmd := exec.Command(binary, append([]string{"-test.v", "-test.timeout=" + suiteTimeout.String()}, s.args...)...)
-		cmd.Dir, cmd.Env = filepath.Join(dir, s.pkg), append(os.Environ(), s.env, "TMPDIR="+dir)
-		caught, report, err = untilOneFails(cmd)
-		if caught != "" && s.pkg != "." && s.pkg != "./proof" {
-			caught += " in " + s.pkg
-		}
-		if caught != "" || err != nil {
-			return caught, report, err
-		}
-	}
-	return "", "", nil
+	return nil
 }
 
-// testName matches the test in a row of the table, with its package. The others match lines of
-// go test's output: a test that failed, lines without use in a report, and in the stacks of a
-// timeout the test that was running.
+// outcome is that of a run of tests.
+type outcome struct {
+	failed string          // a test that failed, or ""; further ones might fail too
+	passed map[string]bool // tests that passed until then, and were not skipped
+	report string          // the output, without noise
+}
+
+// runSuite runs a suite whose binary is built until a test fails.
+func runSuite(dir string, s suite) (outcome, error) {
+	args := []string{"-test.v"}
+	if !slices.ContainsFunc(s.args, func(arg string) bool { return strings.HasPrefix(arg, "-test.timeout") }) {
+		args = append(args, "-test.timeout="+suiteTimeout.String())
+	}
+	cmd := exec.Command(filepath.Join(dir, binary), append(args, s.args...)...)
+	cmd.Dir, cmd.Env = filepath.Join(dir, s.pkg), append(os.Environ(), cmp.Or(s.env, "ASIDE_TEST_REQUIRE_REDIS=1"), "TMPDIR="+dir)
+	return untilOneFails(cmd)
+}
+
+// named matches the part of a failed test's name that a patch file records: the test, and for
+// a conformance suite also its case, as the whole suite is slow.
+var named = regexp.MustCompile(`^\w+(?:_Conformance/\w+)?`)
+
+// These match lines of go test's output: a test that failed, passed, or begins or goes on;
+// lines without use in a report; and in the stacks of a timeout or a panic the test that was
+// running.
 var (
-	testName = regexp.MustCompile(`^((?:Test|Fuzz|Example)\w+[^,\s]*)(?:, which hangs)?(?: in (\S+))?`)
-	failed   = regexp.MustCompile(`--- FAIL: (\S+)`)
-	noise    = regexp.MustCompile(`^(=== |\s*--- (PASS|SKIP)|\d{4}/\d\d/\d\d |redis: )`)
-	running  = regexp.MustCompile(`(?m)^\t\t((?:Test|Fuzz|Example)\S+) \(`)
+	hasFailed = regexp.MustCompile(`--- FAIL: (\S+)`)
+	hasPassed = regexp.MustCompile(`--- PASS: (\S+)`)
+	hasBegun  = regexp.MustCompile(`^=== (?:RUN|CONT) +(\S+)`)
+	noise     = regexp.MustCompile(`^(=== |\s*--- (PASS|SKIP)|\d{4}/\d\d/\d\d |redis: )`)
+	running   = regexp.MustCompile(`(?m)^\t\t((?:Test|Fuzz|Example)\S+) \(|_test\.((?:Test|Fuzz|Example)\w+)[.(]`)
 )
 
-// packageOf returns the package of a test that the table names.
-func packageOf(name []string) string {
-	if name[1] == "TestSimulation" {
-		return "./proof"
-	}
-	return cmp.Or(name[2], ".")
-}
+// unnamed stands in for the test's name when the output has none.
+const unnamed = "a panic, or goroutines that are left"
 
 // untilOneFails runs tests and kills them when one has failed, so as not to wait for those that
-// run beside it. It returns the test that failed, and the output without noise.
-func untilOneFails(cmd *exec.Cmd) (caught, report string, err error) {
+// run beside it.
+func untilOneFails(cmd *exec.Cmd) (outcome, error) {
+	got := outcome{passed: make(map[string]bool)}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return "", "", err
+		return got, err
 	}
 	cmd.Stderr = cmd.Stdout
 	if err := cmd.Start(); err != nil {
-		return "", "", err
+		return got, err
 	}
-	overdue := time.AfterFunc(suiteTimeout+time.Minute, func() { _ = cmd.Process.Kill() })
-	defer overdue.Stop()
 	var text strings.Builder
+	last := unnamed // test that has begun or gone on
 	for lines := bufio.NewReader(out); err == nil; {
 		var line string
 		line, err = lines.ReadString('\n')
 		if !noise.MatchString(line) {
 			text.WriteString(line)
 		}
+		if m := hasBegun.FindStringSubmatch(line); m != nil {
+			last = m[1]
+		}
+		if m := hasPassed.FindStringSubmatch(line); m != nil {
+			got.passed[m[1]] = true
+		}
 		// The line of a subtest that failed follows that of its test.
-		if m := failed.FindStringSubmatch(line); m != nil && (caught == "" || strings.HasPrefix(m[1], caught+"/")) {
-			caught = m[1]
+		if m := hasFailed.FindStringSubmatch(line); m != nil && (got.failed == "" || strings.HasPrefix(m[1], got.failed+"/")) {
+			got.failed = m[1]
 			_ = cmd.Process.Kill()
 		}
 	}
-	if err := cmd.Wait(); err != nil && caught == "" {
-		caught = "a panic, or goroutines that are left"
-		if m := running.FindStringSubmatch(text.String()); m != nil {
-			caught = m[1] + ", which hangs"
+	got.report = text.String()
+	if err := cmd.Wait(); err != nil && got.failed == "" {
+		got.failed = last
+		if m := running.FindStringSubmatch(got.report); m != nil {
+			got.failed = cmp.Or(m[1], m[2])
 		}
 	}
-	return caught, text.String(), nil
+	return got, nil
 }
-
-// survivor stands in place of a test for a breakage that no test caught.
-const survivor = "SURVIVED"
 
 // copyTree copies the files that git tracks or would add.
 func copyTree(root, dir string) error {

@@ -40,6 +40,47 @@ func TestBreakagesApply(t *testing.T) {
 	}
 }
 
+// A breakage names the test that catches it, so that each can be tried in seconds.
+func TestBreakagesNameTheirTest(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join("..", "..")
+	breakages, err := readBreakages(os.DirFS("breakages"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := make(map[string]string) // the text of all test files, by package
+	for _, b := range breakages {
+		name, pkg := b.test()
+		if name == "" {
+			t.Errorf("%s does not name the test that catches it: go run ./proof/mutate -run '%s'", b.patch, b.patch)
+			continue
+		}
+		if _, ok := tests[pkg]; !ok {
+			files, err := filepath.Glob(filepath.Join(root, pkg, "*_test.go"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, file := range files {
+				text, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				tests[pkg] += string(text)
+			}
+		}
+		if name, _, _ := strings.Cut(name, "/"); !strings.Contains(tests[pkg], "\nfunc "+name+"(") {
+			t.Errorf("%s is caught by %s, which is not there", b.patch, b.caughtBy)
+		}
+	}
+	table, err := os.ReadFile(filepath.Join(root, tableFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(table) != tableOf(breakages) {
+		t.Errorf("%s is out of date: go run ./proof/mutate -table", tableFile)
+	}
+}
+
 const tree = `package p
 
 func first() {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,12 +12,30 @@ import (
 	"strings"
 )
 
-// breakage is a deliberate bug, as read from a patch file: the first line is its name, and the
-// rest a unified diff. The two may have more text between them.
+// breakage is a deliberate bug, as read from a patch file: the first line is its name, the
+// second says which test catches it, and the rest is a unified diff. More text may stand before
+// the diff.
 type breakage struct {
-	name  string
-	patch string // the path of the patch file in the folder
-	hunks []hunk
+	name     string
+	caughtBy string // a test, perhaps with its package, or "" if nobody knows yet
+	patch    string // the path of the patch file in the folder
+	hunks    []hunk
+}
+
+// The second line of a patch file begins with caughtBy. inPackage is between the name of a test
+// and its package, which is the root where there is none.
+const (
+	caughtBy  = "caught by "
+	inPackage = " in "
+)
+
+// test returns the test that catches the breakage, and its package; both "" if none is known.
+func (b breakage) test() (name, pkg string) {
+	if b.caughtBy == "" {
+		return "", ""
+	}
+	name, pkg, _ = strings.Cut(b.caughtBy, inPackage)
+	return name, cmp.Or(pkg, ".")
 }
 
 // hunk is a change at one place of a file.
@@ -51,11 +70,14 @@ func readBreakages(folder fs.FS) ([]breakage, error) {
 func parse(path, text string) (breakage, error) {
 	b := breakage{patch: path}
 	file, in := "", false
-	for line := range strings.Lines(text) {
+	first, rest, _ := strings.Cut(text, "\n")
+	b.name = first
+	if second, below, _ := strings.Cut(rest, "\n"); strings.HasPrefix(second, caughtBy) {
+		b.caughtBy, rest = strings.TrimPrefix(second, caughtBy), below
+	}
+	for line := range strings.Lines(rest) {
 		line = strings.TrimSuffix(line, "\n")
 		switch {
-		case b.name == "":
-			b.name = line
 		case strings.HasPrefix(line, "diff --git "):
 			_, file, _ = strings.Cut(line, " b/")
 			in = false
