@@ -145,7 +145,12 @@ func hits[T any](t *testing.T, c aside.Cache, name string, value T) {
 	key := aside.Keyspace{Name: "hits"}.Key(name)
 	before := asideStats(t, c).Hits
 	for i := range int64(2) {
-		got, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (T, error) { return value, nil })
+		got, err := aside.GetOrLoad(t.Context(), c, key, func(context.Context) (T, error) {
+			if i > 0 {
+				t.Errorf("%s was loaded again", name)
+			}
+			return value, nil
+		})
 		if n := asideStats(t, c).Hits - before; n != i {
 			t.Errorf("%s: %d hits after read %d, want %d", name, n, i+1, i)
 		}
