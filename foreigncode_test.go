@@ -139,7 +139,7 @@ func TestP6_ABackendThatEndsTheDelivererStopsNoDelivery(t *testing.T) {
 		store := &asidetest.Faulty{Backend: asidetest.Memory()}
 		c := must(aside.New(store, aside.Config{}))
 		defer c.Close()
-		exits := 0
+		var asked atomic.Int32
 		store.SetFault(func(_ context.Context, m string) error {
 			if m != "Delete" {
 				return nil
@@ -147,7 +147,7 @@ func TestP6_ABackendThatEndsTheDelivererStopsNoDelivery(t *testing.T) {
 			if !aside.Pending(c, room) {
 				return errDown // so that it is queued
 			}
-			if exits++; exits <= 3 {
+			if asked.Add(1) <= 3 {
 				runtime.Goexit()
 			}
 			return nil
@@ -156,8 +156,8 @@ func TestP6_ABackendThatEndsTheDelivererStopsNoDelivery(t *testing.T) {
 			t.Fatalf("got %v, pending %v, want it queued", err, aside.Pending(c, room))
 		}
 		time.Sleep(2 * time.Second)
-		if exits != 4 || aside.Pending(c, room) {
-			t.Errorf("asked %d times, pending %v; want it delivered at the fourth, a quarter of a second apart", exits, aside.Pending(c, room))
+		if n := asked.Load(); n != 4 || aside.Pending(c, room) {
+			t.Errorf("asked %d times, pending %v; want it delivered at the fourth, a quarter of a second apart", n, aside.Pending(c, room))
 		}
 	})
 }

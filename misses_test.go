@@ -223,13 +223,9 @@ func TestHits_StoredBetweenLookAndLease(t *testing.T) {
 	b := &beforeLease{Backend: backendOf(open(t, aside.Config{Type: "memory"}))}
 	c := must(aside.New(b, aside.Config{}))
 	defer c.Close()
-	b.once = func() {
-		if err := b.Set(t.Context(), items.Key("A").String(), []byte(`"stored"`), time.Minute); err != nil {
-			t.Error(err)
-		}
-	}
+	b.sets(t, items.Key("A"), `"stored"`)
 	v, err := aside.GetOrLoad(t.Context(), c, items.Key("A"), fails(t))
-	if s := stats(t, c); v != "stored" || err != nil || b.once != nil || s.Hits != 1 || s.Misses != 0 {
+	if s := stats(t, c); v != "stored" || err != nil || b.once.Load() != nil || s.Hits != 1 || s.Misses != 0 {
 		t.Errorf("got %q, %v, with %d hits and %d misses; want the stored value and one hit", v, err, s.Hits, s.Misses)
 	}
 }

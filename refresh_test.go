@@ -765,15 +765,11 @@ func TestAudit_AWriteBeforeItBegins(t *testing.T) {
 		defer c.Close()
 		s := aside.Keyspace{Name: "audited"}
 		get(t, c, s, func(context.Context) (string, error) { return "v1", nil }, "v1")
-		b.once = func() {
-			if err := b.Set(t.Context(), s.Key("A").String(), []byte(`"v2"`), time.Minute); err != nil {
-				t.Error(err)
-			}
-		}
+		b.sets(t, s.Key("A"), `"v2"`)
 		get(t, c, s, func(context.Context) (string, error) { return "v2", nil }, "v1")
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if got := stats(t, c); b.once != nil || got.Audited != 0 || got.AuditDifferences != 0 || got.AuditsUndecided != 1 {
+		if got := stats(t, c); b.once.Load() != nil || got.Audited != 0 || got.AuditDifferences != 0 || got.AuditsUndecided != 1 {
 			t.Errorf("%d audited, %d different, %d undecided, want the last only", got.Audited, got.AuditDifferences, got.AuditsUndecided)
 		}
 	})
@@ -782,15 +778,24 @@ func TestAudit_AWriteBeforeItBegins(t *testing.T) {
 // beforeLease calls once before the next lease is asked for.
 type beforeLease struct {
 	backend.Backend
-	once func()
+	once atomic.Pointer[func()]
 }
 
 func (b *beforeLease) Lease(ctx context.Context, key string, req backend.LeaseRequest) (backend.Lease, error) {
-	if once := b.once; once != nil {
-		b.once = nil
-		once()
+	if once := b.once.Swap(nil); once != nil {
+		(*once)()
 	}
 	return b.Backend.Lease(ctx, key, req)
+}
+
+// sets has once store a value as another process does.
+func (b *beforeLease) sets(t *testing.T, key aside.Key, value string) {
+	once := func() {
+		if err := b.Set(t.Context(), key.String(), []byte(value), time.Minute); err != nil {
+			t.Error(err)
+		}
+	}
+	b.once.Store(&once)
 }
 
 // Equal values with different encodings are no difference.
