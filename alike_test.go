@@ -159,8 +159,8 @@ func (p *pair) next() call {
 }
 
 // nextLease is a request for a lease that is chosen at random. It may wait for the lease of
-// the token with the index i. It leaves out what backend.Backend lets stores answer as they
-// like.
+// the token with the index i. It leaves out calls whose answers backend.Backend leaves
+// open.
 func (p *pair) nextLease(key string, ttl time.Duration, i int) call {
 	_, mark, ok, _ := p.memory.GetMarked(p.ctx, key)
 	switch p.random.IntN(5) {

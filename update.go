@@ -350,7 +350,7 @@ func (f *front) deliver() {
 				f.pause(deliverInterval)
 			}
 			f.deliverer.Store(false)
-			if f.isQueued() { // what a write holds back is not, and waits for its end
+			if f.isQueued() { // a key that a running write holds back does not count
 				f.deliver() // queued after the last look
 			}
 		}()

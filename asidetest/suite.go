@@ -64,7 +64,7 @@ const (
 var value = []byte(`["hello"]`)
 
 // storing are the rules for a backend that stores.
-var storing = slices.Concat(ofValues, ofLeases, ofRefreshes, ofBlocks, ofClose)
+var storing = slices.Concat(ofValues, ofLeases, ofClaims, ofRefreshes, ofBlocks, ofClose)
 
 // storingNothing are the rules for a backend that stores nothing.
 var storingNothing = slices.Concat(ofNothing, ofClose)
